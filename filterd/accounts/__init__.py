@@ -1,0 +1,1 @@
+"""Who has mail here: directory, passwords, aliases, scripts."""

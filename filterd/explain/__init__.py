@@ -1,0 +1,1 @@
+"""Why is this mail where it is: the trace store and its reader."""

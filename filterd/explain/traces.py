@@ -1,0 +1,215 @@
+"""The trace database: written in batches beside the mail, read by ``filterd explain``.
+
+A trace never delays and never fails mail: workers hand traces to a thread that writes what has gathered, several a
+transaction; what a crash takes with it is the detail only, since the decision is a column of the message's index row.
+
+Format: ``traces.db`` (SQLite, WAL, synchronous=OFF at most loses the last batch): ``trace(id, at, message_id, sender,
+reverse_path, outcome, body)``, ``party(trace, account, address)`` for who received it, ``event(trace, at, body)`` for
+what happened later (queue attempts), ``alias(name, trace)`` for queue ids.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filterd.explain.codec import dump, load
+from pipeline.trace import MessageTrace, Span
+
+log = logging.getLogger("filterd.explain")
+
+FLUSH_SECONDS = 0.2
+MAX_WAITING = 20_000  # traces in memory when the disk does not keep up; more are dropped, counted and logged
+PRUNE_SECONDS = 3600.0
+
+SCHEMA = """
+create table if not exists trace(id text primary key, at real, message_id text, sender text, reverse_path text,
+  outcome text, body text) without rowid;
+create index if not exists trace_at on trace(at);
+create index if not exists trace_message on trace(message_id);
+create table if not exists party(account text, trace text, address text, primary key(account, trace, address)) without rowid;
+create index if not exists party_trace on party(trace);
+create table if not exists event(trace text, at real, body text);
+create index if not exists event_trace on event(trace);
+create table if not exists alias(name text primary key, trace text) without rowid;
+"""
+
+
+def connect(path: Path, readonly: bool = False) -> sqlite3.Connection:
+    """An open trace database; creates it when it is missing and ``readonly`` is False."""
+    if readonly:
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+    db.execute("pragma journal_mode=wal")
+    db.execute("pragma synchronous=off")
+    db.executescript(SCHEMA)
+    return db
+
+
+Entry = MessageTrace | tuple[str, Span] | tuple[str, str, None]
+
+
+class TraceWriter:
+    """One a process. ``put`` is called from the loop and costs microseconds; a thread does the rest."""
+
+    def __init__(self, path: Path, keep_seconds: float) -> None:
+        self._path = path
+        self._keep = keep_seconds
+        self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
+        self._thread.start()
+
+    def put(self, trace: MessageTrace) -> None:
+        """Keep a finished trace."""
+        self._offer(trace)
+
+    def event(self, trace_id: str, span: Span) -> None:
+        """Something that happened to a message after its trace was written."""
+        self._offer((trace_id, span))
+
+    def alias(self, name: str, trace_id: str) -> None:
+        """Make a queue id lead to its trace."""
+        self._offer((name, trace_id, None))
+
+    def _offer(self, entry: Entry) -> None:
+        if self._waiting.qsize() >= MAX_WAITING:
+            self._dropped += 1
+            return
+        self._waiting.put(entry)
+
+    def close(self) -> None:
+        """Write what is waiting and end the thread."""
+        self._waiting.put(None)
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        db: sqlite3.Connection | None = None
+        pruned = 0.0
+        going = True
+        while going:
+            batch = [self._waiting.get()]
+            time.sleep(FLUSH_SECONDS if batch[0] is not None else 0)
+            while not self._waiting.empty():
+                batch.append(self._waiting.get())
+            going = None not in batch
+            try:
+                if db is None:
+                    db = connect(self._path)
+                self._write(db, [entry for entry in batch if entry is not None])
+                if time.time() - pruned > PRUNE_SECONDS:
+                    pruned = time.time()
+                    self._prune(db, pruned - self._keep)
+            except sqlite3.Error as error:  # a trace never fails mail; the operator learns of it
+                log.warning("traces not written: %s", error)
+            if self._dropped:
+                log.warning("%d traces dropped: the disk does not keep up", self._dropped)
+                self._dropped = 0
+        if db is not None:
+            db.close()
+
+    @staticmethod
+    def _write(db: sqlite3.Connection, batch: list[Entry]) -> None:
+        traces: list[tuple[object, ...]] = []
+        parties: list[tuple[object, ...]] = []
+        events: list[tuple[object, ...]] = []
+        names: list[tuple[object, ...]] = []
+        for entry in batch:
+            if isinstance(entry, MessageTrace):
+                t = entry
+                traces.append((t.id, t.at, t.message_id, t.sender.lower(), t.reverse_path.lower(), t.outcome, dump(t)))
+                parties.extend((r.account, t.id, r.address) for r in t.recipients)
+            elif len(entry) == 3:
+                names.append((entry[0], entry[1]))
+            else:
+                span = entry[1]
+                body = json.dumps(
+                    [span.stage, span.at, span.duration, span.result, span.summary, span.evidence], ensure_ascii=False
+                )
+                events.append((entry[0], span.at, body))
+        db.execute("begin immediate")
+        try:
+            db.executemany("insert or replace into trace values(?,?,?,?,?,?,?)", traces)
+            db.executemany("insert or replace into party values(?,?,?)", parties)
+            db.executemany("insert into event values(?,?,?)", events)
+            db.executemany("insert or replace into alias values(?,?)", names)
+        except sqlite3.Error:
+            db.execute("rollback")
+            raise
+        db.execute("commit")
+
+    @staticmethod
+    def _prune(db: sqlite3.Connection, before: float) -> None:
+        db.execute("delete from party where trace in (select id from trace where at < ?)", (before,))
+        db.execute("delete from alias where trace in (select id from trace where at < ?)", (before,))
+        db.execute("delete from trace where at < ?", (before,))
+        db.execute("delete from event where at < ?", (before,))
+
+
+class TraceReader:
+    """Finds traces for the command line and the pages; opens the database read-only."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = connect(path, readonly=True)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def get(self, trace_id: str) -> MessageTrace | None:
+        """By trace id, spelled with or without its dash, in any case; a recipient's suffix (``.2``) is ignored."""
+        plain = trace_id.upper().split(".", 1)[0].replace("-", "")
+        if len(plain) != 10:
+            return None
+        return self._one("select body from trace where id=?", f"{plain[:5]}-{plain[5:]}")
+
+    def by_queue_id(self, queue_id: str) -> MessageTrace | None:
+        return self._one("select t.body from alias a join trace t on t.id=a.trace where a.name=?", queue_id)
+
+    def by_message_id(self, message_id: str) -> list[MessageTrace]:
+        """Newest first; ``message_id`` with or without angle brackets."""
+        bare = message_id.strip("<> ")
+        rows = self._db.execute("select body from trace where message_id=? order by at desc limit 20", (bare,))
+        return [load(body) for (body,) in rows]
+
+    def last_from(self, sender: str, account: str = "") -> MessageTrace | None:
+        """The newest trace whose From or reverse-path contains ``sender``."""
+        pattern = f"%{sender.lower().replace('%', '')}%"
+        if account:
+            return self._one(
+                "select t.body from trace t join party p on p.trace=t.id where p.account=? and"
+                " (t.sender like ? or t.reverse_path like ?) order by t.at desc limit 1",
+                account,
+                pattern,
+                pattern,
+            )
+        return self._one(
+            "select body from trace where sender like ? or reverse_path like ? order by at desc limit 1", pattern, pattern
+        )
+
+    def recent(self, account: str = "", limit: int = 50) -> Iterator[MessageTrace]:
+        """Newest first."""
+        if account:
+            rows = self._db.execute(
+                "select distinct t.at, t.body from trace t join party p on p.trace=t.id where p.account=?"
+                " order by t.at desc limit ?",
+                (account, limit),
+            )
+        else:
+            rows = self._db.execute("select at, body from trace order by at desc limit ?", (limit,))
+        for _, body in rows:
+            yield load(body)
+
+    def events(self, trace_id: str) -> list[Span]:
+        rows = self._db.execute("select body from event where trace=? order by at", (trace_id,))
+        return [Span(*json.loads(body)) for (body,) in rows]
+
+    def _one(self, sql: str, *arguments: object) -> MessageTrace | None:
+        row = self._db.execute(sql, arguments).fetchone()
+        return load(row[0]) if row else None

@@ -1,0 +1,1 @@
+"""Message stores: one contract, several implementations (memory, Maildir)."""

@@ -1,0 +1,315 @@
+"""The store's contract: what every message store promises, whatever it keeps its bytes in.
+
+All methods block and are called from a pool, one caller at a time per account (``filterd.store.jobs``); several
+processes may have the same account open, so nothing read earlier is believed after the writer lock was let go.
+
+Flags are a bit mask: bits 0-4 are the system flags below, bits 5 and up are the mailbox's keywords, in the order of
+``Snapshot.keywords``. UIDs are 1..2^32-1, never reused; modseqs are 1..2^63-1 and grow with each change of a mailbox.
+
+Promises: what a method returned from is durable where its docstring says so; no UID or modseq is handed out twice, not
+even after the power failed; a message is visible whole or not at all.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+SEEN, ANSWERED, FLAGGED, DELETED, DRAFT = 1, 2, 4, 8, 16
+SYSTEM_FLAGS: tuple[str, ...] = ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
+FIRST_KEYWORD_BIT = 5
+MAX_KEYWORDS = 58  # per mailbox; 63-bit masks in the index
+SEPARATOR = "/"
+MAX_NAME_OCTETS = 240  # of a whole mailbox name, UTF-8
+MAX_DEPTH = 16  # levels of hierarchy
+
+
+class StoreError(Exception):
+    """Base: the operation did not happen, nothing is half done. ``code`` is the IMAP response code that fits."""
+
+    code = ""
+
+
+class NoSuchMailbox(StoreError):
+    code = "NONEXISTENT"
+
+
+class MailboxExists(StoreError):
+    code = "ALREADYEXISTS"
+
+
+class BadName(StoreError):
+    code = "CANNOT"
+
+
+class OverQuota(StoreError):
+    code = "OVERQUOTA"
+
+
+class LimitReached(StoreError):
+    code = "LIMIT"
+
+
+class StoreUnavailable(StoreError):
+    """The disk or the index failed; try again later (4xx, NO [UNAVAILABLE])."""
+
+    code = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxInfo:
+    """``id`` 16 hex characters, kept over renames (RFC 8474 MAILBOXID); ``name`` Unicode with ``/``, INBOX upper case."""
+
+    id: str
+    name: str
+    uidvalidity: int
+    special_use: str = ""  # "\\Junk" or ""
+    subscribed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    messages: int
+    unseen: int
+    recent: int
+    uidnext: int
+    uidvalidity: int
+    highestmodseq: int
+    size: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A mailbox at ``modseq``. Arrays are shared between readers and never changed: replace, do not edit.
+
+    ``uids`` array('I') ascending; ``flags`` array('Q') beside it.
+    """
+
+    info: MailboxInfo
+    modseq: int
+    uidnext: int
+    uids: array[int]
+    flags: array[int]
+    keywords: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened after a modseq. ``flags``: (uid, mask, modseq) of messages that already existed then."""
+
+    modseq: int
+    uidnext: int
+    appended: tuple[tuple[int, int], ...]  # (uid, flags), ascending
+    flags: tuple[tuple[int, int, int], ...]  # ascending by uid
+    expunged: tuple[int, ...]  # ascending
+    keywords: tuple[str, ...]
+    complete: bool = True  # False: the record of expunged messages does not reach back; take a new snapshot
+
+
+@dataclass(slots=True)
+class Row:
+    """One message of the index: the hot part, and the cold one when asked for (else empty bytes).
+
+    ``size`` is the virtual (CRLF) size, RFC822.SIZE; ``date`` the INTERNALDATE in seconds; ``header_size`` virtual octets
+    of the header with its blank line. ``headers`` are the cached fields as raw CRLF lines (``CACHED_FIELDS``), ``envelope``,
+    ``body`` and ``bodystructure`` the rendered IMAP values without the item's name.
+    """
+
+    uid: int
+    flags: int
+    modseq: int
+    size: int
+    date: int
+    savedate: int
+    header_size: int
+    email_id: str = ""
+    envelope: bytes = b""
+    body: bytes = b""
+    bodystructure: bytes = b""
+    headers: bytes = b""
+    trace: str = ""
+    decision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to be stored. ``data`` is the final text, CRLF line ends. ``flags`` IMAP names.
+
+    ``key`` is the delivery key (HOUSE item 11), empty for APPEND. ``trace``/``decision`` go with the index row.
+    """
+
+    data: bytes
+    flags: tuple[str, ...] = ()
+    date: int | None = None  # INTERNALDATE; None = now
+    key: bytes = b""
+    trace: str = ""
+    decision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a message is. ``duplicate``: the delivery key was known and unacknowledged, nothing was stored again."""
+
+    mailbox: str
+    uidvalidity: int
+    uid: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FlagChange:
+    """Result of ``set_flags``: (uid, new mask, new modseq) of every addressed message that exists; the UIDs whose modseq
+    was above ``unchanged_since`` and that were therefore left alone (RFC 7162)."""
+
+    changed: tuple[tuple[int, int, int], ...]
+    modified: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """COPYUID data: source and destination UIDs pairwise."""
+
+    destination: MailboxInfo
+    source_uids: tuple[int, ...]
+    uids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Octets and messages; limit 0 = none."""
+
+    used: int
+    messages: int
+    limit: int
+    message_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SieveState:
+    """Remembered ids to commit with a delivery: key -> seconds of life from now."""
+
+    remember: Mapping[bytes, int] = field(default_factory=dict)
+
+
+class AccountStore(Protocol):
+    """All mail of one account. Mailbox arguments are names as in ``MailboxInfo.name``; INBOX always exists."""
+
+    # -- mailboxes ------------------------------------------------------------------------------------------------
+    def mailboxes(self) -> tuple[MailboxInfo, ...]:
+        """All, sorted by name, INBOX first."""
+        ...
+
+    def info(self, mailbox: str) -> MailboxInfo:
+        """Raises NoSuchMailbox."""
+        ...
+
+    def create(self, mailbox: str, special_use: str = "") -> MailboxInfo:
+        """Durable. Missing parents are created too. Raises MailboxExists, BadName, LimitReached."""
+        ...
+
+    def delete(self, mailbox: str) -> None:
+        """Durable; children stay. INBOX raises BadName."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Durable; children move along; INBOX: its messages move to the new mailbox and INBOX stays (RFC 3501 6.3.5)."""
+        ...
+
+    def subscribe(self, mailbox: str, on: bool) -> None:
+        """Durable; a name need not exist to be subscribed."""
+        ...
+
+    def subscriptions(self) -> tuple[str, ...]: ...
+
+    def status(self, mailbox: str) -> Status: ...
+
+    # -- reading --------------------------------------------------------------------------------------------------
+    def snapshot(self, mailbox: str) -> Snapshot:
+        """The state now, foreign changes noticed. Cheap when nothing changed since the last call."""
+        ...
+
+    def changes(self, mailbox: str, since_modseq: int) -> Changes:
+        """What changed after ``since_modseq``, foreign changes noticed."""
+        ...
+
+    def rows(self, mailbox: str, uids: Sequence[int], cold: bool = False) -> list[Row]:
+        """The rows of those of ``uids`` (ascending) that exist, ascending by uid. Callers ask for blocks of at most 1,000."""
+        ...
+
+    def read(self, mailbox: str, uid: int) -> bytes | None:
+        """The whole message with CRLF line ends; None when it is gone."""
+        ...
+
+    def text_candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> Sequence[int] | None:
+        """UIDs whose decoded, case-folded text may contain ``needle``: a superset; None: no such index here."""
+        ...
+
+    # -- writing --------------------------------------------------------------------------------------------------
+    def deliver(self, mailbox: str, message: NewMessage, state: SieveState | None = None) -> Stored:
+        """Store one message with its Sieve state; durable on return. A known unacknowledged key: ``duplicate``."""
+        ...
+
+    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+        """All or none (MULTIAPPEND); durable on return. Raises NoSuchMailbox, OverQuota, LimitReached."""
+        ...
+
+    def set_flags(
+        self,
+        mailbox: str,
+        uids: Sequence[int],
+        mode: str,
+        flags: Iterable[str],
+        unchanged_since: int | None = None,
+    ) -> FlagChange:
+        """``mode`` is ``set``, ``add`` or ``remove``; ``flags`` IMAP names, unknown keywords are created."""
+        ...
+
+    def copy(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+        """All or none; durable. UIDs that are gone are left out. Keeps flags and INTERNALDATE."""
+        ...
+
+    def move(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+        """Durable. Each message is claimed by renaming its file: two sessions never double it."""
+        ...
+
+    def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:
+        """Remove \\Deleted messages (of ``uids``, or all); the UIDs removed, ascending. Durable."""
+        ...
+
+    def acknowledge(self, keys: Sequence[bytes]) -> None:
+        """The client went on after our reply: these delivery keys suppress nothing any more. Need not be durable."""
+        ...
+
+    # -- what else belongs to the account -----------------------------------------------------------------------------
+    def remembered(self, key: bytes, now: float) -> bool:
+        """Sieve state: was ``key`` remembered, and is it not expired?"""
+        ...
+
+    def remember(self, state: SieveState) -> None:
+        """Commit Sieve state of a delivery that stores nothing here (redirect, discard). Durable."""
+        ...
+
+    def get_metadata(self, mailbox: str | None, name: str) -> str | None: ...
+
+    def set_metadata(self, mailbox: str | None, name: str, value: str | None) -> None: ...
+
+    def quota(self) -> Quota: ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """Opens accounts. ``account`` is the account id (``ann@example.org``), already validated by the directory."""
+
+    def account(self, account: str) -> AccountStore:
+        """The account's store, created on first use, from a bounded LRU of open ones."""
+        ...
+
+    def path(self, account: str) -> str:
+        """Where the mail lies, for people and for other programs (``filterd account show``); "" in memory."""
+        ...
+
+    def close(self) -> None: ...
