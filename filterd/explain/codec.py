@@ -31,7 +31,14 @@ def cut(text: str) -> str:
 
 def _spans(spans: list[Span]) -> list[object]:
     return [
-        [s.stage, round(s.at, 4), round(s.duration, 6), s.result, cut(s.summary), {k: cut(v) for k, v in s.evidence.items()}]
+        [
+            s.stage,
+            round(s.at, 4),
+            round(s.duration, 6),
+            s.result,
+            cut(s.summary),
+            {k: cut(v) for k, v in s.evidence.items()},
+        ]
         for s in spans
     ]
 

@@ -124,14 +124,17 @@ class TraceWriter:
         for entry in batch:
             if isinstance(entry, MessageTrace):
                 t = entry
-                traces.append((t.id, t.at, t.message_id, t.sender.lower(), t.reverse_path.lower(), t.outcome, dump(t)))
+                traces.append(
+                    (t.id, t.at, t.message_id, t.sender.lower(), t.reverse_path.lower(), t.outcome, dump(t))
+                )
                 parties.extend((r.account, t.id, r.address) for r in t.recipients)
             elif len(entry) == 3:
                 names.append((entry[0], entry[1]))
             else:
                 span = entry[1]
                 body = json.dumps(
-                    [span.stage, span.at, span.duration, span.result, span.summary, span.evidence], ensure_ascii=False
+                    [span.stage, span.at, span.duration, span.result, span.summary, span.evidence],
+                    ensure_ascii=False,
                 )
                 events.append((entry[0], span.at, body))
         db.execute("begin immediate")
@@ -175,7 +178,9 @@ class TraceReader:
     def by_message_id(self, message_id: str) -> list[MessageTrace]:
         """Newest first; ``message_id`` with or without angle brackets."""
         bare = message_id.strip("<> ")
-        rows = self._db.execute("select body from trace where message_id=? order by at desc limit 20", (bare,))
+        rows = self._db.execute(
+            "select body from trace where message_id=? order by at desc limit 20", (bare,)
+        )
         return [load(body) for (body,) in rows]
 
     def last_from(self, sender: str, account: str = "") -> MessageTrace | None:
@@ -190,7 +195,9 @@ class TraceReader:
                 pattern,
             )
         return self._one(
-            "select body from trace where sender like ? or reverse_path like ? order by at desc limit 1", pattern, pattern
+            "select body from trace where sender like ? or reverse_path like ? order by at desc limit 1",
+            pattern,
+            pattern,
         )
 
     def recent(self, account: str = "", limit: int = 50) -> Iterator[MessageTrace]:

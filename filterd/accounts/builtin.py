@@ -1,0 +1,252 @@
+"""The directory that comes with filterd: domains and aliases of the configuration, accounts of the database.
+
+Order of a look-up in a domain of ours: alias, account, the same without the subaddress, SRS return address, postmaster
+and abuse (RFC 5321 4.5.1, RFC 2142: somebody must read them), catch-all, unknown. Everything is answered from memory;
+when the database cannot be read, an address that was known stays known and any other is TryLater, never unknown.
+An alias that leads back to an address already passed means the account of that name there (as in other mail systems),
+so circles end; expansion is bounded by MAX_TARGETS and MAX_DEPTH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from filterd.accounts.database import AccountDatabase, Record
+from filterd.accounts.directory import (
+    Account,
+    Foreign,
+    Forward,
+    Local,
+    Resolution,
+    SrsReturn,
+    Targets,
+    TryLater,
+    Unknown,
+)
+from filterd.accounts.errors import AccountsUnavailable
+from filterd.accounts.names import fold, fold_domain, fold_local, split
+from filterd.accounts.password import Passwords
+from filterd.config.schema import Config
+
+MAX_TARGETS = 1000  # of one alias, expanded
+MAX_DEPTH = 20  # aliases on the way to one target
+DUTY_NAMES = frozenset({"postmaster", "abuse"})
+SRS_PREFIXES = ("srs0=", "srs0+", "srs0-", "srs1=", "srs1+", "srs1-")
+
+SrsVerifier = Callable[
+    [str], str | None
+]  # an address of ours -> whom it stands for, None when it is not genuine
+
+
+@dataclass(frozen=True, slots=True)
+class _Domain:
+    name: str
+    catch_all: str
+    aliases: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class _Expansion:
+    """What was found on the way from one address."""
+
+    local: dict[str, Local] = field(default_factory=dict)
+    foreign: dict[str, Forward] = field(default_factory=dict)
+    unknown: str = ""
+    later: str = ""
+
+    @property
+    def size(self) -> int:
+        return len(self.local) + len(self.foreign)
+
+
+class BuiltinDirectory:
+    """Implements ``filterd.accounts.directory.Directory``; safe to use from several threads."""
+
+    def __init__(
+        self, config: Config, database: AccountDatabase, passwords: Passwords, srs: SrsVerifier | None = None
+    ) -> None:
+        self._domains = {
+            domain.name: _Domain(domain.name, domain.catch_all, domain.aliases) for domain in config.domain
+        }
+        self._first = config.domain[0].name if config.domain else ""
+        self._quota = config.accounts.quota
+        self._subaddress = config.accounts.subaddress
+        self._srs_domain = fold_domain(config.srs.domain) or self._first
+        self._database = database
+        self._passwords = passwords
+        self._srs = srs
+        self._own: tuple[Mapping[str, Record] | None, dict[str, list[str]]] = (None, {})
+
+    # -- addresses ----------------------------------------------------------------------------------------------------
+
+    def lookup(self, address: str) -> Resolution:
+        local, domain = split(address.strip())
+        if not domain:
+            if (
+                fold_local(local) != "postmaster"
+            ):  # RFC 5321 4.1.1.3: only <postmaster> may come without a domain
+                return Unknown("an address needs a domain")
+            domain = self._first
+        name = fold_domain(domain)
+        if name not in self._domains:
+            return Foreign(address.strip())
+        records, fresh = self._records()
+        if records is None:
+            return TryLater("the accounts cannot be read")
+        found = _Expansion()
+        self._expand(fold_local(local), name, (), found, records)
+        if not found.size and not found.later:
+            back = self._srs_return(local, name)
+            if back is not None:
+                return back
+            self._fall_back(fold_local(local), name, found, records)
+        return self._answer(found, fresh)
+
+    def _answer(self, found: _Expansion, fresh: bool) -> Resolution:
+        if found.later:
+            return TryLater(found.later)
+        targets: tuple[Local | Forward, ...] = (*found.local.values(), *found.foreign.values())
+        if not targets:
+            return (
+                Unknown(found.unknown or "no such user here")
+                if fresh
+                else TryLater("the accounts cannot be read")
+            )
+        return targets[0] if len(targets) == 1 else Targets(targets)
+
+    def _expand(
+        self, local: str, domain: str, via: tuple[str, ...], found: _Expansion, records: Mapping[str, Record]
+    ) -> None:
+        """Follow one address of ours, depth first; ``via`` are the aliases passed so far."""
+        waiting: list[tuple[str, str, str, tuple[str, ...]]] = [(local, domain, "", via)]
+        steps = 0
+        while waiting:
+            local, domain, detail, via = waiting.pop()
+            steps += 1
+            if domain not in self._domains:
+                address = f"{local}@{domain}"
+                found.foreign.setdefault(address.lower(), Forward(address, via))
+                continue
+            if len(via) > MAX_DEPTH or steps + len(waiting) > MAX_TARGETS:
+                found.later = "an alias leads to too many addresses"
+                return
+            name, rest = self._candidate(local, domain, records)
+            detail = rest or detail
+            address = f"{name}@{domain}"
+            targets = self._alias(name, domain) if address not in via else None
+            if targets is None:
+                self._account(records.get(address), detail, via, found)
+                continue
+            for target in reversed(targets):
+                target_local, target_domain = split(target)
+                target_domain = fold_domain(target_domain)
+                if target_domain in self._domains:
+                    target_local = fold_local(target_local)
+                waiting.append((target_local, target_domain, detail, (*via, address)))
+
+    def _candidate(self, local: str, domain: str, records: Mapping[str, Record]) -> tuple[str, str]:
+        """(name, detail): the address as it is when something is there, else without its subaddress."""
+        if self._alias(local, domain) is not None or f"{local}@{domain}" in records:
+            return local, ""
+        base, separator, detail = local.partition(self._subaddress) if self._subaddress else (local, "", "")
+        return (base, detail) if separator and base else (local, "")
+
+    def _alias(self, name: str, domain: str) -> tuple[str, ...] | None:
+        return self._domains[domain].aliases.get(name)
+
+    def _account(self, record: Record | None, detail: str, via: tuple[str, ...], found: _Expansion) -> None:
+        if record is None:
+            return
+        if not record.enabled:
+            found.unknown = "mailbox disabled"
+            return
+        found.local.setdefault(record.id, Local(self._as_account(record), detail, via))
+
+    def _srs_return(self, local: str, domain: str) -> Resolution | None:
+        if self._srs is None or domain != self._srs_domain or not local.lower().startswith(SRS_PREFIXES):
+            return None
+        original = self._srs(f"{local}@{domain}")
+        return SrsReturn(original) if original else Unknown("not a return address of ours")
+
+    def _fall_back(self, local: str, domain: str, found: _Expansion, records: Mapping[str, Record]) -> None:
+        """Catch-all, then somebody for postmaster and abuse."""
+        asked = f"{local}@{domain}"
+        catch_all = self._domains[domain].catch_all
+        if catch_all and not found.unknown:
+            target_local, target_domain = split(catch_all)
+            target_domain = fold_domain(target_domain)
+            if target_domain in self._domains:
+                target_local = fold_local(target_local)
+            self._expand(target_local, target_domain, (asked,), found, records)
+            found.local = {
+                key: Local(hit.account, hit.detail, hit.via, catch_all=True)
+                for key, hit in found.local.items()
+            }
+        base = local.partition(self._subaddress)[0] if self._subaddress else local
+        if base in DUTY_NAMES and not found.size and not found.later:
+            enabled = [record for record in records.values() if record.enabled]
+            in_domain = [record for record in enabled if record.id.endswith(f"@{domain}")]
+            for record in (in_domain or enabled)[:1]:
+                found.local[record.id] = Local(self._as_account(record), "", (asked,))
+
+    # -- accounts -----------------------------------------------------------------------------------------------------
+
+    def account(self, account_id: str) -> Account | None:
+        """Raises AccountsUnavailable when the database was never read."""
+        record = self._all().get(fold(account_id))
+        return self._as_account(record) if record else None
+
+    def accounts(self) -> Sequence[Account]:
+        return tuple(self._as_account(record) for record in self._all().values())
+
+    def authenticate(self, login: str, password: str) -> Account | None:
+        """Raises AccountsUnavailable when the database was never read."""
+        record = self._all().get(fold(login))
+        good = self._passwords.verify(record.password if record and record.password else None, password)
+        return self._as_account(record) if good and record and record.enabled else None
+
+    def may_send_as(self, account: Account, address: str) -> bool:
+        if not split(address)[1]:
+            return False
+        found = self.lookup(address)
+        targets = found.targets if isinstance(found, Targets) else (found,)
+        return any(
+            isinstance(target, Local) and target.account.id == account.id and not target.catch_all
+            for target in targets
+        )
+
+    def sendable_addresses(self, account: Account) -> Sequence[str]:
+        return (account.id, *(alias for alias in self._aliases() if self.may_send_as(account, alias)))
+
+    def own_addresses(self, account: Account) -> Sequence[str]:
+        records, _ = self._records()
+        known, own = self._own
+        if known is not records:  # made once for each state of the database: asked for with every delivery
+            own = {}
+            for alias in self._aliases():
+                found = self.lookup(alias)
+                if isinstance(found, Local) and not found.catch_all:
+                    own.setdefault(found.account.id, []).append(alias)
+            self._own = (records, own)
+        return (account.id, *own.get(account.id, ()))
+
+    def _aliases(self) -> list[str]:
+        return [f"{name}@{domain.name}" for domain in self._domains.values() for name in domain.aliases]
+
+    def _all(self) -> Mapping[str, Record]:
+        records, _ = self._records()
+        if records is None:
+            raise AccountsUnavailable("the accounts cannot be read")
+        return records
+
+    def _records(self) -> tuple[Mapping[str, Record] | None, bool]:
+        """(rows, True when they are today's)."""
+        try:
+            return self._database.records(), True
+        except AccountsUnavailable:
+            return self._database.last_known(), False
+
+    def _as_account(self, record: Record) -> Account:
+        quota = self._quota if record.quota is None else record.quota
+        return Account(record.id, record.name, quota, record.enabled)

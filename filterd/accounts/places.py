@@ -1,0 +1,29 @@
+"""Where an account's things are on disk, in one place: the database, the mail folder, the scripts."""
+
+from __future__ import annotations
+
+import os
+
+from filterd.accounts.database import FILE_NAME
+from filterd.accounts.names import split
+from filterd.accounts.scripts import FileScriptStore, ScriptLimits
+from filterd.config.schema import Config
+from filterd.store.durable import Disk
+
+
+def database_path(config: Config) -> str:
+    return os.path.join(config.server.data_dir, FILE_NAME)
+
+
+def account_folder(config: Config, account_id: str) -> str:
+    """The Maildir root of an account; ids are safe as folder names (``names.account_id`` made them)."""
+    user, domain = split(account_id)
+    relative = config.store.path.replace("%{domain}", domain).replace("%{user}", user)
+    return os.path.join(config.server.data_dir, relative)
+
+
+def scripts_of(config: Config, account_id: str, disk: Disk) -> FileScriptStore:
+    limits = config.stage.sieve.limits
+    return FileScriptStore(
+        account_folder(config, account_id), disk, ScriptLimits(limits.script, limits.scripts)
+    )

@@ -1,0 +1,293 @@
+"""What only the whole configuration shows: keys that contradict each other, files that are absent, names that clash.
+
+``check`` gives (problems, warnings). A key that already has a problem of its own is not looked at again (``good``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from filterd.config import schema
+from filterd.config.errors import Problem
+from filterd.config.positions import Path
+
+
+class Where(Protocol):
+    def __call__(self, path: Path, *, value: bool = False) -> Problem:
+        """A Problem that has only its place."""
+        ...
+
+
+Finding = tuple[Path, str, str, str]  # path, kind, about, text
+DOORS = (
+    "smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", *schema.LATER_LISTENERS,
+)  # fmt: skip
+IMPLICIT_TLS = ("submissions", "imaps", "pop3s")
+NEED_LOGIN = ("submission", "imap", "pop3", "sieve")
+BEFORE_SIEVE = ("spf", "dkim", "clamav", "spamassassin")
+AFTER_SIEVE = ("privacy", "srs")
+MIN_SECRET = 16  # characters
+
+
+def check(
+    config: schema.Config, where: Where, good: Callable[[Path], bool]
+) -> tuple[list[Problem], list[Problem]]:
+    """(problems, warnings) of a configuration whose single values are right."""
+
+    def placed(findings: Iterator[Finding]) -> list[Problem]:
+        return [
+            dataclasses.replace(where(path, value=True), kind=kind, about=about, text=text)
+            for path, kind, about, text in findings
+            if good(path)
+        ]
+
+    problems = [*_version(config), *_tls(config), *_pipeline(config), *_domains(config), *_listen(config)]
+    problems += [*_stages(config), *_srs(config), *_store(config), *_queue(config), *_limits(config)]
+    return placed(iter(problems)), placed(_warnings(config))
+
+
+def _version(config: schema.Config) -> Iterator[Finding]:
+    if config.version != schema.VERSION:
+        yield (
+            ("version",),
+            "bad value",
+            f"version = {config.version}",
+            f"this program reads version {schema.VERSION}",
+        )
+
+
+def _tls(config: schema.Config) -> Iterator[Finding]:
+    tls = config.tls
+    if tls.mode == "files":
+        for name, path in (("cert", tls.cert), ("key", tls.key)):
+            if not path:
+                yield ("tls", name), "missing key", f"tls.{name}", 'tls.mode = "files" needs it'
+            else:
+                yield from _readable(("tls", name), path)
+    if tls.mode == "off":
+        for door in IMPLICIT_TLS:
+            if getattr(config.listen, door) and f"listen.{door}" in _written(config):
+                yield ("listen", door), "conflict", f"listen.{door}", 'needs TLS, and tls.mode = "off"'
+
+
+def _pipeline(config: schema.Config) -> Iterator[Finding]:
+    for name, stages in (("incoming", config.pipeline.incoming), ("outgoing", config.pipeline.outgoing)):
+        path: Path = ("pipeline", name)
+        about = f"pipeline.{name}"
+        for stage in sorted({stage for stage in stages if stages.count(stage) > 1}):
+            yield path, "conflict", about, f'has "{stage}" twice'
+        if "sieve" in stages:
+            place = stages.index("sieve")
+            for stage in BEFORE_SIEVE:
+                if stage in stages[place:]:
+                    yield path, "conflict", f'{about} has "sieve" before "{stage}"', _unseen(stage)
+            for stage in AFTER_SIEVE:
+                if stage in stages[:place]:
+                    text = f'"{stage}" acts on what Sieve sends away: put it behind'
+                    yield path, "conflict", f'{about} has "{stage}" before "sieve"', text
+        if name == "outgoing" and "dkim-sign" in stages:
+            place = stages.index("dkim-sign")
+            for stage in ("clamav", "privacy"):
+                if stage in stages[place:]:
+                    text = "a signature made before would be broken"
+                    yield path, "conflict", f'{about} has "dkim-sign" before "{stage}"', text
+    if config.pipeline.time_budget <= 0:
+        yield ("pipeline", "time_budget"), "bad value", "pipeline.time_budget", "must be more than nothing"
+
+
+def _unseen(stage: str) -> str:
+    header = {"spamassassin": "X-Spam-Flag", "clamav": "X-Virus-Status", "spf": "Received-SPF"}
+    return f"Sieve would not see {header.get(stage, 'Authentication-Results')}"
+
+
+def _domains(config: schema.Config) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, domain in enumerate(config.domain):
+        path: Path = ("domain", index)
+        if domain.name in seen:
+            yield (*path, "name"), "conflict", f'domain.name = "{domain.name}"', "the domain is listed twice"
+        seen[domain.name] = index
+        if domain.dkim is not None and domain.dkim.key:
+            yield from _readable((*path, "dkim", "key"), domain.dkim.key)
+    for domain_name, alias, chain in alias_loops(config):
+        index = seen[domain_name]
+        text = "leads back to itself: " + " -> ".join(chain)
+        yield ("domain", index, "aliases", alias), "conflict", f"domain.aliases.{alias}", text
+
+
+def alias_loops(config: schema.Config) -> Iterator[tuple[str, str, list[str]]]:
+    """(domain, alias, chain of addresses) of each alias that is part of a circle, once per circle."""
+    edges = {
+        f"{alias}@{domain.name}": [
+            target.lower() for target in targets if target.lower() != f"{alias}@{domain.name}"
+        ]  # an alias that names itself means the account of that name
+        for domain in config.domain
+        for alias, targets in domain.aliases.items()
+    }
+    done: set[str] = set()
+    for start in edges:
+        trail: list[str] = []
+        stack: list[tuple[str, int]] = [(start, 0)]
+        while stack:
+            address, depth = stack.pop()
+            del trail[depth:]
+            if address in trail:
+                circle = [*trail[trail.index(address) :], address]
+                local, _, domain_name = address.rpartition("@")
+                yield domain_name, local, circle
+                done.update(circle)
+                continue
+            if address in done or address not in edges:
+                continue
+            trail.append(address)
+            stack += [(target, depth + 1) for target in reversed(edges[address])]
+            if depth > len(edges):
+                break
+        done.update(trail)
+
+
+def _listen(config: schema.Config) -> Iterator[Finding]:
+    seen: dict[str, str] = {}
+    for door in DOORS:
+        for address in getattr(config.listen, door):
+            name = str(address)
+            if not address.port and not address.path and not address.name:
+                continue  # the kernel chooses
+            if name in seen:
+                yield (
+                    ("listen", door),
+                    "conflict",
+                    f"listen.{door} = {name}",
+                    f"listen.{seen[name]} has it too",
+                )
+            seen[name] = door
+
+
+def _stages(config: schema.Config) -> Iterator[Finding]:
+    spam = config.stage.spamassassin
+    if 0 < spam.reject_at < spam.junk_at:
+        yield (
+            ("stage", "spamassassin", "reject_at"),
+            "conflict",
+            f"stage.spamassassin.reject_at = {spam.reject_at:g}",
+            f"is below junk_at = {spam.junk_at:g}: nothing would ever reach Junk",
+        )
+    sieve = config.stage.sieve
+    if sieve.default:
+        yield from _readable(("stage", "sieve", "default"), sieve.default)
+    for name, paths in (("before", sieve.before), ("after", sieve.after)):
+        for path in paths:
+            if not any(ch in path for ch in "*?["):
+                yield from _readable(("stage", "sieve", name), path)
+    for strip in config.stage.privacy.strip:
+        stem = strip.removesuffix("*")
+        if not stem or not stem.isascii() or any(ch in ":*" or ord(ch) < 33 for ch in stem):
+            yield (
+                ("stage", "privacy", "strip"),
+                "bad value",
+                f'"{strip}"',
+                "is not the name of a header field",
+            )
+        elif strip.lower() in ("from", "date", "message-id", "subject", "to", "received", "mime-version"):
+            yield (
+                ("stage", "privacy", "strip"),
+                "bad value",
+                f'"{strip}"',
+                "mail cannot do without this field",
+            )
+
+
+def _srs(config: schema.Config) -> Iterator[Finding]:
+    ours = [domain.name for domain in config.domain]
+    if config.srs.domain and config.srs.domain.lower() not in ours:
+        yield (
+            ("srs", "domain"),
+            "conflict",
+            f'srs.domain = "{config.srs.domain}"',
+            "is not a [[domain]]: bounces would not find the way back",
+        )
+
+
+def _store(config: schema.Config) -> Iterator[Finding]:
+    path = config.store.path
+    if "%{user}" not in path or (len(config.domain) > 1 and "%{domain}" not in path):
+        yield ("store", "path"), "bad value", f'store.path = "{path}"', "must contain %{domain} and %{user}"
+    elif path.startswith("/") or ".." in path.split("/"):
+        yield ("store", "path"), "bad value", f'store.path = "{path}"', "must be below data_dir"
+    if len(config.accounts.subaddress) > 1 or config.accounts.subaddress in ("@", "."):
+        about = f'accounts.subaddress = "{config.accounts.subaddress}"'
+        yield ("accounts", "subaddress"), "bad value", about, 'one character such as "+", or ""'
+
+
+def _queue(config: schema.Config) -> Iterator[Finding]:
+    if not config.queue.retry:
+        yield ("queue", "retry"), "bad value", "queue.retry", "needs at least one pause"
+    elif any(pause < 1 for pause in config.queue.retry):
+        yield ("queue", "retry"), "bad value", "queue.retry", "a pause of less than a second helps nobody"
+
+
+def _limits(config: schema.Config) -> Iterator[Finding]:
+    limits = config.limits
+    for path, number in (
+        (("limits", "message_size"), limits.message_size),
+        (("limits", "recipients"), limits.recipients),
+        (("limits", "connections", "total"), limits.connections.total),
+        (("limits", "connections", "per_ip"), limits.connections.per_ip),
+    ):
+        if number == 0:
+            yield path, "bad value", ".".join(path) + " = 0", "nothing would get in"
+
+
+def _warnings(config: schema.Config) -> Iterator[Finding]:
+    for door in schema.LATER_LISTENERS:
+        if getattr(config.listen, door):
+            yield (
+                ("listen", door),
+                "not available",
+                f"listen.{door}",
+                "not available in this version; nothing listens there",
+            )
+    if config.tls.mode == "off" and not config.tls.allow_plaintext_login:
+        for door in NEED_LOGIN:
+            if getattr(config.listen, door):
+                text = "without TLS nobody can log in there"
+                yield ("listen", door), "warning", f"listen.{door}", text
+    if config.tls.allow_plaintext_login:
+        yield (
+            ("tls", "allow_plaintext_login"),
+            "warning",
+            "tls.allow_plaintext_login",
+            "passwords may cross the net in clear",
+        )
+    for secret in config.srs.secrets:
+        if len(secret) < MIN_SECRET:
+            yield ("srs", "secrets"), "warning", "srs.secrets", f"shorter than {MIN_SECRET} characters"
+    for name in ("spf", "dkim", "clamav", "spamassassin"):
+        timeout = getattr(config.stage, name).timeout
+        if timeout > config.pipeline.time_budget:
+            text = (
+                f"is more than pipeline.time_budget = {config.pipeline.time_budget:g}s, which ends it earlier"
+            )
+            yield ("stage", name, "timeout"), "warning", f"stage.{name}.timeout", text
+    if config.limits.recipients < 100:
+        yield (
+            ("limits", "recipients"),
+            "warning",
+            "limits.recipients",
+            "RFC 5321 4.5.3.1.8 wants at least 100",
+        )
+
+
+def _readable(path: Path, file: str) -> Iterator[Finding]:
+    name = ".".join(str(part) for part in path if isinstance(part, str))
+    if not os.path.isfile(file):
+        yield path, "no such file", f'{name} = "{file}"', ""
+    elif not os.access(file, os.R_OK):
+        yield path, "no such file", f'{name} = "{file}"', "is there, but we may not read it"
+
+
+def _written(config: schema.Config) -> frozenset[str]:
+    return frozenset(config.origins)

@@ -1,0 +1,458 @@
+"""The configuration's shape: one frozen dataclass a section; each field carries its own documentation.
+
+The sample file, ``filterd config explain KEY``, ``filterd config docs`` and the checks of ``load`` are made from these
+fields. Durations are seconds, sizes octets, switches "auto" | "on" | "off". A key stands here when the program uses it,
+and only then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar, cast
+
+from filterd.config.errors import Problem
+from filterd.config.values import Kind, Relay, SocketAddress
+
+T = TypeVar("T")
+
+VERSION = 1
+INCOMING_STAGES = ("spf", "dkim", "clamav", "spamassassin", "sieve", "privacy", "srs")
+OUTGOING_STAGES = ("clamav", "privacy", "dkim-sign", "queue")
+ON_ERROR = ("defer", "accept", "reject")
+LATER_LISTENERS = ("milter", "web", "metrics")
+NO_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+def setting(default: T, doc: str, kind: Kind, *, choices: tuple[str, ...] = (), required: bool = False) -> T:
+    """A field with its documentation; ``required`` keys have no usable default."""
+    metadata = {"doc": doc, "kind": kind, "choices": choices, "required": required}
+    if isinstance(default, (dict, MappingProxyType)):
+        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def table(section: Callable[[], T], doc: str) -> T:
+    """A table of its own: ``[section]``, or an inline table."""
+    metadata = {"doc": doc, "kind": Kind.TABLE, "section": section}
+    return dataclasses.field(default_factory=section, metadata=metadata)
+
+
+def tables(section: Callable[[], T], doc: str) -> tuple[T, ...]:
+    """An array of tables: ``[[section]]``."""
+    metadata = {"doc": doc, "kind": Kind.TABLES, "section": section}
+    return cast("tuple[T, ...]", dataclasses.field(default=(), metadata=metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    hostname: str = setting(
+        "", "The name we greet with (EHLO). It must have an A or AAAA record and a matching PTR.", Kind.HOSTNAME,
+        required=True,
+    )  # fmt: skip
+    data_dir: str = setting(
+        "", "Where mail, accounts, queue, traces are. Default: /var/lib/filterd for root, else $XDG_DATA_HOME/filterd.",
+        Kind.PATH,
+    )  # fmt: skip
+    user: str = setting(
+        "",
+        'The system user to become once the ports are bound, when started as root. "" = stay who we are.',
+        Kind.TEXT,
+    )
+    workers: int = setting(0, 'How many processes serve. "auto" = as many as there are cores.', Kind.WORKERS)
+    xclient_trusted: tuple[str, ...] = setting(
+        (),
+        "Hosts that may tell us the real client by XCLIENT: our own front ends, nobody else.",
+        Kind.NETWORKS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    format: str = setting(
+        "auto", "pretty for people, json for machines; auto = pretty on a terminal, else json.", Kind.CHOICE,
+        choices=("auto", "pretty", "json"),
+    )  # fmt: skip
+    level: str = setting(
+        "info", "The least important message that is still written.", Kind.CHOICE,
+        choices=("debug", "info", "warning", "error"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    mode: str = setting(
+        "self-signed",
+        "files: cert and key below. self-signed: made once and kept in data_dir. off: no TLS (then nobody can log in "
+        "unless allow_plaintext_login).",
+        Kind.CHOICE,
+        choices=("files", "self-signed", "off"),
+    )
+    cert: str = setting("", 'PEM certificate with its chain, for mode = "files".', Kind.PATH)
+    key: str = setting("", 'PEM private key, for mode = "files".', Kind.PATH)
+    min_version: str = setting("1.2", "The oldest TLS we speak.", Kind.CHOICE, choices=("1.2", "1.3"))
+    allow_plaintext_login: bool = setting(
+        False,
+        "Take passwords on connections without TLS, loopback included. Only for a closed test network.",
+        Kind.FLAG,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DomainDkim:
+    selector: str = setting(
+        "", "The selector under which the public key is in the DNS.", Kind.TEXT, required=True
+    )
+    key: str = setting("", "PEM private key to sign with (a path).", Kind.PATH, required=True)
+    algorithm: str = setting(
+        "rsa-sha256", "What the key is for.", Kind.CHOICE, choices=("rsa-sha256", "ed25519-sha256")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    name: str = setting("", "A domain whose mail is ours.", Kind.HOSTNAME, required=True)
+    catch_all: str = setting(
+        "", 'Where mail for unknown people of this domain goes. "" = it is refused at RCPT TO.', Kind.ADDRESS
+    )
+    aliases: Mapping[str, tuple[str, ...]] = setting(
+        NO_ALIASES,
+        'Further names: { info = ["ann@example.org", "bob@example.org"], sales = "bob@example.org" }. They may lead to '
+        "other aliases and to addresses elsewhere.",
+        Kind.ALIASES,
+    )
+    dkim: DomainDkim | None = cast(
+        "DomainDkim | None",
+        dataclasses.field(
+            default=None,
+            metadata={
+                "doc": "Sign mail that leaves: { selector = ..., key = ..., algorithm = ... }. Left out = unsigned.",
+                "kind": Kind.TABLE,
+                "section": DomainDkim,
+                "optional": True,
+            },
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    quota: int = setting(
+        5 << 30,
+        "What one account may store, unless `account add --quota` said otherwise; 0 = no limit.",
+        Kind.SIZE,
+    )
+    subaddress: str = setting(
+        "+",
+        'The character between a name and its detail: ann+list@example.org is for ann. "" = off.',
+        Kind.TEXT,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    smtp: tuple[SocketAddress, ...] = setting((), "Mail from other servers (port 25).", Kind.LISTEN)
+    submission: tuple[SocketAddress, ...] = setting(
+        (), "Mail from our people, STARTTLS first (port 587).", Kind.LISTEN
+    )
+    submissions: tuple[SocketAddress, ...] = setting(
+        (), "Mail from our people, TLS at once (port 465).", Kind.LISTEN
+    )
+    lmtp: tuple[SocketAddress, ...] = setting(
+        (), "Mail from another server of ours, in front of us.", Kind.LISTEN
+    )
+    imap: tuple[SocketAddress, ...] = setting(
+        (), "Reading mail, STARTTLS before login (port 143).", Kind.LISTEN
+    )
+    imaps: tuple[SocketAddress, ...] = setting((), "Reading mail, TLS at once (port 993).", Kind.LISTEN)
+    pop3: tuple[SocketAddress, ...] = setting((), "Fetching mail, STLS before login (port 110).", Kind.LISTEN)
+    pop3s: tuple[SocketAddress, ...] = setting((), "Fetching mail, TLS at once (port 995).", Kind.LISTEN)
+    sieve: tuple[SocketAddress, ...] = setting((), "ManageSieve: people's scripts (port 4190).", Kind.LISTEN)
+    milter: tuple[SocketAddress, ...] = setting(
+        (), "Our stages for other servers. Not available in this version.", Kind.LISTEN
+    )
+    web: tuple[SocketAddress, ...] = setting((), "Pages. Not available in this version.", Kind.LISTEN)
+    metrics: tuple[SocketAddress, ...] = setting(
+        (), "OpenMetrics. Not available in this version.", Kind.LISTEN
+    )
+
+
+STANDARD_DOORS: Mapping[str, tuple[SocketAddress, ...]] = MappingProxyType(
+    {  # what a file without any [listen] key opens
+        "smtp": (SocketAddress(port=25),),
+        "submission": (SocketAddress(port=587),),
+        "submissions": (SocketAddress(port=465),),
+        "imap": (SocketAddress(port=143),),
+        "imaps": (SocketAddress(port=993),),
+        "pop3s": (SocketAddress(port=995),),
+        "sieve": (SocketAddress(port=4190),),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    total: int = setting(1000, "Connections at once, all doors together.", Kind.COUNT)
+    per_ip: int = setting(20, "Connections at once from one address.", Kind.COUNT)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    message_size: int = setting(50 << 20, "The largest message we take (SIZE).", Kind.SIZE)
+    recipients: int = setting(
+        100, "Recipients of one message; RFC 5321 4.5.3.1.8 wants at least 100.", Kind.COUNT
+    )
+    connections: Connections = table(Connections, "How many clients at once.")
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    incoming: tuple[str, ...] = setting(
+        INCOMING_STAGES,
+        "What a message from outside passes, in this order; stages that do not need each other run side by side.",
+        Kind.CHOICES,
+        choices=INCOMING_STAGES,
+    )
+    outgoing: tuple[str, ...] = setting(
+        OUTGOING_STAGES,
+        "What mail of our own people passes before it leaves.",
+        Kind.CHOICES,
+        choices=OUTGOING_STAGES,
+    )
+    authserv_id: str = setting(
+        "",
+        "Our name in Authentication-Results; forged results under it are removed. Default: server.hostname.",
+        Kind.TEXT,
+    )
+    on_error: str = setting(
+        "defer",
+        "When a stage cannot judge: defer (4xx, the sender tries again), accept (noted in the trace) or reject.",
+        Kind.CHOICE,
+        choices=ON_ERROR,
+    )
+    time_budget: float = setting(
+        25.0,
+        "For all stages of a message together; stay below the sender's patience after DATA.",
+        Kind.DURATION,
+    )
+    keep_traces: float = setting(
+        30 * 86400.0, "How long the story of a message can be explained.", Kind.DURATION
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpfStage:
+    enabled: bool = setting(True, "Check the sender's address against its domain's SPF record.", Kind.FLAG)
+    fail: str = setting(
+        "note",
+        "What a fail means: note, quarantine (Junk), or reject. SPF alone refuses forwarded mail, so note is sane.",
+        Kind.CHOICE,
+        choices=("note", "quarantine", "reject"),
+    )
+    header: bool = setting(True, "Write a Received-SPF field too.", Kind.FLAG)
+    timeout: float = setting(20.0, "RFC 7208 4.6.4 asks for at least 20 seconds.", Kind.DURATION)
+    on_error: str = setting("accept", "When the DNS does not answer.", Kind.CHOICE, choices=ON_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class DkimStage:
+    enabled: bool = setting(True, "Verify DKIM signatures.", Kind.FLAG)
+    min_rsa_bits: int = setting(1024, "Shorter RSA keys are no pass (RFC 8301).", Kind.COUNT)
+    max_signatures: int = setting(5, "How many signatures of one message are tried.", Kind.COUNT)
+    timeout: float = setting(10.0, "For all signatures of a message together.", Kind.DURATION)
+    on_error: str = setting("accept", "When a key cannot be fetched.", Kind.CHOICE, choices=ON_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class ClamavStage:
+    enabled: str = setting(
+        "auto", "auto: on when clamd answers at the socket, else skipped and the trace says so.", Kind.SWITCH
+    )
+    socket: SocketAddress = setting(
+        SocketAddress(path="/run/clamav/clamd.ctl"), "Where clamd listens.", Kind.SOCKET
+    )
+    found: str = setting(
+        "reject",
+        "What a find means: reject, quarantine (Junk), or tag (X-Virus-Status).",
+        Kind.CHOICE,
+        choices=("reject", "quarantine", "tag"),
+    )
+    timeout: float = setting(10.0, "For one message.", Kind.DURATION)
+    on_error: str = setting("defer", "When clamd is on and fails.", Kind.CHOICE, choices=ON_ERROR)
+    max_size: int = setting(
+        25 << 20, "Larger messages are not scanned; keep it at or below clamd's StreamMaxLength.", Kind.SIZE
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpamassassinStage:
+    enabled: str = setting(
+        "auto", "auto: on when spamd answers at the socket, else skipped and the trace says so.", Kind.SWITCH
+    )
+    socket: SocketAddress = setting(
+        SocketAddress(host="127.0.0.1", port=783), "Where spamd listens.", Kind.SOCKET
+    )
+    junk_at: float = setting(5.0, "From this score on a message is spam and goes to Junk.", Kind.NUMBER)
+    reject_at: float = setting(15.0, "From this score on a message is refused; 0 = never.", Kind.NUMBER)
+    max_size: int = setting(512 << 10, "Larger messages are not scored.", Kind.SIZE)
+    timeout: float = setting(15.0, "For one message.", Kind.DURATION)
+    on_error: str = setting("accept", "When spamd is on and fails.", Kind.CHOICE, choices=ON_ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyStage:
+    enabled: bool = setting(True, "Take what tells about the sender's machine out of what leaves.", Kind.FLAG)
+    strip: tuple[str, ...] = setting(
+        (
+            "User-Agent", "X-Mailer", "X-MimeOLE", "X-Newsreader", "X-MSMail-Priority", "X-Originating-IP",
+            "X-Originating-Client", "X-Forwarded-For", "X-Client-IP", "X-Source", "X-Source-Args", "X-Source-Dir",
+            "X-PHP-Originating-Script", "X-PHP-Script", "X-Sender-IP", "X-Remote-IP", "X-Enigmail-Version",
+        ),
+        "Header fields to remove; a name may end in * (X-PHP-*). A field that a passing signature covers stays.",
+        Kind.TEXTS,
+    )  # fmt: skip
+    client_ip: str = setting(
+        "hide", "The client's address in our own Received line.", Kind.CHOICE, choices=("hide", "keep")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SieveLimits:
+    script: int = setting(64 << 10, "The largest script.", Kind.SIZE)
+    scripts: int = setting(32, "How many scripts one account may keep.", Kind.COUNT)
+    redirects: int = setting(4, "Redirects of one run.", Kind.COUNT)
+    actions: int = setting(32, "Actions of one run.", Kind.COUNT)
+    cpu: float = setting(0.2, "Time of one run.", Kind.DURATION)
+
+
+@dataclass(frozen=True, slots=True)
+class SieveStage:
+    before: tuple[str, ...] = setting(
+        (), "The administrator's scripts that run first, for everyone.", Kind.PATHS
+    )
+    after: tuple[str, ...] = setting((), "Scripts that run last.", Kind.PATHS)
+    default: str = setting(
+        "",
+        "The script of people who have none. Default: the shipped one, which files spam into Junk.",
+        Kind.PATH,
+    )
+    limits: SieveLimits = table(SieveLimits, "What one script may use.")
+    on_error: str = setting(
+        "keep", "A script that fails never loses mail: the message stays in INBOX, or is tried again (defer).",
+        Kind.CHOICE, choices=("keep", "defer"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    spf: SpfStage = table(SpfStage, "SPF, RFC 7208.")
+    dkim: DkimStage = table(DkimStage, "DKIM verification, RFC 6376.")
+    clamav: ClamavStage = table(ClamavStage, "Viruses, by clamd.")
+    spamassassin: SpamassassinStage = table(SpamassassinStage, "Spam, by spamd.")
+    privacy: PrivacyStage = table(PrivacyStage, "What leaves tells less about the sender's machine.")
+    sieve: SieveStage = table(SieveStage, "People's scripts, RFC 5228.")
+
+
+@dataclass(frozen=True, slots=True)
+class Srs:
+    enabled: str = setting(
+        "auto", "Rewrite the reverse-path of what is forwarded; auto = when it really leaves.", Kind.SWITCH
+    )
+    domain: str = setting("", "The domain of rewritten addresses. Default: the first [[domain]].", Kind.TEXT)
+    secrets: tuple[str, ...] = setting(
+        (), "The first signs, all verify. Default: one is made once and kept in data_dir.", Kind.SECRETS
+    )
+    valid: float = setting(21 * 86400.0, "How long a bounce finds its way back.", Kind.DURATION)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    format: str = setting(
+        "maildir", "Maildir++ with an index, readable by other programs.", Kind.CHOICE, choices=("maildir",)
+    )
+    newline: str = setting("crlf", "Line ends of the files we write.", Kind.CHOICE, choices=("crlf", "lf"))
+    path: str = setting("mail/%{domain}/%{user}", "Where an account's mail lies, below data_dir.", Kind.TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    relay: Relay | None = setting(
+        None, 'Send everything through this host: "smtp://HOST:PORT". "" = by MX.', Kind.RELAY
+    )
+    retry: tuple[float, ...] = setting(
+        (300.0, 900.0, 3600.0, 14400.0, 28800.0), "Pauses between tries; the last repeats.", Kind.DURATIONS
+    )
+    max_age: float = setting(5 * 86400.0, "After this the sender gets the message back.", Kind.DURATION)
+    warn_after: float = setting(
+        4 * 3600.0, "After this the sender is told that we still try; 0s = never.", Kind.DURATION
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    resolver: tuple[SocketAddress, ...] = setting(
+        (), 'Name servers to ask: ["127.0.0.1:53"]. Default: those of /etc/resolv.conf.', Kind.SERVERS
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole. ``origins`` tells where each key that was set came from; ``warnings`` what deserves a look."""
+
+    version: int = setting(VERSION, "The version of this file's format.", Kind.COUNT)
+    server: Server = table(Server, "Who and where we are.")
+    log: Log = table(Log, "What is written while we run; never subjects or bodies.")
+    tls: Tls = table(Tls, "Certificates.")
+    domain: tuple[Domain, ...] = tables(Domain, "The domains that are ours; at least one.")
+    accounts: Accounts = table(Accounts, "What holds for all accounts.")
+    listen: Listen = table(
+        Listen,
+        'The doors. Each is a list of "HOST:PORT", "unix:PATH" or "fd:NAME" (an inherited socket); without one it is '
+        "closed. Without any key here the usual ports are opened: 25, 587, 465, 143, 993, 995, 4190.",
+    )
+    limits: Limits = table(Limits, "What one client may ask of us.")
+    pipeline: Pipeline = table(Pipeline, "The way of a message.")
+    stage: Stages = table(Stages, "The settings of each stage.")
+    srs: Srs = table(Srs, "Forwarding under our own name.")
+    store: Store = table(Store, "Where mail is kept.")
+    queue: Queue = table(Queue, "Mail on its way out.")
+    dns: Dns = table(Dns, "Name servers.")
+    path: str = ""
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    warnings: tuple[Problem, ...] = dataclasses.field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One documented key. ``name`` is dotted, an array of tables as ``domain[].name``; ``default`` as TOML text."""
+
+    name: str
+    doc: str
+    kind: Kind
+    choices: tuple[str, ...]
+    required: bool
+    default: object
+    section: bool
+
+
+def all_keys() -> Iterator[KeyInfo]:
+    """Every key of the schema in file order, tables included (``section``)."""
+    yield from _keys(Config(), "")
+
+
+def _keys(section: object, prefix: str) -> Iterator[KeyInfo]:
+    for entry in dataclasses.fields(section):  # type: ignore[arg-type]  # always an instance of a section
+        if "kind" not in entry.metadata:
+            continue
+        kind: Kind = entry.metadata["kind"]
+        name = prefix + entry.name
+        default = getattr(section, entry.name)
+        choices: tuple[str, ...] = entry.metadata.get("choices", ())
+        required = bool(entry.metadata.get("required", False))
+        inner = entry.metadata.get("section")
+        yield KeyInfo(name, entry.metadata["doc"], kind, choices, required, default, inner is not None)
+        if inner is not None:
+            dots = "[]." if kind is Kind.TABLES else "."
+            yield from _keys(inner(), name + dots)

@@ -1,0 +1,491 @@
+"""One message to its recipients: Sieve, plan, perform (prepare, commit, publish), and what to answer.
+
+Perform (HOUSE item 10). A recipient whose plan is one local store needs no record: the store's own link is the commit. A plan
+with several effects is first written to the queue's database as one transaction (that is the commit); the stores are done
+then, and struck from the record; what a crash leaves behind is rolled forward by the sending process. Every effect has a
+delivery key, so doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filterd.accounts.directory import Account, Directory, Forward, Local
+from filterd.deliverykey import DeliveryKeys
+from filterd.outgoing import Departure
+from filterd.queue.base import Outgoing, PendingStore, Spool
+from filterd.scripts import ScriptService
+from filterd.sieve_host import AccountHost
+from filterd.store.base import (
+    AccountStore,
+    BadName,
+    LimitReached,
+    MailboxExists,
+    NewMessage,
+    NoSuchMailbox,
+    OverQuota,
+    SieveState,
+    Stored,
+    StoreError,
+)
+from filterd.store.jobs import AccountJobs
+from pipeline import plan as plans
+from pipeline import planner
+from pipeline.envelope import Envelope
+from pipeline.plan import INBOX, Plan
+from pipeline.ports import Clock
+from pipeline.reply import Reply
+from pipeline.trace import MessageTrace, RecipientTrace, Span
+from pipeline.transaction import Transaction
+from pipeline.verdict import Disposition, Verdict
+from rules import interpreter
+from rules.actions import Keep, RunResult
+from rules.host import ScriptEnvelope
+from rules.mail.message import Message
+
+log = logging.getLogger("filterd.delivery")
+
+JUNK = "\\Junk"
+FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
+LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where one RCPT leads: an account here (``local``), or an address elsewhere (``forward``)."""
+
+    address: str
+    local: Local | None = None
+    forward: str = ""
+    via: tuple[str, ...] = ()
+    submitted: bool = False
+
+    @classmethod
+    def of(cls, target: Local | Forward, address: str) -> Destination:
+        if isinstance(target, Local):
+            return cls(address=address, local=target, via=target.via)
+        return cls(address=address, forward=target.address, via=target.via)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The answer for one recipient and the delivery keys its acknowledgement will release."""
+
+    reply: Reply
+    keys: list[tuple[str, bytes]] = field(default_factory=list)
+    queue_keys: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Job:
+    """Everything about the message that each recipient's delivery needs."""
+
+    work: Transaction
+    base: Message
+    keys: DeliveryKeys
+    verdict: Verdict
+    trace: MessageTrace
+    alone: bool  # no other recipient of this message: a script's reject can still be our reply
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverySettings:
+    hostname: str
+    on_script_error_defer: bool = False
+    global_scripts: Path | None = None
+    max_redirects: int = 4
+
+
+class Delivery:
+    """One a worker."""
+
+    def __init__(
+        self,
+        settings: DeliverySettings,
+        directory: Directory,
+        jobs: AccountJobs,
+        scripts: ScriptService,
+        spool: Spool,
+        departure: Departure,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._jobs = jobs
+        self._scripts = scripts
+        self._spool = spool
+        self._departure = departure
+        self._clock = clock
+
+    # -- asked at RCPT ---------------------------------------------------------------------------
+    def can_reject(self, account: Account) -> bool:
+        return self._scripts.can_reject(account.id)
+
+    async def full(self, account: Account, size: int) -> bool:
+        """Would a message of ``size`` octets not fit? Unknown (the store is busy or down) counts as fitting."""
+        if not account.quota:
+            return False
+        try:
+            quota = await self._jobs.run(account.id, lambda store: store.quota())
+        except StoreError:
+            return False
+        return quota.limit > 0 and quota.used + size > quota.limit
+
+    def acknowledge(self, keys: Sequence[tuple[str, bytes]], queue_keys: Sequence[bytes]) -> None:
+        for account, key in keys:
+            self._jobs.acknowledge(account, key)
+        if queue_keys:
+            self._spool.acknowledge(queue_keys)
+
+    # -- delivering ---------------------------------------------------------------------------
+    async def deliver(
+        self,
+        work: Transaction,
+        base: Message,
+        destinations: Sequence[tuple[Destination, ...]],
+        keys: DeliveryKeys,
+        verdict: Verdict,
+        trace: MessageTrace,
+    ) -> list[Outcome]:
+        """One Outcome a recipient, in order; on a positive one everything is on disk."""
+        parts = [
+            (at, RecipientTrace(d.address, d.local.account.id if d.local else ""), d)
+            for at, where in enumerate(destinations)
+            for d in where
+        ]
+        job = _Job(work, base, keys, verdict, trace, len(parts) == 1)
+        trace.recipients.extend(part[1] for part in parts)
+        if len(parts) == 1:
+            results = [await self._one(job, parts[0][2], parts[0][1], 1)]
+        else:
+            results = await asyncio.gather(
+                *(self._one(job, d, part, number) for number, (_, part, d) in enumerate(parts, 1))
+            )
+        outcomes: list[Outcome] = []
+        for at in range(len(destinations)):
+            mine = [result for result, part in zip(results, parts, strict=True) if part[0] == at]
+            worst = next((o for o in mine if o.reply.temporary), None) or next(
+                (o for o in mine if o.reply.positive), mine[0]
+            )
+            merged = Outcome(worst.reply)
+            for outcome in mine:
+                merged.keys.extend(outcome.keys)
+                merged.queue_keys.extend(outcome.queue_keys)
+            outcomes.append(merged)
+        return outcomes
+
+    async def _one(self, job: _Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
+        try:
+            if destination.local is None:
+                return await self._leave(job, destination, trace)
+            return await self._local(job, destination, destination.local, trace, number)
+        except StoreError as error:
+            log.warning("message %s for %s: %s", job.trace.id, destination.address, error)
+            trace.outcome, trace.decision = "deferred", f"Deferred: {error}"
+            return Outcome(FULL_REPLY if isinstance(error, OverQuota) else LATER)
+        except Exception:
+            log.exception("message %s for %s", job.trace.id, destination.address)
+            trace.outcome, trace.decision = "deferred", "Deferred: an internal error, see the log"
+            return Outcome(LATER)
+
+    async def _leave(self, job: _Job, destination: Destination, trace: RecipientTrace) -> Outcome:
+        """Straight to an address elsewhere: an alias, a bounce to an SRS address, a submission."""
+        started = self._clock.time()
+        kind = "submission" if destination.submitted else "forward"
+        params = next(
+            (r.params for r in job.work.envelope.recipients if r.address == destination.address), {}
+        )
+        if not destination.submitted and self._departure.loops(job.base, destination.address):
+            trace.outcome, trace.decision = "rejected", "Refused: this message was forwarded from here before"
+            return Outcome(Reply(554, "5.4.6", "Forwarding loop"))
+        outgoing = self._departure.outgoing(
+            job.work,
+            job.base,
+            to=destination.forward,
+            kind=kind,
+            key=job.keys.key(destination.address, f"send:{destination.forward}"),
+            params=params,
+            passed=destination.address,
+        )
+        ids, _ = await self._spool.enqueue([outgoing])
+        trace.outcome = "sent on" if kind == "submission" else "redirected"
+        trace.places.append(f"queued for {destination.forward} ({ids[0]})")
+        trace.decision = f"On its way to {destination.forward}" + (
+            f" because {destination.address} leads there." if kind == "forward" else "."
+        )
+        trace.spans.append(self._span("queue", started, "queued", f"for {destination.forward} as {ids[0]}"))
+        return Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"), queue_keys=[outgoing.key])
+
+    async def _local(
+        self, job: _Job, destination: Destination, local: Local, trace: RecipientTrace, number: int
+    ) -> Outcome:
+        recipient = next(r for r in job.work.envelope.recipients if r.address == destination.address)
+        if job.verdict.disposition is Disposition.QUARANTINE:
+            plan = planner.quarantine_plan(recipient, job.verdict)
+        else:
+            result = await self._run_scripts(job, destination, local, trace)
+            if result.error and self._settings.on_script_error_defer:
+                trace.outcome, trace.decision = "deferred", f"Deferred: {result.error}"
+                return Outcome(LATER)
+            settings = planner.PlanSettings(can_refuse=job.alone, sender_verified=_verified(job.work))
+            plan = planner.plan_from(result, recipient, job.work.envelope, settings)
+        trace.outcome, trace.decision = plan.outcome, plan.decision
+        for note in plan.notes:
+            trace.spans.append(Span("plan", self._clock.time(), 0.0, "note", note))
+        if plan.refusal is not None:
+            return Outcome(plan.refusal)
+        return await self._perform(job, plan, destination, local, trace, number)
+
+    # -- Sieve ---------------------------------------------------------------------------
+    async def _run_scripts(
+        self, job: _Job, destination: Destination, local: Local, trace: RecipientTrace
+    ) -> RunResult:
+        account = local.account.id
+        started, clock = self._clock.time(), self._clock.monotonic()
+        scripts, error = self._scripts.chain(account)
+        if not scripts:
+            result = RunResult(actions=[Keep(implicit=True)], error=error)
+            if error:
+                trace.spans.append(Span("sieve", started, 0.0, "error", error))
+            return result
+        host = self._host(job, local)
+        envelope = self._script_envelope(job.work.envelope, destination)
+        result = interpreter.run(scripts, job.base, envelope, host)
+        if host.needed_store:
+
+            def again(store: AccountStore) -> RunResult:
+                host.store, host.needed_store = store, False
+                return interpreter.run(scripts, job.base, envelope, host)
+
+            result = await self._jobs.run(account, again)
+        trace.script = scripts[-1].name
+        trace.script_digest = scripts[-1].digest[:16]
+        trace.steps = result.trace
+        result.error = result.error or error
+        summary = result.error or _last_action(result)
+        word = "error" if result.error else ""
+        span = Span("sieve", started, self._clock.monotonic() - clock, word, summary)
+        trace.spans.append(span)
+        return result
+
+    def _host(self, job: _Job, local: Local) -> AccountHost:
+        tags = job.work.tags()
+        score, threshold = tags.get("spam.score"), tags.get("spam.threshold")
+        client = job.work.envelope.client
+        items: dict[str, str] = {
+            "domain": self._settings.hostname.partition(".")[2],
+            "host": self._settings.hostname,
+            "location": "MTA",
+            "name": "filterd",
+            "phase": "during",
+            "version": "0.1",
+            "remote-host": client.name,
+            "remote-ip": client.ip or "",
+            "vnd.filterd.trace": job.trace.id,
+        }
+        items.update((f"vnd.filterd.{name}", verdict.result) for name, verdict in job.work.verdicts.items())
+        virus = tags.get("virus.status")
+        return AccountHost(
+            at=self._clock.time(),
+            hostname=self._settings.hostname,
+            environment_items=items,
+            own=() if local.catch_all else tuple(self._directory.own_addresses(local.account)),
+            personal=lambda name: self._scripts.personal(local.account.id, name),
+            global_dir=self._settings.global_scripts,
+            spam=(float(score), float(threshold)) if score and threshold else None,
+            virus=int(virus) if virus and virus.isdigit() else None,
+        )
+
+    @staticmethod
+    def _script_envelope(envelope: Envelope, destination: Destination) -> ScriptEnvelope:
+        params: Mapping[str, str] = next(
+            (r.params for r in envelope.recipients if r.address == destination.address), {}
+        )
+        original = params.get("ORCPT", "").partition(";")[2] or destination.address
+        return ScriptEnvelope(
+            mail_from=envelope.reverse_path,
+            rcpt_to=destination.address,
+            orig_to=original,
+            auth=envelope.client.auth,
+            mail_params=envelope.mail_params,
+            rcpt_params=params,
+        )
+
+    # -- perform ---------------------------------------------------------------------------
+    async def _perform(
+        self,
+        job: _Job,
+        plan: Plan,
+        destination: Destination,
+        local: Local,
+        trace: RecipientTrace,
+        number: int,
+    ) -> Outcome:
+        account = local.account.id
+        stores: list[tuple[plans.Store, PendingStore]] = []
+        outgoing: list[Outgoing] = []
+        state = SieveState(plan.remember) if plan.remember else None
+        for step in plan.steps:
+            match step:
+                case plans.Store():
+                    stores.append((step, self._pending(job, step, plan, account, destination, number, state)))
+                    state = None
+                case plans.Send():
+                    outgoing.append(
+                        self._departure.redirected(
+                            job.work, job.base, step, job.keys.key(account, f"send:{step.to}"), account
+                        )
+                    )
+                case plans.Answer() | plans.Bounce():
+                    outgoing.extend(self._departure.generated(job.work, job.base, step, job.keys, account))
+                case plans.Execute():
+                    fallback = plans.Store(step.mailbox)
+                    stores.append(
+                        (fallback, self._pending(job, fallback, plan, account, destination, number, state))
+                    )
+                    trace.decision += " (no program service here: kept)"
+                case _:
+                    pass
+        outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
+        commit = (bool(outgoing) and bool(stores)) or len(outgoing) > 1 or len(stores) > 1
+        ids: tuple[str, ...] = ()
+        pending: tuple[str, ...] = ()
+        if commit or outgoing:
+            started = self._clock.time()
+            ids, pending = await self._spool.enqueue(
+                outgoing, [store for _, store in stores] if commit else ()
+            )
+            outcome.queue_keys.extend(one.key for one in outgoing)
+            for name, one in zip(ids, outgoing, strict=True):
+                trace.places.append(f"queued for {one.recipient} ({name})")
+                trace.spans.append(
+                    self._span("queue", started, "queued", f"{one.kind} to {one.recipient} as {name}")
+                )
+        for at, (step, store) in enumerate(stores):
+            try:
+                await self._store(step, store, trace)
+            except StoreError as error:
+                if not pending:
+                    raise
+                log.warning("store of %s left to the queue: %s", job.trace.id, error)
+                trace.places.append(f"{store.mailbox}: will be stored later ({error})")
+                continue
+            outcome.keys.append((account, store.message.key))
+            if pending:
+                self._spool.performed([pending[at]])
+        if state is not None:
+            kept = state
+            await self._jobs.run(account, lambda store: store.remember(kept))
+        return outcome
+
+    def _pending(
+        self,
+        job: _Job,
+        step: plans.Store,
+        plan: Plan,
+        account: str,
+        destination: Destination,
+        number: int,
+        state: SieveState | None,
+    ) -> PendingStore:
+        body = step.data if step.data is not None else job.base.data
+        if not step.generated:
+            body = self._final_fields(job, destination, account, number) + body
+        message = NewMessage(
+            data=body,
+            flags=step.flags,
+            key=job.keys.key(account, f"{'fcc' if step.generated else 'store'}:{step.mailbox}"),
+            trace=f"{job.trace.id}.{number}",
+            decision=plan.decision,
+        )
+        return PendingStore(account, step.mailbox, message, state, job.trace.id)
+
+    @staticmethod
+    def _final_fields(job: _Job, destination: Destination, account: str, number: int) -> bytes:
+        """RFC 5321 4.4: the final delivery adds Return-Path; Delivered-To cuts forwarding loops."""
+        original = (
+            "" if destination.address.lower() == account else f"X-Original-To: {destination.address}\r\n"
+        )
+        return (
+            f"Return-Path: <{job.work.envelope.reverse_path}>\r\n"
+            f"Delivered-To: {account}\r\n{original}"
+            f"X-Filterd-Trace: {job.trace.id}.{number}\r\n"
+        ).encode("utf-8", "surrogateescape")
+
+    async def _store(self, step: plans.Store, pending: PendingStore, trace: RecipientTrace) -> Stored:
+        started, clock = self._clock.time(), self._clock.monotonic()
+        mailbox = pending.mailbox
+        if step.special_use or step.mailbox_id or step.quarantine:
+            mailbox = await self._jobs.run(pending.account, lambda store: resolve_mailbox(store, step))
+        note = ""
+        try:
+            stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
+        except NoSuchMailbox:
+            note = await self._create(pending.account, mailbox)
+            target = INBOX if note else mailbox
+            stored = await self._jobs.deliver(pending.account, target, pending.message, pending.state)
+        where = f"{stored.mailbox} uid {stored.uid}"
+        trace.places.append(where)
+        if stored.duplicate:
+            trace.outcome = "duplicate"
+            note = "already stored; the client had lost our reply"
+        span = Span(
+            "store",
+            started,
+            self._clock.monotonic() - clock,
+            "",
+            f"{trace.account}/{where}, on disk" + (f"; {note}" if note else ""),
+        )
+        trace.spans.append(span)
+        return stored
+
+    async def _create(self, account: str, mailbox: str) -> str:
+        """A note when it cannot be created."""
+
+        def create(store: AccountStore) -> str:
+            try:
+                store.create(mailbox)
+            except MailboxExists:
+                return ""
+            except (BadName, LimitReached) as error:
+                return f"“{mailbox}” cannot be created ({error}): INBOX instead"
+            return ""
+
+        return await self._jobs.run(account, create)
+
+    def _span(self, stage: str, started: float, result: str, summary: str) -> Span:
+        return Span(stage, started, self._clock.time() - started, result, summary)
+
+
+def resolve_mailbox(store: AccountStore, step: plans.Store) -> str:
+    """RFC 8579 :specialuse, RFC 9042 :mailboxid, or the quarantine: a name in this account."""
+    wanted = JUNK if step.quarantine else (step.special_use or "")
+    for info in store.mailboxes():
+        if step.mailbox_id and info.id == step.mailbox_id:
+            return info.name
+        if wanted and info.special_use.lower() == wanted.lower():
+            return info.name
+    return "Junk" if step.quarantine else step.mailbox
+
+
+def _verified(work: Transaction) -> bool:
+    """SPF or an aligned DKIM signature passed: a bounce would reach the real sender (HOUSE item 5)."""
+    domain = work.envelope.reverse_path.rpartition("@")[2].lower()
+    spf = work.verdicts.get("spf")
+    dkim = work.verdicts.get("dkim")
+    signed = dkim.tags.get("dkim.pass", "").lower().split() if dkim else []
+    return bool(domain) and ((spf is not None and spf.result == "pass") or domain in signed)
+
+
+def _last_action(result: RunResult) -> str:
+    """``main:4  fileinto "Junk"`` or what else was decided last."""
+    action = next((step for step in reversed(result.trace) if step.result is None), None)
+    test = next((step for step in reversed(result.trace) if step.result), None)
+    if action is None:
+        return "kept: no rule applied"
+    because = f'{test.what} "{test.value[:40]}" ' if test is not None else ""
+    return f"{action.script}:{action.line}  {because}→ {action.what} {action.value}".rstrip()

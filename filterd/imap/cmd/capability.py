@@ -1,0 +1,27 @@
+"""CAPABILITY. Specification: RFC 9051 6.1.1. Complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from filterd.imap.call import Call, Run, Spec
+from filterd.imap.parse import Parser
+from filterd.imap.state import ANY
+
+if TYPE_CHECKING:
+    from filterd.imap.session import Session
+
+
+def parse(p: Parser, session: Session, uid: bool) -> Run:
+    p.end()
+
+    def run(call: Call) -> str:
+        from filterd.imap.registry import capabilities  # the registry is made of the commands
+
+        call.write(b"* CAPABILITY %b\r\n" % capabilities(session))
+        return "CAPABILITY completed"
+
+    return run
+
+
+CAPABILITY = Spec(b"CAPABILITY", ANY, parse, store=False)

@@ -1,0 +1,56 @@
+"""What an IMAP door is told, and the one table of its limits (RELIABILITY 3.6).
+
+Invariant: every buffer, count and depth of the IMAP core is bounded by a field of ``ImapLimits``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ImapLimits:
+    """Octets, counts and seconds. The smaller figures hold until somebody has logged in."""
+
+    line_before_login: int = 13_000  # text of one command without literals; SASL lines (RFC 4954 4) must fit
+    line: int = 65_536  # RFC 7162 section 4 asks for 8,192 at least; UID sets of real clients are longer
+    literal_before_login: int = 1_024
+    literal: int = 65_536  # of commands other than APPEND, all literals of one command together
+    nesting: int = 32  # parentheses inside one command
+    set_parts: int = 16_384  # comma-separated parts of a sequence set
+    fetch_items: int = 128
+    header_fields: int = 256  # names in one BODY[HEADER.FIELDS (...)]
+    search_keys: int = 1_024
+    search_text: int = 4_096  # one string to look for
+    flags: int = 128  # in one STORE or APPEND
+    mailbox_octets: int = 1_024  # a name on the wire
+    append_messages: int = 200  # RFC 3502
+    bad_before_login: int = 10  # commands answered BAD, or failed logins, before BYE
+    bad: int = 100  # in a row
+    step: int = 262_144  # octets of answer produced before the account is let go
+    rows: int = 500  # index rows asked for at once
+    preview: int = 200  # characters, RFC 8970 section 3.1
+    login_deadline: float = 60.0  # seconds, in all
+    autologout: float = 1_860.0  # RFC 9051 5.4: at least 30 minutes
+    idle_refresh: float = 120.0  # "still here" and a look at the store while idling
+    buffered: int = 1_048_576  # unread input while a command runs, then reading pauses
+    unread: int = 1_048_576  # unsent output, then producing pauses
+
+
+@dataclass(frozen=True, slots=True)
+class ImapServerConfig:
+    """Everything an IMAP listener needs to know.
+
+    ``tls``: a TLS context exists, so STARTTLS is offered on clear connections. ``allow_plaintext``: LOGIN and
+    AUTHENTICATE are taken without TLS. ``message_size``: octets, for APPEND (APPENDLIMIT). ``name``/``version`` are what
+    ID tells ("" = nothing). ``announce_extensions`` in the greeting spares clients a CAPABILITY round trip.
+    """
+
+    message_size: int = 52_428_800
+    tls: bool = False
+    allow_plaintext: bool = False
+    compress: bool = True
+    name: str = "filterd"
+    version: str = ""
+    greeting: str = "ready"
+    limits: ImapLimits = field(default_factory=ImapLimits)

@@ -1,0 +1,218 @@
+"""ENVELOPE, BODY and BODYSTRUCTURE as IMAP text, rendered once per message from the MIME tree.
+
+Specification: RFC 3501 7.4.2, RFC 9051 7.5.2. Complete: yes. Values come without the item's name. Strings are quoted where
+they can be, else literals ``{n}``; NUL, which IMAP has no way to say, becomes ``?``. Header text is unfolded, not decoded.
+
+Also the index's header cache: ``cached_headers`` picks the fields that clients ask for by name, ``project`` answers a
+BODY[HEADER.FIELDS (...)] from them, or says that it cannot. The cache is raw header lines in the order of the message; a lone
+NUL instead of them means that they were too large to keep.
+
+Bounded: the tree's depth and parts, the header's fields and the addresses are limited where they are parsed
+(``rules.mail.limits``); this module adds no recursion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+from rules.mail import address, params
+from rules.mail.header import HeaderBlock
+from rules.mail.message import Message
+from rules.mail.mime import Part
+
+CACHED_FIELDS: frozenset[bytes] = frozenset(
+    b"""bcc cc content-class content-description content-disposition content-language content-transfer-encoding
+    content-type date delivered-to disposition-notification-to from importance in-reply-to lines list-archive list-help
+    list-id list-owner list-post list-subscribe list-unsubscribe message-id mime-version newsgroups organization precedence
+    priority received-spf references reply-to return-path sender status subject to user-agent x-label x-mailer
+    x-mozilla-draft-info x-original-to x-priority x-spam-flag x-spam-score x-spam-status x-status""".split()
+)
+MAX_CACHED_OCTETS = 16 * 1024
+MAX_QUOTED_OCTETS = 1000
+NOT_CACHED = b"\0"
+EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0)'
+EMPTY_PART_EXTENDED = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0 NIL NIL NIL NIL)'
+
+_quotable = re.compile(rb"[\t\x20-\x7e]*").fullmatch
+_special = re.compile(rb'["\\]')
+
+
+def nstring(value: bytes | None) -> bytes:
+    """NIL, a quoted string or a literal (RFC 9051 4.3)."""
+    return b"NIL" if value is None else string(value)
+
+
+def string(value: bytes) -> bytes:
+    if len(value) <= MAX_QUOTED_OCTETS and _quotable(value):
+        if b'"' in value or b"\\" in value:
+            value = _special.sub(rb"\\\g<0>", value)
+        return b'"%b"' % value
+    value = value.replace(b"\0", b"?")
+    return b"{%d}\r\n%b" % (len(value), value)
+
+
+# -- ENVELOPE -------------------------------------------------------------------------------------------------------------
+
+
+def render_envelope(message: Message) -> bytes:
+    return envelope_of(message.header)
+
+
+def envelope_of(header: HeaderBlock) -> bytes:
+    """RFC 9051 7.5.2: Sender and Reply-To default to From; absent fields are NIL."""
+    sender = _addresses(header, b"from")
+    return b"(%b %b %b %b %b %b %b %b %b %b)" % (
+        nstring(header.first(b"date")),
+        nstring(header.first(b"subject")),
+        sender,
+        _addresses(header, b"sender", sender),
+        _addresses(header, b"reply-to", sender),
+        _addresses(header, b"to"),
+        _addresses(header, b"cc"),
+        _addresses(header, b"bcc"),
+        nstring(header.first(b"in-reply-to")),
+        nstring(header.first(b"message-id")),
+    )
+
+
+def _addresses(header: HeaderBlock, name: bytes, default: bytes = b"NIL") -> bytes:
+    """Several fields of one name count as one list."""
+    values = header.get_all(name)
+    if not values:
+        return default
+    out: list[bytes] = []
+    for value in values:
+        for item in address.parse_list(value).items:
+            if isinstance(item, address.Group):
+                out.append(b"(NIL NIL %b NIL)" % string(_octets(item.name)))
+                out += map(_mailbox, item.mailboxes)
+                out.append(b"(NIL NIL NIL NIL)")
+            else:
+                out.append(_mailbox(item))
+    return b"(%b)" % b"".join(out) if out else default
+
+
+def _mailbox(item: address.Mailbox) -> bytes:
+    return b"(%b NIL %b %b)" % (
+        string(_octets(item.name)) if item.name else b"NIL",
+        string(_octets(item.local)),
+        string(_octets(item.domain)),
+    )
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+# -- BODY and BODYSTRUCTURE -------------------------------------------------------------------------------------------------
+
+
+def render_body(message: Message) -> tuple[bytes, bytes]:
+    """(BODY, BODYSTRUCTURE)."""
+    root = message.root
+    done: dict[int, tuple[bytes, bytes]] = {}
+    stack: list[tuple[Part, bool]] = [(root, False)]
+    while stack:  # children before parents, without recursion
+        part, ready = stack.pop()
+        if ready or not part.children:
+            done[id(part)] = _part(part, [done.pop(id(child)) for child in part.children])
+        else:
+            stack.append((part, True))
+            stack += [(child, False) for child in part.children]
+    return done[id(root)]
+
+
+def _part(part: Part, children: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    header = part.header
+    extension = b"%b %b %b" % (
+        _disposition(header),
+        _language(header),
+        nstring(header.first(b"content-location")),
+    )
+    if part.is_multipart:
+        subtype = string(_octets(part.subtype))
+        plain = b"".join(child[0] for child in children) or EMPTY_PART
+        extended = b"".join(child[1] for child in children) or EMPTY_PART_EXTENDED
+        return b"(%b %b)" % (plain, subtype), b"(%b %b %b %b)" % (extended, subtype, _parameters(part), extension)
+    basic = b"%b %b %b %b %b %b %d" % (
+        string(_octets(part.ctype)),
+        string(_octets(part.subtype)),
+        _parameters(part),
+        nstring(header.first(b"content-id")),
+        nstring(header.first(b"content-description")),
+        string(_octets(part.encoding or "7bit")),
+        part.end - part.body_start,
+    )
+    tail = b"%b %b" % (nstring(header.first(b"content-md5")), extension)
+    if part.message is not None and children:
+        inner = envelope_of(part.message.header)
+        plain = b"(%b %b %b %d)" % (basic, inner, children[0][0], part.lines)
+        return plain, b"(%b %b %b %d %b)" % (basic, inner, children[0][1], part.lines, tail)
+    if part.ctype == "text":
+        basic = b"%b %d" % (basic, part.lines)
+    return b"(%b)" % basic, b"(%b %b)" % (basic, tail)
+
+
+def _pairs(raw: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b" ".join(b"%b %b" % (string(name), string(value)) for name, value in raw)
+
+
+def _raw_parameters(value: bytes) -> list[tuple[bytes, bytes]]:
+    return [(_octets(name), _octets(text)) for name, text in params.parse(value).raw]
+
+
+def _parameters(part: Part) -> bytes:
+    """RFC 2046 4.1.2: text without a charset is us-ascii."""
+    value = part.header.first(b"content-type")
+    raw = _raw_parameters(value) if value else []
+    if part.ctype == "text" and not any(name.lower() == b"charset" for name, _ in raw):
+        raw.append((b"charset", b"us-ascii"))
+    return b"(%b)" % _pairs(raw) if raw else b"NIL"
+
+
+def _disposition(header: HeaderBlock) -> bytes:
+    value = header.first(b"content-disposition")
+    if not value:
+        return b"NIL"
+    parsed = params.parse(value)
+    if not parsed.value:
+        return b"NIL"
+    raw = _raw_parameters(value)
+    return b"(%b %b)" % (string(_octets(parsed.value)), b"(%b)" % _pairs(raw) if raw else b"NIL")
+
+
+def _language(header: HeaderBlock) -> bytes:
+    value = header.first(b"content-language")
+    tags = [tag.strip() for tag in value.split(b",") if tag.strip()][:32] if value else []
+    if not tags:
+        return b"NIL"
+    return string(tags[0]) if len(tags) == 1 else b"(%b)" % b" ".join(map(string, tags))
+
+
+# -- the header cache -------------------------------------------------------------------------------------------------------
+
+
+def cached_headers(message: Message) -> bytes:
+    """The fields of CACHED_FIELDS as raw lines in the message's order; NOT_CACHED when they are too large."""
+    header = message.header
+    lines = [header.raw(field) for field in header.fields if field.lname in CACHED_FIELDS]
+    out = b"".join(lines)
+    if len(out) > MAX_CACHED_OCTETS:
+        return NOT_CACHED
+    return out
+
+
+_FIELD = re.compile(rb"([^\s:]+)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*\n?")
+
+
+def project(headers: bytes, wanted: Collection[bytes]) -> bytes | None:
+    """BODY[HEADER.FIELDS (wanted)] with its blank line; None: not to be answered from the cache, read the message.
+
+    ``wanted`` are lower-case names. Memoise the set's order yourself; one call costs a few microseconds.
+    """
+    if headers == NOT_CACHED or not CACHED_FIELDS.issuperset(wanted):
+        return None
+    found = [match[0] for match in _FIELD.finditer(headers) if match[1].lower() in wanted]
+    found.append(b"\r\n")
+    return b"".join(found)

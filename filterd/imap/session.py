@@ -1,0 +1,367 @@
+"""The sans-IO core of one IMAP connection.
+
+Specification: RFC 9051 (IMAP4rev2) and RFC 3501 (IMAP4rev1) sections 3, 5 and 7.
+
+    receive_data(octets)     as they come
+    next_event() -> Event    what the shell shall do now; None: nothing until more octets (or an answer) arrive
+    data_to_send() -> bytes  everything that is ready
+
+Events: ``Work`` (run ``step(store)`` in the pool, send what it returns, again until ``done``), ``Authenticate`` (answer
+with ``authenticated``), ``StartTls``, ``StartCompress``, ``Idle``/``IdleEnd`` (watch the mailbox; ``idle_work`` when woken), ``Close``.
+Commands run one after another: while an event is unanswered no further command is looked at.
+
+What is enabled only grows; a new login after UNAUTHENTICATE begins anew. Where the shell calls ``step`` in another thread
+it calls nothing else of the session but ``receive_data`` until the step has returned.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from filterd.accounts.directory import Account
+from filterd.imap import numset, state
+from filterd.imap.call import Call
+from filterd.imap.config import ImapServerConfig
+from filterd.imap.errors import Bad, Fatal, ImapError, No
+from filterd.imap.parse import Parser
+from filterd.imap.registry import capabilities, find
+from filterd.imap.state import State
+from filterd.imap.view import Style, View
+from filterd.imap.wire import Command, Continue, Line, Reader, Refused
+from filterd.imap.work import IdleWork, Work
+
+
+@dataclass(slots=True)
+class Authenticate:
+    login: str
+    password: str
+
+
+@dataclass(slots=True)
+class StartTls:
+    """The OK has been written; input read so far is dropped. Begin TLS, then call ``tls_started``."""
+
+
+@dataclass(slots=True)
+class StartCompress:
+    """Send the OK, then DEFLATE both ways. ``rest``: input already read behind the command, compressed."""
+
+    rest: bytes
+
+
+@dataclass(slots=True)
+class Idle:
+    mailbox: str | None
+
+
+@dataclass(slots=True)
+class IdleEnd:
+    pass
+
+
+@dataclass(slots=True)
+class Close:
+    pass
+
+
+Event = Work | IdleWork | Authenticate | StartTls | StartCompress | Idle | IdleEnd | Close
+Continuation = Callable[[bytes], None]
+
+
+class Session:
+    __slots__ = (
+        "_bad",
+        "_busy",
+        "_closed",
+        "_continuation",
+        "_events",
+        "_out",
+        "_pending",
+        "_reader",
+        "account",
+        "body_cache",
+        "compressed",
+        "condstore",
+        "config",
+        "idle_tag",
+        "qresync",
+        "rev2",
+        "saved",
+        "state",
+        "tls",
+        "uidonly",
+        "utf8",
+        "view",
+    )
+
+    def __init__(self, config: ImapServerConfig, *, tls: bool = False) -> None:
+        self.config = config
+        self.tls = tls
+        self.compressed = False
+        self.state = State.NOT_AUTHENTICATED
+        self._reader = Reader(config.limits, config.message_size)
+        self._events: deque[Event] = deque()
+        self._out: list[bytes] = []
+        self._busy = False  # an event is with the shell and not yet answered
+        self._closed = False
+        self._continuation: Continuation | None = None
+        self._pending = b"*"  # tag of the command whose answer comes later
+        self._bad = 0
+        self.idle_tag = b""
+        self._forget()
+        self._out.append(b"* OK [CAPABILITY %b] %b\r\n" % (capabilities(self), config.greeting.encode("ascii", "replace")))
+
+    def _forget(self) -> None:
+        """Everything that belongs to a login."""
+        self.account: Account | None = None
+        self.view: View | None = None
+        self.condstore = self.qresync = self.utf8 = self.rev2 = self.uidonly = False
+        self.saved: tuple[int, ...] | None = None
+        self.body_cache: tuple[str, int, bytes] | None = None
+
+    # -- octets -------------------------------------------------------------------------------------------------
+    def receive_data(self, data: bytes) -> None:
+        self._reader.feed(data)
+
+    def data_to_send(self) -> bytes:
+        if not self._out:
+            return b""
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    @property
+    def pending_input(self) -> int:
+        return self._reader.pending
+
+    @property
+    def idling(self) -> bool:
+        return bool(self.idle_tag)
+
+    def write(self, data: bytes) -> None:
+        self._out.append(data)
+
+    # -- events -------------------------------------------------------------------------------------------------
+    def next_event(self) -> Event | None:
+        while True:
+            if self._events:
+                event = self._events.popleft()
+                self._busy = isinstance(event, (Work, IdleWork, Authenticate, StartTls, StartCompress))
+                return event
+            if self._busy or self._closed:
+                return None
+            if self.state is State.LOGOUT:
+                self._closed = True
+                return Close()
+            seen = self._reader.next()
+            if seen is None:
+                return None
+            self._take(seen)
+
+    def _take(self, seen: Command | Line | Continue | Refused) -> None:
+        match seen:
+            case Continue():
+                self.write(b"+ OK\r\n")
+            case Refused():
+                self.write(b"%b %b %b\r\n" % (seen.tag or b"*", seen.kind, seen.text))
+                if seen.fatal:
+                    self.bye("Too much")
+                else:
+                    self._count_bad()
+            case Line():
+                continuation, self._continuation = self._continuation, None
+                self._reader.expect_line = False
+                if continuation is not None:
+                    continuation(seen.data)
+            case Command():
+                self._command(seen)
+
+    def _command(self, command: Command) -> None:
+        parser = Parser(command, self.config.limits, self.utf8 or self.rev2)
+        parser.at = len(command.tag)
+        try:
+            parser.sp()
+            name = parser.word()
+            uid = name == b"UID"
+            if uid:
+                parser.sp()
+                name = parser.word()
+            spec = find(name, uid)
+            if spec is None:
+                raise Bad("Unknown command")
+            if self.state not in spec.states:
+                raise Bad(f"Not possible in the {self.state.value} state")
+            run = spec.parse(parser, self, uid)
+            call = Call(self, command.tag, uid)
+            if spec.name != b"FETCH":
+                self.body_cache = None
+            if spec.store:
+                self._events.append(Work(call, run, spec))
+                return
+            self._pending = command.tag
+            result = run(call)
+            assert result is None or isinstance(result, str), "steps need the store"
+        except ImapError as error:
+            self._failed(command.tag, error)
+            return
+        self._out.extend(call.take())
+        if result is not None:
+            self.ok(command.tag, result)
+
+    # -- answers ------------------------------------------------------------------------------------------------
+    def ok(self, tag: bytes, text: str) -> None:
+        self.write(b"%b OK %b\r\n" % (tag, text.encode("ascii", "replace")))
+        if self.state is not State.NOT_AUTHENTICATED:
+            self._bad = 0
+
+    def _failed(self, tag: bytes, error: ImapError) -> None:
+        self.write(error.render(tag))
+        if isinstance(error, Bad):
+            self._count_bad()
+
+    def _count_bad(self) -> None:
+        self._bad += 1
+        limits = self.config.limits
+        if self._bad >= (limits.bad_before_login if self.state is State.NOT_AUTHENTICATED else limits.bad):
+            self.bye("Too many invalid commands")
+
+    def bye(self, text: str) -> None:
+        """Say BYE; the connection ends after it."""
+        if self.state is not State.LOGOUT:
+            self.write(b"* BYE %b\r\n" % text.encode("ascii", "replace"))
+            self.move(State.LOGOUT)
+
+    def move(self, new: State) -> None:
+        self.state = state.move(self.state, new)
+
+    # -- continuation lines: AUTHENTICATE and IDLE ------------------------------------------------------------------
+    def ask(self, prompt: bytes, then: Continuation) -> None:
+        self.write(b"+ %b\r\n" % prompt)
+        self._reader.expect_line = True
+        self._continuation = then
+
+    # -- the shell's answers ------------------------------------------------------------------------------------
+    def work_done(self, work: Work | IdleWork) -> None:
+        """The last step has returned."""
+        self._busy = False
+        if isinstance(work, Work):
+            if work.fatal:
+                self.move(State.LOGOUT)
+            elif work.bad:
+                self._count_bad()
+            else:
+                self._bad = 0
+        elif work.fatal:
+            self.idle_tag = b""
+            self._events.append(IdleEnd())
+            self.move(State.LOGOUT)
+
+    def work_failed(self, work: Work | IdleWork, temporary: bool) -> None:
+        """The step could not run: the world failed (``temporary``) or we did."""
+        self._busy = False
+        work.close()
+        code, text = ("UNAVAILABLE", "Try again later") if temporary else ("SERVERBUG", "Internal error")
+        if isinstance(work, Work):
+            self.write(No(text, code).render(work.call.tag))
+
+    def authenticate(self, tag: bytes, login: str, password: str) -> None:
+        self._pending = tag
+        self._events.append(Authenticate(login, password))
+
+    def authenticated(self, account: Account | None) -> None:
+        """The answer to ``Authenticate``."""
+        self._busy = False
+        if account is None:
+            # RFC 9051 7.1: one text for every reason.
+            self.write(No("Invalid credentials", "AUTHENTICATIONFAILED").render(self._pending))
+            self._count_bad()
+            return
+        self._forget()
+        self.account = account
+        self.move(State.AUTHENTICATED)
+        self._reader.authenticated = True
+        self.ok(self._pending, f"[CAPABILITY {capabilities(self).decode('ascii')}] Logged in")
+
+    def authentication_unavailable(self) -> None:
+        self._busy = False
+        self.write(No("Try again later", "UNAVAILABLE").render(self._pending))
+
+    def start_tls(self, tag: bytes) -> None:
+        self.ok(tag, "Begin TLS negotiation now")
+        self._reader.clear()
+        self._events.append(StartTls())
+
+    def tls_started(self) -> None:
+        """TLS is up: what was read before it, and all state, is gone (RFC 9051 6.2.1)."""
+        self._busy = False
+        self._reader.clear()
+        self.tls = True
+
+    def start_compress(self, tag: bytes) -> None:
+        self.ok(tag, "DEFLATE active")
+        self.compressed = True
+        self._events.append(StartCompress(self._reader.rest()))
+
+    def compress_started(self) -> None:
+        self._busy = False
+
+    def unauthenticate(self) -> None:
+        self.move(State.NOT_AUTHENTICATED)
+        self._forget()
+        self._reader.authenticated = False
+
+    # -- IDLE ---------------------------------------------------------------------------------------------------
+    def start_idle(self, tag: bytes) -> None:
+        self.idle_tag = tag
+        self.ask(b"idling", self._end_idle)
+        self._events.append(Idle(self.view.mailbox if self.view else None))
+        if self.view is not None:
+            self._events.append(IdleWork(self))
+
+    def idle_work(self, *, alive: bool = False) -> IdleWork | None:
+        """Woken while idling: what to run; ``alive`` adds a line that keeps routers awake."""
+        if not self.idle_tag or self.state is State.LOGOUT:
+            return None
+        if alive:
+            self.write(b"* OK Still here\r\n")
+        if self.view is None:
+            return None
+        self._busy = True
+        return IdleWork(self)
+
+    def _end_idle(self, line: bytes) -> None:
+        tag, self.idle_tag = self.idle_tag, b""
+        self._events.append(IdleEnd())
+        if line.strip().upper() == b"DONE":
+            self.ok(tag, "IDLE completed")
+        else:
+            self._failed(tag, Bad("Expected DONE"))
+
+    # -- what handlers ask ----------------------------------------------------------------------------------------
+    def style(self, uid: bool = False) -> Style:
+        return Style(uid=uid or self.rev2, modseq=self.condstore, vanished=self.qresync, uidonly=self.uidonly)
+
+    def open(self, view: View) -> None:
+        self.view = view
+        self.saved = None
+        self.move(State.SELECTED)
+
+    def close_view(self) -> None:
+        if self.state is State.SELECTED:
+            self.view = None
+            self.saved = None
+            self.move(State.AUTHENTICATED)
+
+    def saved_spans(self, view: View) -> numset.Spans:
+        """Positions of ``$`` (RFC 5182 2.1: empty when nothing was saved; the expunged have dropped out)."""
+        found = []
+        for uid in self.saved or ():
+            number = view.number_of(uid)
+            if number:
+                found.append((number - 1, number))
+        return numset.merge(found)
+
+
+__all__ = ["Authenticate", "Close", "Event", "Fatal", "Idle", "IdleEnd", "IdleWork", "Session", "StartCompress", "StartTls", "Work"]

@@ -1,0 +1,177 @@
+"""One session's view of its selected mailbox: which message is number 7, and what the client has been told.
+
+Specification: RFC 9051 5.2, 5.5, 7.5; RFC 7162 3.2 (VANISHED, MODSEQ).
+
+The arrays are the store's shared snapshot, held by reference. Only while messages are gone that the client may not be told
+of yet (no EXPUNGE during FETCH, STORE, SEARCH and their kin without UID) the view keeps arrays of its own, in which those
+messages still have their numbers.
+
+Invariants: ``uids`` is ascending and ``flags`` runs beside it; a number, once told, moves only by an EXPUNGE/VANISHED that
+this file wrote; ``snapshot`` is the newest state whose flags and messages the client knows of.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+from filterd.imap import numset
+from filterd.imap.errors import Fatal
+from filterd.imap.flags import FlagTable
+from filterd.store.base import MAX_KEYWORDS, AccountStore, NoSuchMailbox, Snapshot
+
+_KNOWN_LIMIT = 100_000  # flag changes told by this session itself and remembered until the next refresh
+
+
+class View:
+    __slots__ = ("_told", "flags", "gone", "mailbox", "mailbox_id", "read_only", "snapshot", "table", "uids")
+
+    def __init__(self, snapshot: Snapshot, read_only: bool) -> None:
+        self.mailbox = snapshot.info.name
+        self.mailbox_id = snapshot.info.id
+        self.read_only = read_only
+        self.snapshot = snapshot
+        self.uids: array[int] = snapshot.uids
+        self.flags: array[int] = snapshot.flags
+        self.gone: set[int] = set()
+        self.table = FlagTable(snapshot.keywords)
+        self._told: dict[int, int] = {}
+
+    # -- numbers ------------------------------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def number_of(self, uid: int) -> int:
+        """The message's number, 0 when the view has no such UID."""
+        at = bisect_left(self.uids, uid)
+        return at + 1 if at < len(self.uids) and self.uids[at] == uid else 0
+
+    def told(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """The client has been (or need not be) told of these (uid, mask, modseq): do not tell it again."""
+        for uid, _, modseq in changes:
+            if len(self._told) < _KNOWN_LIMIT:
+                self._told[uid] = modseq
+
+    # -- following the store ------------------------------------------------------------------------------------
+    def refresh(self, store: AccountStore, *, expunge: bool, style: Style) -> Iterator[bytes]:
+        """Untagged responses that bring the client up to date; EXPUNGE only when ``expunge``."""
+        new = self._newest(store)
+        if new.modseq != self.snapshot.modseq or len(new.uids) != len(self.snapshot.uids):
+            yield from self._follow(store, new, style)
+        if expunge and self.gone:
+            yield from self._tell_expunged(style)
+
+    def _newest(self, store: AccountStore) -> Snapshot:
+        try:
+            new = store.snapshot(self.mailbox)
+        except NoSuchMailbox:
+            new = self._renamed(store)
+        if new.info.id != self.mailbox_id or new.info.uidvalidity != self.snapshot.info.uidvalidity:
+            raise Fatal("The selected mailbox was deleted")
+        return new
+
+    def _renamed(self, store: AccountStore) -> Snapshot:
+        for info in store.mailboxes():
+            if info.id == self.mailbox_id:
+                self.mailbox = info.name
+                return store.snapshot(info.name)
+        raise Fatal("The selected mailbox was deleted")
+
+    def _follow(self, store: AccountStore, new: Snapshot, style: Style) -> Iterator[bytes]:
+        old = self.snapshot
+        changes = store.changes(self.mailbox, old.modseq)
+        first_new = bisect_left(new.uids, old.uidnext)
+        arrived = len(new.uids) - first_new
+        lost: set[int] = set()
+        if first_new != len(old.uids):
+            lost = set(old.uids)
+            lost.difference_update(new.uids[:first_new])
+        before = len(self.uids)
+        if new.keywords != old.keywords:
+            self.table = FlagTable(new.keywords)
+            yield self.describe_flags()
+        self.gone |= lost
+        self.snapshot = new
+        self._lay_out(new)
+        if arrived:
+            yield b"* %d EXISTS\r\n" % (before + arrived)
+        if changes.complete:
+            changed: Iterable[tuple[int, int, int]] = changes.flags
+        else:
+            changed = _compare(old, new)
+        yield from self._tell_flags(changed, old.uidnext, new.modseq, style)
+        self._told.clear()
+
+    def _lay_out(self, new: Snapshot) -> None:
+        if not self.gone:
+            self.uids, self.flags = new.uids, new.flags
+            return
+        known = dict(zip(self.uids, self.flags, strict=True))
+        known = {uid: known.get(uid, 0) for uid in self.gone}
+        known.update(zip(new.uids, new.flags, strict=True))
+        self.uids = array("I", sorted(known))
+        self.flags = array("Q", [known[uid] for uid in self.uids])
+
+    def _tell_flags(
+        self, changed: Iterable[tuple[int, int, int]], uidnext: int, top: int, style: Style
+    ) -> Iterator[bytes]:
+        told, table = self._told, self.table
+        for uid, mask, modseq in changed:
+            if uid >= uidnext or modseq > top or told.get(uid) == modseq:
+                continue
+            number = self.number_of(uid)
+            if number and uid not in self.gone:
+                yield style.flags(number, uid, table[mask], modseq)
+
+    def _tell_expunged(self, style: Style) -> Iterator[bytes]:
+        gone = sorted(self.gone)
+        if style.vanished:
+            yield b"* VANISHED %b\r\n" % numset.render(gone)
+        else:
+            yield b"".join(
+                b"* %d EXPUNGE\r\n" % (bisect_left(self.uids, uid) + 1 - already) for already, uid in enumerate(gone)
+            )
+        self.gone = set()
+        self.uids, self.flags = self.snapshot.uids, self.snapshot.flags
+
+    # -- responses of SELECT ------------------------------------------------------------------------------------
+    def describe_flags(self) -> bytes:
+        names = self.table.listed()
+        if self.read_only:
+            permanent = b""
+        else:
+            room = len(self.snapshot.keywords) < MAX_KEYWORDS
+            permanent = names + (b" \\*" if room else b"")
+        return b"* FLAGS (%b)\r\n* OK [PERMANENTFLAGS (%b)] Flags kept\r\n" % (names, permanent)
+
+
+class Style:
+    """How a session wants to hear of changes."""
+
+    __slots__ = ("modseq", "uid", "uidonly", "vanished")
+
+    def __init__(self, *, uid: bool, modseq: bool, vanished: bool, uidonly: bool) -> None:
+        self.uid = uid
+        self.modseq = modseq
+        self.vanished = vanished or uidonly
+        self.uidonly = uidonly
+
+    def flags(self, number: int, uid: int, flags: bytes, modseq: int) -> bytes:
+        if self.uidonly:  # RFC 9586 3.3
+            if self.modseq:
+                return b"* %d UIDFETCH (FLAGS (%b) MODSEQ (%d))\r\n" % (uid, flags, modseq)
+            return b"* %d UIDFETCH (FLAGS (%b))\r\n" % (uid, flags)
+        if self.modseq and modseq:
+            return b"* %d FETCH (UID %d FLAGS (%b) MODSEQ (%d))\r\n" % (number, uid, flags, modseq)
+        if self.uid:
+            return b"* %d FETCH (UID %d FLAGS (%b))\r\n" % (number, uid, flags)
+        return b"* %d FETCH (FLAGS (%b))\r\n" % (number, flags)
+
+
+def _compare(old: Snapshot, new: Snapshot) -> Iterator[tuple[int, int, int]]:
+    """Flag changes when the store's record does not reach back: by comparing, the modseq is the newest."""
+    before = dict(zip(old.uids, old.flags, strict=True))
+    for uid, mask in zip(new.uids, new.flags, strict=True):
+        if uid in before and before[uid] != mask:
+            yield uid, mask, new.modseq

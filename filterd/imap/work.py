@@ -1,0 +1,141 @@
+"""Commands and wake-ups that need the account's store, cut into steps for the pool (HOUSE item 17).
+
+A step produces at most about ``limits.step`` octets, then lets the account go, so that a large FETCH neither holds the
+account nor fills the memory; the shell writes it before it asks for the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from filterd.imap.call import Call, Run, Spec, Steps
+from filterd.imap.errors import Bad, Fatal, ImapError, No
+from filterd.store.base import AccountStore, NoSuchMailbox, StoreError
+
+if TYPE_CHECKING:
+    from filterd.imap.session import Session
+
+_TEXTS = {
+    "NONEXISTENT": "No such mailbox",
+    "ALREADYEXISTS": "The mailbox exists already",
+    "CANNOT": "That name cannot be used so",
+    "OVERQUOTA": "Over quota",
+    "LIMIT": "A limit is reached",
+    "UNAVAILABLE": "Try again later",
+}
+
+
+class Work:
+    """One command. ``step`` is called until ``done``; ``bad`` and ``fatal`` tell how it ended."""
+
+    __slots__ = ("_run", "_spec", "_steps", "bad", "call", "done", "fatal")
+
+    def __init__(self, call: Call, run: Run, spec: Spec) -> None:
+        self.call = call
+        self._run: Run | None = run
+        self._spec = spec
+        self._steps: Steps | None = None
+        self.done = self.bad = self.fatal = False
+
+    @property
+    def account(self) -> str:
+        account = self.call.session.account
+        assert account is not None
+        return account.id
+
+    def step(self, store: AccountStore) -> list[bytes]:
+        """Some of the answer, as pieces to be written one behind the other; the last one has the tagged line."""
+        call = self.call
+        call.enter(store)
+        try:
+            text = self._advance(store)
+            if text is not None:
+                self._finish(store, text)
+        except ImapError as error:
+            self._end(error)
+        except StoreError as error:
+            self._end(translate(error))
+        except Fatal as error:
+            self.done = self.fatal = True
+            call.write(b"* BYE %b\r\n" % error.text.encode("ascii", "replace"))
+        finally:
+            call.enter(None)
+        return call.take()
+
+    def _advance(self, store: AccountStore) -> str | None:
+        call, session = self.call, self.call.session
+        if self._run is not None:
+            run, self._run = self._run, None
+            if session.view is not None and self._spec.look:
+                for line in session.view.refresh(store, expunge=False, style=session.style(call.uid)):
+                    call.write(line)
+            result = run(call)
+            if not isinstance(result, Generator):
+                return result or ""
+            self._steps = result
+        assert self._steps is not None
+        try:
+            next(self._steps)
+        except StopIteration as stop:
+            return str(stop.value)
+        return None
+
+    def _finish(self, store: AccountStore, text: str) -> None:
+        call, session = self.call, self.call.session
+        if session.view is not None:
+            expunge = self._spec.expunge or call.uid
+            for line in session.view.refresh(store, expunge=expunge, style=session.style(call.uid)):
+                call.write(line)
+        call.write(b"%b OK %b\r\n" % (call.tag, text.encode("ascii", "replace")))
+        self.done = True
+
+    def _end(self, error: ImapError) -> None:
+        self.done = True
+        self.bad = isinstance(error, Bad)
+        self.call.write(error.render(self.call.tag))
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self.done = True
+        if self._steps is not None:
+            self._steps.close()
+
+
+class IdleWork:
+    """Tell an idling client what changed; EXPUNGE is allowed (RFC 2177)."""
+
+    __slots__ = ("_session", "done", "fatal")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.done = self.fatal = False
+
+    @property
+    def account(self) -> str:
+        assert self._session.account is not None
+        return self._session.account.id
+
+    def step(self, store: AccountStore) -> list[bytes]:
+        self.done = True
+        view = self._session.view
+        if view is None:
+            return []
+        try:
+            return list(view.refresh(store, expunge=True, style=self._session.style()))
+        except Fatal as error:
+            self.fatal = True
+            return [b"* BYE %b\r\n" % error.text.encode("ascii", "replace")]
+        except StoreError:
+            return []  # the client hears of it at its next command
+
+    def close(self) -> None:
+        self.done = True
+
+
+def translate(error: StoreError, create: bool = False) -> No:
+    """The store's refusal as the client sees it; ``create``: creating the mailbox would help."""
+    if create and isinstance(error, NoSuchMailbox):
+        return No("No such mailbox", "TRYCREATE")
+    return No(_TEXTS.get(error.code, "Not done"), error.code)

@@ -1,0 +1,1 @@
+"""Listeners, TLS contexts, admission and the transport half every protocol's shell shares."""

@@ -1,0 +1,159 @@
+"""What a message looks like when it leaves: privacy, reverse-path, loop marks, signature.
+
+Order (HOUSE items 7 and 8): privacy strips what tells about the sender's machine, never a field that a passing signature
+covers on forwarded mail; SRS rewrites the reverse-path of forwarded mail that really leaves; signing comes last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pipeline.srs import Srs
+
+from filterd.deliverykey import DeliveryKeys
+from filterd.queue.base import Outgoing
+from pipeline import edits, privacy
+from pipeline.plan import Answer, Bounce, Send
+from pipeline.reply import Reply
+from pipeline.runner import Runner
+from pipeline.transaction import Transaction
+from rules.mail.message import Message
+
+Sign = Callable[[bytes, str], bytes]  # (message, From domain) -> DKIM-Signature field or b""
+Compose = Callable[[Message, str, Reply], bytes]  # the DSN of a late, verified refusal
+
+
+@dataclass(slots=True)
+class Departure:
+    """One a worker. ``runner`` holds the outgoing list's message stages; ``srs`` None when it is off."""
+
+    runner: Runner
+    privacy_settings: privacy.PrivacySettings | None
+    srs: Srs | None
+    our_domains: frozenset[str]
+    sign: Sign
+    bounce: Compose
+
+    def outgoing(
+        self,
+        work: Transaction,
+        base: Message,
+        *,
+        to: str,
+        kind: str,
+        key: bytes,
+        params: Mapping[str, str],
+        passed: str,
+    ) -> Outgoing:
+        """A submission (``kind`` "submission") or a forward by alias. ``passed`` is the address of ours it came by."""
+        submitted = kind == "submission"
+        data = self._clean(work, base.data, forwarded=not submitted)
+        reverse_path = work.envelope.reverse_path
+        if submitted:
+            data = self.sign(data, self._from_domain(base)) + data
+        else:
+            data = f"Delivered-To: {passed}\r\n".encode() + data
+            reverse_path = self._rewritten(reverse_path, to)
+        return Outgoing(
+            key=key,
+            reverse_path=reverse_path,
+            recipient=to,
+            data=data,
+            kind=kind,
+            trace=work.trace_id,
+            params=relayed(work.envelope.mail_params, params),
+        )
+
+    def redirected(self, work: Transaction, base: Message, step: Send, key: bytes, account: str) -> Outgoing:
+        """A script's redirect."""
+        body = step.data if step.data is not None else base.data
+        data = self._clean(work, body, forwarded=True)
+        marks = f"X-Sieve-Redirected-From: {account}\r\nDelivered-To: {account}\r\n"
+        params: dict[str, str] = {}
+        if step.notify:
+            params["NOTIFY"] = step.notify
+        if step.ret:
+            params["RET"] = step.ret
+        if step.by_time is not None:
+            params["BY"] = f"{step.by_time};{step.by_mode or 'N'}{'T' if step.by_trace else ''}"
+        return Outgoing(
+            key=key,
+            reverse_path=self._rewritten(step.reverse_path, step.to),
+            recipient=step.to,
+            data=marks.encode() + data,
+            kind="redirect",
+            trace=work.trace_id,
+            params=relayed(work.envelope.mail_params, params),
+        )
+
+    def generated(
+        self, work: Transaction, base: Message, step: Answer | Bounce, keys: DeliveryKeys, account: str
+    ) -> list[Outgoing]:
+        """Mail of our own making: always with the null reverse-path."""
+        if isinstance(step, Bounce):
+            to: tuple[str, ...] = (step.reverse_path,)
+            data, why = self.bounce(base, account, step.reply), "dsn"
+        else:
+            to, data, why = step.to, step.data, step.why
+        data = self.sign(data, account.rpartition("@")[2]) + data
+        return [
+            Outgoing(
+                key=keys.key(account, f"{why}:{address}"),
+                reverse_path="",
+                recipient=address,
+                data=data,
+                kind=why,
+                trace=work.trace_id,
+            )
+            for address in to
+        ]
+
+    def loops(self, base: Message, address: str) -> bool:
+        """Did this message pass ``address`` of ours before?"""
+        mark = address.lower().encode("utf-8", "surrogateescape")
+        return any(value.strip().lower() == mark for value in base.header.get_all(b"delivered-to"))
+
+    def _clean(self, work: Transaction, data: bytes, forwarded: bool) -> bytes:
+        if self.privacy_settings is None:
+            return data
+        signed = signed_fields(work) if forwarded else frozenset()
+        splices, _ = privacy.strip(Message(data), self.privacy_settings, signed)
+        return edits.splice(data, splices)
+
+    def _rewritten(self, reverse_path: str, to: str) -> str:
+        """SRS, when a foreign sender's mail goes on to a foreign host; ``<>`` stays ``<>``."""
+        if self.srs is None or not reverse_path:
+            return reverse_path
+        if to.rpartition("@")[2].lower() in self.our_domains:
+            return reverse_path
+        if reverse_path.rpartition("@")[2].lower() in self.our_domains:
+            return reverse_path
+        return self.srs.forward(reverse_path)
+
+    @staticmethod
+    def _from_domain(base: Message) -> str:
+        addresses = base.from_addresses()
+        return addresses[0].rpartition("@")[2].lower() if addresses else ""
+
+
+def relayed(mail_params: Mapping[str, str], rcpt_params: Mapping[str, str]) -> dict[str, str]:
+    """The ESMTP parameters that go on to the next hop (RFC 3461 5.2, RFC 6152, RFC 6531)."""
+    out = {
+        name: mail_params[name]
+        for name in ("RET", "ENVID", "BODY", "SMTPUTF8", "REQUIRETLS")
+        if name in mail_params
+    }
+    out.update({name: rcpt_params[name] for name in ("NOTIFY", "ORCPT", "BY", "RET") if name in rcpt_params})
+    return out
+
+
+def signed_fields(work: Transaction) -> frozenset[bytes]:
+    """Lower-case names of the fields that a passing DKIM signature covers."""
+    found: set[bytes] = set()
+    passing = work.state.get("dkim")
+    for signature in passing if isinstance(passing, list | tuple) else ():
+        found.update(
+            name.lower() if isinstance(name, bytes) else str(name).lower().encode() for name in signature.h
+        )
+    return frozenset(found)

@@ -1,0 +1,84 @@
+"""What the SMTP core tells its shell. Those under "asks" wait for ``SmtpCore.reply``; the others are just told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+# -- asks: the core reads no further before ``reply`` (or ``tls_started``) --------------------------
+@dataclass(slots=True)
+class Connected:
+    """Greet? ``reply(None)`` greets; a Reply is sent and the connection closes. Comes again after XCLIENT."""
+
+
+@dataclass(slots=True)
+class Helo:
+    """HELO, EHLO (``esmtp``) or LHLO. ``reply(None)`` accepts."""
+
+    name: str
+    esmtp: bool
+
+
+@dataclass(slots=True)
+class Auth:
+    """Log-in names to check. ``reply(None)`` refuses with the constant answer, a Reply below 400 accepts."""
+
+    login: str
+    password: str
+
+
+@dataclass(slots=True)
+class Mail:
+    """``reverse_path`` without brackets, "" = null; ``params`` by upper-case name, checked, as written."""
+
+    reverse_path: str
+    params: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Rcpt:
+    """``forward_path`` without brackets and source route, UTF-8."""
+
+    forward_path: str
+    params: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Text:
+    """End of data. ``data``: CRLF line ends, dots unstuffed. LMTP: ``reply`` one Reply a recipient, else one."""
+
+    data: bytes
+    recipients: int
+
+
+@dataclass(slots=True)
+class StartTls:
+    """The 220 is in ``data_to_send``: write it, begin TLS, call ``tls_started``. The core forgot all it knew."""
+
+
+# -- told: no reply ---------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Abort:
+    """The open transaction came to nothing."""
+
+
+@dataclass(slots=True)
+class Acknowledged:
+    """The client spoke after our final positive reply: it has heard it (HOUSE item 11)."""
+
+
+@dataclass(slots=True)
+class Xclient:
+    """A trusted client speaks for another one. Keys NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT; decoded; "" =
+    unavailable. A ``Connected`` follows."""
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Close:
+    """Write what is left, then close."""
+
+
+Event = Connected | Helo | Auth | Mail | Rcpt | Text | StartTls | Abort | Acknowledged | Xclient | Close

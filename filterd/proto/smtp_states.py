@@ -1,0 +1,105 @@
+"""The SMTP core's states, its table of commands and its fixed replies: data only.
+
+In any other state than those of its row a command is answered 503; at any other door, as if it did not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from filterd.proto import sasl
+from filterd.proto.lines import LineFault
+from filterd.proto.smtp_limits import SmtpConfig
+from pipeline.envelope import Profile
+from pipeline.reply import Reply
+
+
+class State(Enum):
+    """Where a connection stands."""
+
+    GREETING = "connected, not greeted"
+    START = "greeted, no HELO yet"
+    READY = "HELO done, no transaction"
+    MAIL = "reverse-path given"
+    RCPT = "one recipient or more"
+    CHUNKS = "BDAT begun"
+    TEXT = "reading the text of DATA"
+    BLOB = "reading the octets of one BDAT"
+    SASL = "in an AUTH exchange"
+    TLS = "handshake under way"
+    CLOSED = "over"
+
+
+_ALL = frozenset((State.START, State.READY, State.MAIL, State.RCPT, State.CHUNKS))
+_IDLE = frozenset((State.START, State.READY))
+_READY = frozenset((State.READY,))
+_SMTP = frozenset((Profile.MX, Profile.SUBMISSION))
+_LMTP = frozenset((Profile.LMTP,))
+_EVERY = _SMTP | _LMTP
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``method`` does it in ``states`` at ``doors``; ``bare`` takes no argument; ``idle`` commands are counted."""
+
+    method: str
+    states: frozenset[State]
+    doors: frozenset[Profile] = _EVERY
+    bare: bool = False
+    idle: bool = False
+
+
+COMMANDS: dict[bytes, Command] = {
+    b"HELO": Command("_helo", _ALL, _SMTP, idle=True),
+    b"EHLO": Command("_ehlo", _ALL, _SMTP, idle=True),
+    b"LHLO": Command("_ehlo", _ALL, _LMTP, idle=True),
+    b"MAIL": Command("_mail", _READY),
+    b"RCPT": Command("_rcpt", frozenset((State.MAIL, State.RCPT))),
+    b"DATA": Command("_data", frozenset((State.MAIL, State.RCPT)), bare=True),
+    b"BDAT": Command("_bdat", _ALL),
+    b"RSET": Command("_rset", _ALL, bare=True, idle=True),
+    b"NOOP": Command("_noop", _ALL, idle=True),
+    b"HELP": Command("_help", _ALL, idle=True),
+    b"VRFY": Command("_vrfy", _ALL, idle=True),
+    b"EXPN": Command("_expn", _ALL, idle=True),
+    b"QUIT": Command("_quit", _ALL, bare=True),
+    b"STARTTLS": Command("_starttls", _IDLE, bare=True),
+    b"AUTH": Command("_auth", _READY, frozenset((Profile.SUBMISSION,))),
+    b"XCLIENT": Command("_xclient", _IDLE),
+}
+
+OK = Reply(250, "2.0.0", "Ok").render()
+GO_ON = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+NEED_HELO = Reply(503, "5.5.1", "Send EHLO first")
+NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
+BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
+UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
+BUG = Reply(451, "4.3.0", "Internal error; try again later")
+BARE = Reply(550, "5.6.11", "Message refused: it contains a CR or LF that is not part of CR LF")
+LINE_FAULTS = {
+    LineFault.TOO_LONG: Reply(500, "5.5.2", "Line too long"),
+    LineFault.BARE_CR: Reply(500, "5.5.2", "Bare CR in a command"),
+    LineFault.NUL: Reply(500, "5.5.2", "NUL in a command"),
+    LineFault.BARE_LF: Reply(521, "5.5.2", "Bare LF: lines end with CR LF"),
+}
+
+
+def auth_offered(config: SmtpConfig, tls: bool) -> bool:
+    """Never on port 25, never in clear unless the operator asked for it."""
+    return config.auth and config.profile is Profile.SUBMISSION and (tls or config.allow_plain_auth)
+
+
+def capabilities(config: SmtpConfig, tls: bool, authenticated: bool, xclient: bool) -> list[str]:
+    """What EHLO announces now, in order."""
+    limits = config.limits
+    lines = ["PIPELINING", f"SIZE {config.size_limit}"]
+    if config.starttls and not tls:
+        lines.append("STARTTLS")
+    if auth_offered(config, tls) and not authenticated:
+        lines.append("AUTH " + " ".join(sasl.MECHANISMS))
+    lines += ["8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN", "CHUNKING"]
+    lines.append(f"LIMITS MAILMAX={limits.transactions} RCPTMAX={limits.recipients}")
+    if xclient:
+        lines.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
+    return lines

@@ -1,0 +1,1 @@
+"""Everything that leaves: the durable spool, its schedule, the outbound client, delivery status notifications."""

@@ -1,0 +1,374 @@
+"""From RCPT to the final reply: the application behind SMTP, submission, LMTP and ``filterd deliver``.
+
+One message: envelope -> message stages (all of them, before any reply) -> per recipient Sieve, plan -> perform -> reply.
+What each door may do is its profile's business (HOUSE item 6): behind another MTA a refusal becomes quarantine, and checks of
+the client run only on facts from a trusted hop. Authenticated mail takes the outgoing road (HOUSE item 8).
+
+Promises kept here: no positive reply before everything is on disk; every accepted recipient comes to a recorded end; any
+failure of ours is a 4xx; a retry of a delivery whose reply was lost leaves one copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from filterd.accounts.directory import (
+    Account,
+    Directory,
+    Foreign,
+    Forward,
+    Local,
+    Resolution,
+    SrsReturn,
+    Targets,
+    TryLater,
+    Unknown,
+)
+from filterd.delivery import Delivery, Destination, Outcome
+from filterd.deliverykey import DeliveryKeys
+from filterd.explain.traces import TraceWriter
+from filterd.outgoing import Departure
+from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
+from pipeline import authres, edits, received
+from pipeline.envelope import Client, Envelope, Profile, Recipient
+from pipeline.ports import Clock, Ids
+from pipeline.reply import Reply
+from pipeline.runner import Runner, RunOutcome
+from pipeline.stage import Phase
+from pipeline.trace import MessageTrace, RecipientTrace, Span, trace_id
+from pipeline.transaction import Transaction
+from pipeline.verdict import Disposition, Verdict
+from rules.mail.message import Message
+
+log = logging.getLogger("filterd.reception")
+
+MAX_HOPS = 50  # RFC 5321 6.3: Received fields; at least 100 is suggested as the limit of a simple counter, peers use 50
+
+OK_SENDER = Reply(250, "2.1.0", "Sender ok")
+OK_RECIPIENT = Reply(250, "2.1.5", "Recipient ok")
+NO_USER = Reply(550, "5.1.1", "No such user here")
+NO_RELAY = Reply(550, "5.7.1", "Relaying denied")
+NO_BOUNCE_TARGET = Reply(550, "5.7.1", "Only delivery reports are accepted for this address")
+LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
+SPLIT = Reply(452, "4.5.3", "Please send to this recipient in a message of its own")
+FULL = Reply(452, "4.2.2", "Mailbox full")
+LOOP = Reply(554, "5.4.6", "Too many hops, this message is in a loop")
+NEED_AUTH = Reply(530, "5.7.0", "Authentication required")
+
+
+@dataclass(slots=True)
+class Pending:
+    """What is known of a transaction before its text arrives. ``destinations`` per accepted recipient, in order."""
+
+    trace: str
+    destinations: list[tuple[Destination, ...]] = field(default_factory=list)
+    splits: bool = False  # one accepted recipient's script may refuse: the message is his alone
+
+
+@dataclass(slots=True)
+class SessionState:
+    """Delivery keys of the last final reply, until the client shows that it got it."""
+
+    keys: list[tuple[str, bytes]] = field(default_factory=list)
+    queue_keys: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceptionSettings:
+    """``authserv_id`` names us in Authentication-Results; ``our_ids`` are all names of ours that strangers may forge."""
+
+    hostname: str
+    authserv_id: str
+    our_ids: frozenset[str]
+    time_budget: float = 25.0
+    split_reject: bool = True
+    hide_client: bool = True
+
+
+class Reception(SmtpService):
+    """The service of every SMTP-like door of one worker."""
+
+    def __init__(
+        self,
+        settings: ReceptionSettings,
+        directory: Directory,
+        incoming: Runner,
+        departure: Departure,
+        delivery: Delivery,
+        traces: TraceWriter,
+        clock: Clock,
+        ids: Ids,
+        secret: bytes,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._incoming = incoming
+        self._departure = departure
+        self._delivery = delivery
+        self._traces = traces
+        self._clock = clock
+        self._ids = ids
+        self._secret = secret
+
+    # -- the dialogue ---------------------------------------------------------------------------
+    async def connect(self, session: SmtpSession) -> Reply | None:
+        session.state = SessionState()
+        return None
+
+    async def helo(self, session: SmtpSession) -> Reply | None:
+        return None
+
+    async def mail(self, session: SmtpSession, transaction: SmtpTransaction) -> Reply:
+        transaction.state = Pending(trace=self._new_trace())
+        if session.profile is not Profile.SUBMISSION:
+            return OK_SENDER
+        if session.account is None:
+            return NEED_AUTH
+        sender = transaction.reverse_path
+        if sender and not self._directory.may_send_as(session.account, sender):
+            allowed = ", ".join(list(self._directory.sendable_addresses(session.account))[:5])
+            return Reply(550, "5.7.1", f"You may not send as <{sender}>; yours are: {allowed}")
+        return OK_SENDER
+
+    async def rcpt(
+        self, session: SmtpSession, transaction: SmtpTransaction, address: str, params: Mapping[str, str]
+    ) -> Reply:
+        pending = transaction.state
+        assert isinstance(pending, Pending)
+        found = self._resolve(address)
+        reply, destinations = self._judge(session, transaction, address, found)
+        if not destinations:
+            return reply
+        locals_ = [d for d in destinations if d.local is not None]
+        for destination in locals_:
+            assert destination.local is not None
+            if await self._delivery.full(
+                destination.local.account, int(transaction.mail_params.get("SIZE", 0) or 0)
+            ):
+                return FULL
+        if self._settings.split_reject and session.profile is Profile.MX:
+            refuses = any(self._delivery.can_reject(d.local.account) for d in locals_ if d.local is not None)
+            if pending.destinations and (refuses or pending.splits):
+                return SPLIT
+            pending.splits = refuses
+        pending.destinations.append(destinations)
+        return OK_RECIPIENT
+
+    def acknowledged(self, session: SmtpSession) -> None:
+        state = session.state
+        if isinstance(state, SessionState) and (state.keys or state.queue_keys):
+            self._delivery.acknowledge(state.keys, state.queue_keys)
+            state.keys, state.queue_keys = [], []
+
+    def abort(self, session: SmtpSession, transaction: SmtpTransaction) -> None:
+        transaction.state = None
+
+    async def authenticate(self, session: SmtpSession, login: str, password: str) -> Account | None:
+        return await asyncio.to_thread(self._directory.authenticate, login, password)
+
+    # -- who gets it ---------------------------------------------------------------------------
+    def _resolve(self, address: str) -> Resolution:
+        try:
+            return self._directory.lookup(address)
+        except Exception as error:  # no failure of a look-up ever becomes "no such user"
+            log.exception("look-up of an address failed")
+            return TryLater(str(error))
+
+    def _judge(
+        self, session: SmtpSession, transaction: SmtpTransaction, address: str, found: Resolution
+    ) -> tuple[Reply, tuple[Destination, ...]]:
+        """The refusal, or where this recipient leads."""
+        match found:
+            case Local() | Forward():
+                return OK_RECIPIENT, (Destination.of(found, address),)
+            case Targets(targets=targets):
+                return OK_RECIPIENT, tuple(Destination.of(target, address) for target in targets)
+            case SrsReturn(address=original):
+                # RFC 5321 4.5.5: bounces have the null reverse-path; anything else to a rewritten address is abuse
+                if transaction.reverse_path:
+                    return NO_BOUNCE_TARGET, ()
+                return OK_RECIPIENT, (Destination(address=address, forward=original, via=(address,)),)
+            case Foreign(address=foreign):
+                if session.account is None:
+                    return NO_RELAY, ()
+                return OK_RECIPIENT, (Destination(address=address, forward=foreign, submitted=True),)
+            case TryLater():
+                return LATER, ()
+            case Unknown():
+                return NO_USER, ()
+
+    # -- the text ---------------------------------------------------------------------------
+    async def message(
+        self, session: SmtpSession, transaction: SmtpTransaction, data: bytes
+    ) -> Sequence[Reply]:
+        pending = transaction.state
+        assert isinstance(pending, Pending)
+        transaction.state = None
+        count = len(transaction.recipients) if session.profile is Profile.LMTP else 1
+        envelope = self._envelope(session, transaction, pending)
+        message = Message(data)
+        trace = self._open_trace(pending.trace, envelope, message)
+        if len(message.header.get_all(b"received")) > MAX_HOPS:
+            return self._refuse(trace, envelope, LOOP, "loop", count)
+        work = Transaction(
+            message=message,
+            envelope=envelope,
+            trace_id=pending.trace,
+            deadline=self._clock.monotonic() + self._settings.time_budget,
+        )
+        runner = self._departure.runner if session.account is not None else self._incoming
+        outcome = await runner.run(Phase.EOM, work)
+        trace.spans.extend(outcome.spans)
+        verdict = outcome.verdict
+        if verdict.disposition in (Disposition.REJECT, Disposition.TEMPFAIL):
+            return self._refuse(trace, envelope, verdict.reply or LATER, verdict.stage, count)
+        if verdict.disposition is Disposition.DISCARD:
+            return self._discard(trace, envelope, verdict, count)
+        return await self._accept(session, pending, work, outcome, trace)
+
+    async def _accept(
+        self,
+        session: SmtpSession,
+        pending: Pending,
+        work: Transaction,
+        outcome: RunOutcome,
+        trace: MessageTrace,
+    ) -> Sequence[Reply]:
+        keys = DeliveryKeys.of(self._secret, work.envelope, work.message.data)
+        base = self._with_our_fields(session, work, outcome)
+        answers = await self._delivery.deliver(work, base, pending.destinations, keys, outcome.verdict, trace)
+        replies = self._replies(session.profile, answers)
+        if all(answer.reply.positive for answer in answers) or session.profile is Profile.LMTP:
+            state = session.state
+            if isinstance(state, SessionState):
+                for answer in answers:
+                    if answer.reply.positive:
+                        state.keys.extend(answer.keys)
+                        state.queue_keys.extend(answer.queue_keys)
+        trace.outcome = "accepted" if any(answer.reply.positive for answer in answers) else "refused"
+        trace.reply = replies[0].text
+        self._traces.put(trace)
+        return replies
+
+    def _replies(self, profile: Profile, answers: Sequence[Outcome]) -> list[Reply]:
+        """LMTP: one each. Else one for all: a refusal only when all are refused, a 4xx when any of them must come again."""
+        if profile is Profile.LMTP:
+            return [answer.reply for answer in answers]
+        later = next((answer.reply for answer in answers if answer.reply.temporary), None)
+        if later is not None:
+            return [later]
+        good = next((answer.reply for answer in answers if answer.reply.positive), None)
+        return [good or answers[0].reply]
+
+    def _with_our_fields(self, session: SmtpSession, work: Transaction, outcome: RunOutcome) -> Message:
+        """The text with our Received, the stages' fields and Authentication-Results; forged ones of ours taken out."""
+        settings = self._settings
+        message, envelope = work.message, work.envelope
+        submitted = session.account is not None
+        line = received.build(
+            envelope,
+            hostname=settings.hostname,
+            queue_id=work.trace_id,
+            at=self._clock.time(),
+            hide_client=submitted and settings.hide_client,
+        )
+        data = edits.apply(
+            message,
+            outcome.verdict.edits,
+            above=(line, *self._authentication_results(outcome, submitted)),
+            cut=() if submitted else authres.forged(message, settings.our_ids),
+        )
+        return Message(data)
+
+    def _authentication_results(self, outcome: RunOutcome, submitted: bool) -> tuple[bytes, ...]:
+        if submitted or not outcome.verdict.authres:
+            return ()
+        return (authres.build(self._settings.authserv_id, outcome.verdict.authres),)
+
+    # -- ends ---------------------------------------------------------------------------
+    def _refuse(
+        self, trace: MessageTrace, envelope: Envelope, reply: Reply, stage: str, count: int
+    ) -> list[Reply]:
+        trace.outcome = "deferred" if reply.temporary else "rejected"
+        trace.reply = f"{reply.code} {reply.enhanced_code} {reply.text}"
+        word = "Deferred" if reply.temporary else "Refused"
+        for recipient in envelope.recipients:
+            trace.recipients.append(
+                RecipientTrace(
+                    recipient.address,
+                    recipient.account,
+                    outcome=trace.outcome,
+                    decision=f"{word} at the door by {stage}: {reply.text}",
+                )
+            )
+        self._traces.put(trace)
+        return [reply] * count
+
+    def _discard(self, trace: MessageTrace, envelope: Envelope, verdict: Verdict, count: int) -> list[Reply]:
+        trace.outcome = "discarded"
+        for recipient in envelope.recipients:
+            trace.recipients.append(
+                RecipientTrace(
+                    recipient.address,
+                    recipient.account,
+                    outcome="discarded",
+                    decision=f"Discarded by {verdict.stage}: {verdict.summary}",
+                )
+            )
+        self._traces.put(trace)
+        return [Reply(250, "2.0.0", f"Ok {trace.id}")] * count
+
+    # -- small things ---------------------------------------------------------------------------
+    def _new_trace(self) -> str:
+        return trace_id(int(self._ids.token(7), 16) & ((1 << 50) - 1))
+
+    def _envelope(self, session: SmtpSession, transaction: SmtpTransaction, pending: Pending) -> Envelope:
+        recipients = tuple(
+            Recipient(
+                address=address,
+                params=params,
+                account=next((d.local.account.id for d in where if d.local is not None), ""),
+                detail=next((d.local.detail for d in where if d.local is not None), ""),
+                via=where[0].via,
+            )
+            for address, params, where in zip(
+                transaction.recipients, transaction.rcpt_params, pending.destinations, strict=True
+            )
+        )
+        return Envelope(
+            reverse_path=transaction.reverse_path,
+            recipients=recipients,
+            client=session.client,
+            profile=session.profile,
+            mail_params=transaction.mail_params,
+        )
+
+    def _open_trace(self, name: str, envelope: Envelope, message: Message) -> MessageTrace:
+        client: Client = envelope.client
+        now = self._clock.time()
+        sender = message.from_addresses()
+        trace = MessageTrace(
+            id=name,
+            at=now,
+            profile=envelope.profile.value,
+            client_ip=client.ip or "",
+            helo=client.helo,
+            tls=client.tls,
+            auth=client.auth,
+            reverse_path=envelope.reverse_path,
+            message_id=message.message_id(),
+            subject=message.subject()[:200],
+            sender=sender[0] if sender else "",
+            size=message.size,
+        )
+        who = client.ip or "local"
+        summary = f"{who} ({client.helo})" if client.helo else who
+        if client.tls:
+            summary += f", {client.tls.split(' ')[0]}"
+        if client.auth:
+            summary += f", logged in as {client.auth}"
+        trace.spans.append(Span(envelope.profile.value, now, 0.0, "", f"{summary}, {message.size} octets"))
+        return trace

@@ -1,0 +1,115 @@
+"""The answers a Sieve script gets: one ``AccountHost`` a recipient and run.
+
+Facts of the store (mailboxes, remembered ids, metadata) need the account's index. Most scripts never ask for them, so a
+script first runs on the loop without a store; when it asked all the same, ``needed_store`` is set, the run's result is
+thrown away and the script runs again in the account's job, where the store is at hand. Answers stay the same in one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import make_msgid
+from pathlib import Path
+
+from filterd.store.base import AccountStore, MailboxInfo
+from rules.host import Host
+
+
+def _no_script(_name: str) -> str | None:
+    return None
+
+
+@dataclass(slots=True)
+class AccountHost(Host):
+    """``environment_items`` and ``own`` are facts of the message and the account; ``included`` gives script texts."""
+
+    at: float
+    hostname: str
+    environment_items: Mapping[str, str]
+    own: Sequence[str]
+    personal: Callable[[str], str | None] = _no_script
+    global_dir: Path | None = None
+    spam: tuple[float, float] | None = None
+    virus: int | None = None
+    store: AccountStore | None = None
+    needed_store: bool = False
+    _seen: dict[bytes, bool] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.at, UTC).astimezone()
+
+    def mailbox_exists(self, name: str) -> bool:
+        return any(info.name == name for info in self._mailboxes())
+
+    def special_use_exists(self, mailbox: str | None, uses: Sequence[str]) -> bool:
+        wanted = {use.lower() for use in uses}
+        have = {
+            info.special_use.lower() for info in self._mailboxes() if mailbox is None or info.name == mailbox
+        }
+        return bool(have) and wanted <= have
+
+    def special_use_mailbox(self, use: str) -> str | None:
+        for info in self._mailboxes():
+            if info.special_use.lower() == use.lower():
+                return info.name
+        return None
+
+    def mailbox_id_exists(self, mailbox_id: str) -> bool:
+        return any(info.id == mailbox_id for info in self._mailboxes())
+
+    def metadata(self, mailbox: str | None, name: str) -> str | None:
+        if self.store is None:
+            self.needed_store = True
+            return None
+        return self.store.get_metadata(mailbox, name)
+
+    def seen(self, key: bytes) -> bool:
+        if key not in self._seen:
+            if self.store is None:
+                self.needed_store = True
+                return False
+            self._seen[key] = self.store.remembered(key, self.at)
+        return self._seen[key]
+
+    def list_contains(self, list_name: str, value: str) -> bool | None:
+        if self.store is None:
+            self.needed_store = True
+            return None
+        members = self.store.get_metadata(None, f"/private/vendor/filterd/list/{list_name}")
+        if members is None:
+            return None
+        return value.lower() in members.lower().split("\n")
+
+    def environment(self, name: str) -> str | None:
+        return self.environment_items.get(name)
+
+    def spam_status(self) -> tuple[float, float] | None:
+        return self.spam
+
+    def virus_status(self) -> int | None:
+        return self.virus
+
+    def own_addresses(self) -> Sequence[str]:
+        return self.own
+
+    def include(self, location: str, name: str) -> str | None:
+        if location == "personal":
+            return self.personal(name)
+        if self.global_dir is None or "/" in name or name.startswith("."):
+            return None
+        path = self.global_dir / f"{name}.sieve"
+        return path.read_text("utf-8", "replace") if path.is_file() else None
+
+    def execute(self, program: str, arguments: Sequence[str], data: bytes) -> tuple[int, bytes] | None:
+        return None
+
+    def new_message_id(self) -> str:
+        return make_msgid(domain=self.hostname).strip("<>")
+
+    def _mailboxes(self) -> Sequence[MailboxInfo]:
+        if self.store is None:
+            self.needed_store = True
+            return ()
+        return self.store.mailboxes()

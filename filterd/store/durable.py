@@ -1,0 +1,320 @@
+"""The only place that makes things last: fsync, link, rename, flock (HOUSE items 10, 17; STYLE 1).
+
+What a caller may rely on after a power failure (ext4, xfs, btrfs; no network file system):
+
+* the octets of a file survive once ``sync`` returned; before that it may be empty, cut short, or complete;
+* a directory entry made, renamed or removed survives once ``sync_dir`` of that directory returned; before that each change
+  may be kept or lost by itself, but a rename is kept or lost whole;
+* an SQLite commit survives when it was made with ``synchronous=FULL``; else any later part of the commits may be missing.
+
+So a new message is: ``write_new`` (no name yet), ``sync``, ``publish`` (gets its name), ``sync_dir``, and only then an answer.
+
+``RealDisk`` writes new files without a name (O_TMPFILE) where the system can, so a crash leaves nothing behind; else under a
+name in ``tmp``. ``tests/crash`` records the steps through a subclass of it and replays every state the disk may be left in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from filterd.store.base import StoreUnavailable
+
+LOCK_SECONDS = 10.0
+LOCK_STEPS = (0.0, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016)  # the last one repeats
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+MAX_LOCK_MARK = 4096
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+
+
+@dataclass(slots=True)
+class Dir:
+    """An open directory. ``path`` is for people and for the crash rig; the descriptor is what is used."""
+
+    path: str
+    fd: int
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@dataclass(slots=True)
+class NewFile:
+    """A written file that has no name in the mail store yet. ``temporary`` is its name in ``at``, "" for none."""
+
+    at: Dir
+    fd: int
+    temporary: str
+    inode: int
+    size: int
+    mtime: int  # nanoseconds
+
+
+class Lock(Protocol):
+    """A writer lock between processes that can hold a note which outlives a killed holder (not a power failure)."""
+
+    def acquire(self, seconds: float) -> None:
+        """Raises StoreUnavailable when it stays taken."""
+        ...
+
+    def release(self) -> None: ...
+
+    def note(self) -> bytes: ...
+
+    def set_note(self, note: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """The durable primitives. All may raise OSError. Names are single path components."""
+
+    def boot_id(self) -> str:
+        """Changes when the machine started anew, i.e. when un-synced writes may be lost."""
+        ...
+
+    def open_dir(self, path: str) -> Dir: ...
+
+    def make_dir(self, at: Dir, name: str) -> None: ...
+
+    def write_new(self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None) -> NewFile:
+        """``mtime`` in seconds. ``at`` is where it will be published, ``temporary`` where it may lie until then."""
+        ...
+
+    def sync(self, file: NewFile) -> None: ...
+
+    def publish(self, file: NewFile, name: str) -> None:
+        """Give it its name in ``at`` (which must be free) and let go of it."""
+        ...
+
+    def discard(self, file: NewFile) -> None: ...
+
+    def link(self, source: Dir, name: str, target: Dir, new: str) -> None: ...
+
+    def rename(self, source: Dir, name: str, target: Dir, new: str) -> None: ...
+
+    def unlink(self, at: Dir, name: str) -> None: ...
+
+    def remove_dir(self, at: Dir, name: str) -> None: ...
+
+    def sync_dir(self, at: Dir) -> None: ...
+
+    def append(self, at: Dir, name: str, data: bytes) -> None:
+        """To an existing file; not durable."""
+        ...
+
+    def open_lock(self, at: Dir, name: str) -> Lock: ...
+
+    def committed(self, path: str, database: sqlite3.Connection, durable: bool) -> None:
+        """An SQLite transaction was committed (for the crash rig; nothing to do on a real disk)."""
+        ...
+
+
+class FlockLock(Lock):
+    """flock with a retry of our own: SQLite's and the kernel's queues have long tails (PROTOTYPES 2)."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+
+    def acquire(self, seconds: float) -> None:
+        deadline = 0.0
+        for pause in itertools.chain(LOCK_STEPS, itertools.repeat(LOCK_STEPS[-1])):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                now = time.monotonic()
+                deadline = deadline or now + seconds
+                if now >= deadline:
+                    raise StoreUnavailable(f"the lock {self._path} stays taken") from None
+                time.sleep(pause)
+
+    def release(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def note(self) -> bytes:
+        return os.pread(self._fd, MAX_LOCK_MARK, 0).rstrip(b"\0")
+
+    def set_note(self, note: bytes) -> None:
+        if len(note) > MAX_LOCK_MARK:
+            note = b"*"
+        os.pwrite(self._fd, note + b"\0" * 16, 0)
+        if not note:
+            os.ftruncate(self._fd, 0)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class RealDisk(Disk):
+    """One a process is enough. ``boot`` replaces the kernel's boot id (tests)."""
+
+    def __init__(self, boot: str | None = None, unnamed: bool = True) -> None:
+        self._boot = boot
+        self._unnamed = unnamed and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
+        self._count = itertools.count()
+
+    def boot_id(self) -> str:
+        if self._boot is None:
+            try:
+                self._boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+            except OSError:
+                self._boot = f"process-{os.getpid()}-{time.monotonic_ns()}"  # unknown: each start counts as a new boot
+        return self._boot
+
+    def open_dir(self, path: str) -> Dir:
+        return Dir(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def make_dir(self, at: Dir, name: str) -> None:
+        os.mkdir(name, DIRECTORY_MODE, dir_fd=at.fd)
+
+    def write_new(self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None) -> NewFile:
+        fd, name = self._create(at, temporary)
+        holder = at if temporary is None else temporary
+        file = NewFile(at, fd, "", 0, len(data), 0)
+        file.temporary = name and f"{holder.path}/{name}"
+        try:
+            view = memoryview(data)
+            done = os.write(fd, view)
+            while done < len(data):
+                done += os.write(fd, view[done:])
+            if mtime is not None:
+                os.utime(fd, ns=(mtime * 1_000_000_000, mtime * 1_000_000_000))
+            facts = os.fstat(fd)
+        except BaseException:
+            self.discard(file)
+            raise
+        file.inode, file.mtime = facts.st_ino, facts.st_mtime_ns
+        return file
+
+    def _create(self, at: Dir, temporary: Dir | None) -> tuple[int, str]:
+        if self._unnamed:
+            try:
+                return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE, dir_fd=at.fd), ""
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+                self._unnamed = False
+        holder = at if temporary is None else temporary
+        name = f"{time.time_ns()}.P{os.getpid()}Q{next(self._count)}.filterd"
+        create = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(name, create, FILE_MODE, dir_fd=holder.fd), name
+
+    def sync(self, file: NewFile) -> None:
+        os.fsync(file.fd)
+
+    def publish(self, file: NewFile, name: str) -> None:
+        if file.temporary:
+            os.link(file.temporary, name, dst_dir_fd=file.at.fd, follow_symlinks=False)
+            os.unlink(file.temporary)
+        else:
+            os.link(f"/proc/self/fd/{file.fd}", name, dst_dir_fd=file.at.fd, follow_symlinks=True)
+        os.close(file.fd)
+        file.fd = -1
+
+    def discard(self, file: NewFile) -> None:
+        if file.fd >= 0:
+            os.close(file.fd)
+            file.fd = -1
+            if file.temporary:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(file.temporary)
+
+    def link(self, source: Dir, name: str, target: Dir, new: str) -> None:
+        os.link(name, new, src_dir_fd=source.fd, dst_dir_fd=target.fd, follow_symlinks=False)
+
+    def rename(self, source: Dir, name: str, target: Dir, new: str) -> None:
+        os.rename(name, new, src_dir_fd=source.fd, dst_dir_fd=target.fd)
+
+    def unlink(self, at: Dir, name: str) -> None:
+        os.unlink(name, dir_fd=at.fd)
+
+    def remove_dir(self, at: Dir, name: str) -> None:
+        os.rmdir(name, dir_fd=at.fd)
+
+    def sync_dir(self, at: Dir) -> None:
+        os.fsync(at.fd)
+
+    def append(self, at: Dir, name: str, data: bytes) -> None:
+        fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=at.fd)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+
+    def open_lock(self, at: Dir, name: str) -> Lock:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return FlockLock(os.open(name, flags, FILE_MODE, dir_fd=at.fd), f"{at.path}/{name}")
+
+    def committed(self, path: str, database: sqlite3.Connection, durable: bool) -> None:
+        """SQLite has done it."""
+
+
+# -- composed of the primitives ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def opened(disk: Disk, path: str) -> Iterator[Dir]:
+    at = disk.open_dir(path)
+    try:
+        yield at
+    finally:
+        at.close()
+
+
+def replace_small(disk: Disk, at: Dir, name: str, data: bytes, durable: bool = True) -> None:
+    """Put ``data`` under ``name`` at once and whole. Readers see the old file or the new one, also after a crash."""
+    file = disk.write_new(at, data)
+    try:
+        if durable:
+            disk.sync(file)
+        temporary = f".{name.lstrip('.')}.{os.getpid()}.{file.inode}"
+        with contextlib.suppress(FileNotFoundError):
+            disk.unlink(at, temporary)  # of a process that was killed here
+        disk.publish(file, temporary)
+    except BaseException:
+        disk.discard(file)
+        raise
+    disk.rename(at, temporary, at, name)
+    if durable:
+        disk.sync_dir(at)
+
+
+def make_dirs(disk: Disk, path: str) -> None:
+    """The directory and its parents, durable."""
+    missing = []
+    while not os.path.isdir(path):
+        path, name = os.path.split(path.rstrip("/"))
+        missing.append(name)
+    while missing:
+        with opened(disk, path) as at:
+            with contextlib.suppress(FileExistsError):
+                disk.make_dir(at, missing[-1])
+            disk.sync_dir(at)
+        path = os.path.join(path, missing.pop())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """For other parts of the server: replace a whole file, durable on return."""
+    disk = RealDisk()
+    with opened(disk, str(path.parent)) as at:
+        replace_small(disk, at, path.name, data)
+
+
+def digest(data: bytes) -> bytes:
+    """SHA-256, for names that derive from content."""
+    return hashlib.sha256(data).digest()

@@ -1,0 +1,423 @@
+"""The index of one account: an SQLite database beside the mail (HOUSE items 16, 17, 20).
+
+Format (documented nowhere else): ``index.db``, WAL, synchronous=NORMAL, ``user_version`` = VERSION. Everything in it but what
+HOUSE item 12 lists can be made anew from the files; it may lose its last transactions in a power failure.
+
+``meta(key, value)``        ``boot``: the boot in which the index was last healed; ``uidvalidity``: the last one given out
+``mailbox``                 one a mailbox, columns as in ``MailboxRow``; ``id`` is never used again
+``hot(mbox, uid, ...)``     one a message, what FETCH FLAGS and the file need; ``name`` the file name as it is on disk
+``cold(id, ...)``           one a message, ``id`` = mbox << 32 | uid: rendered ENVELOPE, BODY, BODYSTRUCTURE, headers, trace
+``expunged``                what was removed, for ``changes``; ``mailbox.floor`` is the modseq it reaches back to
+``delivery``                unacknowledged delivery keys (HOUSE item 11)
+``state``                   Sieve state: remembered ids with their end
+``metadata``                RFC 5464 entries; mbox 0 is the account
+``view``                    uid and flags arrays of a mailbox at a modseq, for a fast first SELECT
+
+Writers hold the account's flock and ``BEGIN IMMEDIATE``; readers use a deferred transaction where they read twice.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING
+
+from filterd.store.base import DELETED, SEEN, StoreUnavailable
+from filterd.store.durable import Disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSION = 1
+BUSY_SECONDS = 10.0
+BUSY_STEP = 0.0005
+CHECKPOINT_PAGES = 2000
+EXPUNGED_SECONDS = 90 * 86_400
+EXPUNGED_ROWS = 50_000  # per mailbox
+PRUNE_EVERY = 64  # modseqs
+
+FRESH, AFTER_KILL, AFTER_POWER = 0, 1, 2  # MailboxRow.stale
+
+SCHEMA = """
+create table meta(key text primary key, value text) without rowid;
+create table mailbox(id integer primary key autoincrement, mid text not null, directory text not null unique,
+  name text not null unique, uidvalidity integer not null, special_use text not null, uidnext integer not null,
+  modseq integer not null, uid_mark integer not null, modseq_mark integer not null, keywords text not null,
+  floor integer not null, stale integer not null, new_mtime integer not null, cur_mtime integer not null,
+  unsure integer not null, messages integer not null, unseen integer not null, deleted integer not null,
+  recent integer not null, size integer not null, disk_size integer not null);
+create table hot(mbox integer, uid integer, flags integer not null, modseq integer not null, born integer not null,
+  size integer not null, date integer not null, savedate integer not null, header_size integer not null,
+  email_id blob not null, form integer not null, fresh integer not null, name text not null, inode integer not null,
+  disk_size integer not null, mtime integer not null, primary key(mbox, uid)) without rowid;
+create index hot_modseq on hot(mbox, modseq);
+create table cold(id integer primary key, envelope blob, body blob, bodystructure blob, headers blob, trace text,
+  decision text);
+create table expunged(mbox integer, modseq integer, uid integer, born integer, at integer,
+  primary key(mbox, modseq, uid)) without rowid;
+create table delivery(key blob primary key, mbox integer, mailbox text, uidvalidity integer, uid integer, at integer)
+  without rowid;
+create table state(key blob primary key, until real) without rowid;
+create table metadata(mbox integer, name text, value text, primary key(mbox, name)) without rowid;
+create table view(mbox integer primary key, modseq integer, uids blob, flags blob);
+"""
+
+
+@dataclass(slots=True)
+class MailboxRow:
+    """``uid_mark`` and ``modseq_mark``: what is given out stays below them (``folder.MailboxFile``). ``keywords``: one a line.
+
+    ``stale``: must be healed before it is believed. ``new_mtime``, ``cur_mtime``: of the directories when the index last
+    agreed with them; ``unsure``: a change by others may hide behind the same mtime, look once more when it has aged.
+    """
+
+    id: int
+    mid: str
+    directory: str
+    name: str
+    uidvalidity: int
+    special_use: str = ""
+    uidnext: int = 1
+    modseq: int = 1
+    uid_mark: int = 1
+    modseq_mark: int = 1
+    keywords: str = ""
+    floor: int = 0
+    stale: int = FRESH
+    new_mtime: int = 0
+    cur_mtime: int = 0
+    unsure: int = 0
+    messages: int = 0
+    unseen: int = 0
+    deleted: int = 0
+    recent: int = 0
+    size: int = 0
+    disk_size: int = 0
+
+    @property
+    def keyword_list(self) -> tuple[str, ...]:
+        return tuple(self.keywords.split("\n")) if self.keywords else ()
+
+
+@dataclass(slots=True)
+class HotRow:
+    """A row of ``hot``; ``fresh``: the file lies in ``new``."""
+
+    mbox: int
+    uid: int
+    flags: int
+    modseq: int
+    born: int
+    size: int
+    date: int
+    savedate: int
+    header_size: int
+    email_id: bytes
+    form: int
+    fresh: int
+    name: str
+    inode: int
+    disk_size: int
+    mtime: int
+
+
+Cold = tuple[bytes, bytes, bytes, bytes, str, str]  # envelope, body, bodystructure, headers, trace, decision
+SqlValue = str | bytes | int | float | None
+
+MAILBOX_COLUMNS = ", ".join(field.name for field in fields(MailboxRow))
+HOT_COLUMNS = ", ".join(field.name for field in fields(HotRow))
+_SAVE = f"update mailbox set {', '.join(f'{field.name}=?' for field in fields(MailboxRow)[1:])} where id=?"
+_ADD_HOT = f"insert into hot values({', '.join('?' * len(fields(HotRow)))})"
+_GET_MAILBOX = f"select {MAILBOX_COLUMNS} from mailbox where id=?"
+
+
+def cold_id(mbox: int, uid: int) -> int:
+    return mbox << 32 | uid
+
+
+class Index:
+    """An open index. Not for two threads at once, not across a fork. sqlite3.DatabaseError may come from everywhere."""
+
+    def __init__(self, path: str, disk: Disk) -> None:
+        self.path = path
+        self._disk = disk
+        self.created = not os.path.exists(path)
+        self._db = sqlite3.connect(
+            path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=200
+        )
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+        self.inode = os.stat(path).st_ino
+
+    def _open(self) -> None:
+        self.retry("pragma journal_mode=wal")
+        self._db.execute("pragma synchronous=normal")
+        self._db.execute(f"pragma wal_autocheckpoint={CHECKPOINT_PAGES}")
+        self._db.execute("pragma temp_store=memory")
+        if self._version() == 0:
+            self.begin()
+            if self._version() == 0:
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"pragma user_version={VERSION}")
+                self.created = True
+            self.commit()
+        if self._version() != VERSION:
+            raise StoreUnavailable(f"{self.path} is of another version of filterd")
+
+    def _version(self) -> int:
+        return int(self.retry("pragma user_version").fetchone()[0])
+
+    def close(self) -> None:
+        self._db.close()
+
+    def same_file(self) -> bool:
+        """False when somebody put the database aside."""
+        try:
+            return os.stat(self.path).st_ino == self.inode
+        except FileNotFoundError:
+            return False
+
+    # -- transactions ---------------------------------------------------------------------------------------------------
+    def retry(self, statement: str, values: Sequence[SqlValue] = ()) -> sqlite3.Cursor:
+        """Execute, waiting out a lock (a checkpoint, or somebody with an SQLite shell) in small steps."""
+        deadline = 0.0
+        while True:
+            try:
+                return self._db.execute(statement, values)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise
+                now = time.monotonic()
+                deadline = deadline or now + BUSY_SECONDS
+                if now > deadline:
+                    raise StoreUnavailable("the index stays locked") from error
+                time.sleep(BUSY_STEP)
+
+    def begin(self) -> None:
+        self.retry("begin immediate")
+
+    def commit(self) -> None:
+        self.retry("commit")
+        self._disk.committed(self.path, self._db, False)
+
+    def rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("rollback")
+
+    @contextmanager
+    def transaction(self, durable: bool = False) -> Iterator[None]:
+        """A writing transaction; ``durable``: it survives a power failure once left."""
+        if durable:
+            self._db.execute("pragma synchronous=full")
+        try:
+            self.begin()
+            yield
+            self.retry("commit")
+            self._disk.committed(self.path, self._db, durable)
+        except BaseException:
+            self.rollback()
+            raise
+        finally:
+            if durable:
+                self._db.execute("pragma synchronous=normal")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        if self._db.in_transaction:
+            yield
+            return
+        self.retry("begin")
+        try:
+            yield
+        finally:
+            self._db.execute("rollback")
+
+    def reading(self) -> AbstractContextManager[None]:
+        """All reads inside see one state."""
+        return self._reading()
+
+    def query(self, statement: str, values: Sequence[SqlValue] = ()) -> list[tuple[SqlValue, ...]]:
+        return self.retry(statement, values).fetchall()
+
+    def execute(self, statement: str, values: Sequence[SqlValue] = ()) -> int:
+        """The number of rows changed. Inside a transaction."""
+        return self._db.execute(statement, values).rowcount
+
+    def execute_many(self, statement: str, values: Iterable[Sequence[SqlValue]]) -> None:
+        self._db.executemany(statement, values)
+
+    # -- meta -----------------------------------------------------------------------------------------------------------
+    def meta(self, key: str) -> str:
+        row = self.retry("select value from meta where key=?", (key,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def set_meta(self, key: str, value: str) -> None:
+        self._db.execute("insert or replace into meta values(?, ?)", (key, value))
+
+    # -- mailboxes --------------------------------------------------------------------------------------------------------
+    def mailbox(self, mailbox_id: int) -> MailboxRow | None:
+        row = self.retry(_GET_MAILBOX, (mailbox_id,)).fetchone()
+        return MailboxRow(*row) if row else None
+
+    def mailbox_named(self, name: str) -> MailboxRow | None:
+        row = self.retry(f"select {MAILBOX_COLUMNS} from mailbox where name=?", (name,)).fetchone()
+        return MailboxRow(*row) if row else None
+
+    def mailboxes(self) -> list[MailboxRow]:
+        return [MailboxRow(*row) for row in self.retry(f"select {MAILBOX_COLUMNS} from mailbox")]
+
+    def add_mailbox(self, row: MailboxRow) -> MailboxRow:
+        """Gives it its id."""
+        marks = ", ".join("?" * (len(fields(MailboxRow)) - 1))
+        columns = MAILBOX_COLUMNS.removeprefix("id, ")
+        cursor = self._db.execute(f"insert into mailbox({columns}) values({marks})", astuple(row)[1:])
+        row.id = cursor.lastrowid or 0
+        return row
+
+    def save(self, row: MailboxRow) -> None:
+        self._db.execute(_SAVE, (*_mailbox_values(row), row.id))
+
+    def drop_mailbox(self, mailbox_id: int) -> None:
+        """With all that belongs to it."""
+        low, high = cold_id(mailbox_id, 0), cold_id(mailbox_id + 1, 0)
+        self._db.execute("delete from cold where id>=? and id<?", (low, high))
+        for table in ("hot", "expunged", "metadata", "view"):
+            self._db.execute(f"delete from {table} where mbox=?", (mailbox_id,))
+        self._db.execute("delete from mailbox where id=?", (mailbox_id,))
+
+    # -- messages; the row's counters are kept right, the caller saves it -------------------------------------------------
+    def add(self, box: MailboxRow, messages: Sequence[tuple[HotRow, Cold]]) -> None:
+        self._db.executemany(_ADD_HOT, [_hot_values(hot) for hot, _ in messages])
+        self._db.executemany(
+            "insert into cold values(?, ?, ?, ?, ?, ?, ?)",
+            [(cold_id(hot.mbox, hot.uid), *cold) for hot, cold in messages],
+        )
+        for hot, _ in messages:
+            self._count(box, hot, 1)
+
+    def add_copies(self, box: MailboxRow, copies: Sequence[tuple[HotRow, HotRow]]) -> None:
+        """(source, copy); the cold part is copied inside the database."""
+        self._db.executemany(_ADD_HOT, [_hot_values(hot) for _, hot in copies])
+        self._db.executemany(
+            "insert into cold select ?, envelope, body, bodystructure, headers, trace, decision from cold where id=?",
+            [(cold_id(hot.mbox, hot.uid), cold_id(source.mbox, source.uid)) for source, hot in copies],
+        )
+        for _, hot in copies:
+            self._count(box, hot, 1)
+
+    def change(self, box: MailboxRow, changes: Sequence[tuple[HotRow, int, int, int, str]]) -> None:
+        """(row, new flags, new modseq, new fresh, new name)."""
+        self._db.executemany(
+            "update hot set flags=?, modseq=?, fresh=?, name=? where mbox=? and uid=?",
+            [(mask, modseq, fresh, name, hot.mbox, hot.uid) for hot, mask, modseq, fresh, name in changes],
+        )
+        for hot, mask, _, fresh, _ in changes:
+            box.unseen += bool(hot.flags & SEEN) - bool(mask & SEEN)
+            box.deleted += bool(mask & DELETED) - bool(hot.flags & DELETED)
+            box.recent += fresh - hot.fresh
+
+    def replace(self, box: MailboxRow, old: HotRow, new: HotRow, cold: Cold) -> None:
+        """The file of a message has other content than when it was rendered."""
+        self._db.execute("delete from hot where mbox=? and uid=?", (old.mbox, old.uid))
+        self._db.execute("delete from cold where id=?", (cold_id(old.mbox, old.uid),))
+        self._count(box, old, -1)
+        self.add(box, [(new, cold)])
+
+    def remove(self, box: MailboxRow, gone: Sequence[HotRow], modseq: int, now: int) -> None:
+        self._db.executemany("delete from hot where mbox=? and uid=?", [(hot.mbox, hot.uid) for hot in gone])
+        self._db.executemany("delete from cold where id=?", [(cold_id(hot.mbox, hot.uid),) for hot in gone])
+        self._db.executemany(
+            "insert or replace into expunged values(?, ?, ?, ?, ?)",
+            [(hot.mbox, modseq, hot.uid, hot.born, now) for hot in gone],
+        )
+        for hot in gone:
+            self._count(box, hot, -1)
+        self._prune(box, now)
+
+    def _prune(self, box: MailboxRow, now: int) -> None:
+        """Now and then: forget what was expunged long ago, or beyond the number kept."""
+        if box.modseq % PRUNE_EVERY:
+            return
+        old = self.retry(
+            "select max(modseq) from expunged where mbox=? and at<?", (box.id, now - EXPUNGED_SECONDS)
+        ).fetchone()[0]
+        over = self.retry(
+            "select modseq from expunged where mbox=? order by modseq desc limit 1 offset ?", (box.id, EXPUNGED_ROWS)
+        ).fetchone()
+        floor = max(old or 0, over[0] if over else 0)
+        if floor > box.floor:
+            box.floor = floor
+            self._db.execute("delete from expunged where mbox=? and modseq<=?", (box.id, floor))
+
+    @staticmethod
+    def _count(box: MailboxRow, hot: HotRow, sign: int) -> None:
+        box.messages += sign
+        box.unseen += 0 if hot.flags & SEEN else sign
+        box.deleted += sign if hot.flags & DELETED else 0
+        box.recent += sign * hot.fresh
+        box.size += sign * hot.size
+        box.disk_size += sign * hot.disk_size
+
+    def recount(self, box: MailboxRow) -> None:
+        row = self.retry(
+            "select count(*), total(not flags & 1), total((flags & 8) != 0), total(fresh), total(size), total(disk_size)"
+            " from hot where mbox=?",
+            (box.id,),
+        ).fetchone()
+        box.messages, box.unseen, box.deleted, box.recent, box.size, box.disk_size = map(int, row)
+
+    def hot(self, mailbox_id: int, uids: Sequence[int]) -> list[HotRow]:
+        """Of those of ``uids`` that exist, ascending."""
+        return [HotRow(*row) for row in self._by_uid(f"select {HOT_COLUMNS} from hot", mailbox_id, uids)]
+
+    def hot_all(self, mailbox_id: int) -> list[HotRow]:
+        rows = self.retry(f"select {HOT_COLUMNS} from hot where mbox=? order by uid", (mailbox_id,))
+        return [HotRow(*row) for row in rows]
+
+    def _by_uid(self, select: str, mailbox_id: int, uids: Sequence[int]) -> Iterator[tuple[SqlValue, ...]]:
+        wanted = sorted(set(uids))
+        for at in range(0, len(wanted), 500):
+            block = wanted[at : at + 500]
+            low, high = block[0], block[-1]
+            if high - low < 2 * len(block):
+                chosen = frozenset(block)
+                rows = self.retry(f"{select} where mbox=? and uid between ? and ? order by uid", (mailbox_id, low, high))
+                uid_at = 1
+                yield from (row for row in rows.fetchall() if row[uid_at] in chosen)
+            else:
+                marks = ", ".join("?" * len(block))
+                values = (mailbox_id, *block)
+                yield from self.retry(f"{select} where mbox=? and uid in ({marks}) order by uid", values).fetchall()
+
+    def full(self, mailbox_id: int, uids: Sequence[int], cold: bool) -> Iterator[tuple[SqlValue, ...]]:
+        """mbox, uid, flags, modseq, size, date, savedate, header_size, email_id[, cold columns]."""
+        columns = "mbox, uid, flags, modseq, size, date, savedate, header_size, email_id"
+        if not cold:
+            return self._by_uid(f"select {columns} from hot", mailbox_id, uids)
+        more = ", envelope, body, bodystructure, headers, trace, decision"
+        return self._by_uid(
+            f"select {columns}{more} from hot join cold on cold.id = (hot.mbox << 32 | hot.uid)", mailbox_id, uids
+        )
+
+
+def _mailbox_values(row: MailboxRow) -> tuple[SqlValue, ...]:
+    return (
+        row.mid, row.directory, row.name, row.uidvalidity, row.special_use, row.uidnext, row.modseq, row.uid_mark,
+        row.modseq_mark, row.keywords, row.floor, row.stale, row.new_mtime, row.cur_mtime, row.unsure, row.messages,
+        row.unseen, row.deleted, row.recent, row.size, row.disk_size,
+    )  # fmt: skip
+
+
+def _hot_values(hot: HotRow) -> tuple[SqlValue, ...]:
+    return (
+        hot.mbox, hot.uid, hot.flags, hot.modseq, hot.born, hot.size, hot.date, hot.savedate, hot.header_size,
+        hot.email_id, hot.form, hot.fresh, hot.name, hot.inode, hot.disk_size, hot.mtime,
+    )  # fmt: skip

@@ -1,0 +1,180 @@
+"""The process group: a small parent that binds, forks and restarts; workers that serve; one process that sends.
+
+The parent runs no event loop and parses nothing. It binds every listener once, so that a dying worker loses no waiting
+connection, writes the pid file, and restarts what dies (with growing pauses when it dies at once). SIGTERM and SIGINT end
+everything in order; SIGHUP replaces the workers one generation by another: the old ones finish what they have begun.
+systemd: READY, STOPPING and STATUS are told through NOTIFY_SOCKET (sd_notify protocol).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+log = logging.getLogger("filterd.workers")
+
+STOP_SECONDS = 10.0  # after SIGTERM, before SIGKILL
+RESTART_PAUSE = (0.1, 0.5, 2.0, 5.0, 15.0)
+STEADY_SECONDS = 30.0  # a process that lived this long starts again with the first pause
+
+
+def sd_notify(text: str) -> None:
+    """Tell systemd, when it asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.sendto(text.encode(), address)
+
+
+@dataclass(slots=True)
+class Role:
+    """One process to keep alive. ``main`` runs in the child and returns its exit code."""
+
+    name: str
+    main: Callable[[], int]
+    pid: int = 0
+    started: float = 0.0
+    failures: int = 0
+    due: float = 0.0
+
+
+@dataclass(slots=True)
+class Group:
+    """All processes of one server."""
+
+    roles: list[Role]
+    pid_file: Path | None = None
+    ready: Callable[[], None] = lambda: None
+    _stop: bool = False
+    _reload: bool = False
+    _wake: int = -1
+    _children: dict[int, Role] = field(default_factory=dict)
+
+    def run(self) -> int:
+        """Runs until stopped; the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_reload)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        wake, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        if self.pid_file is not None:
+            self.pid_file.write_text(f"{os.getpid()}\n")
+        try:
+            for role in self.roles:
+                self._start(role)
+            self.ready()
+            sd_notify("READY=1\nSTATUS=serving")
+            while not self._stop:
+                self._reap()
+                self._restart_due()
+                if self._reload:
+                    self._reload = False
+                    self._replace()
+                if select.select([wake], [], [], 0.5)[0]:
+                    os.read(wake, 4096)
+            sd_notify("STOPPING=1")
+            self._end()
+        finally:
+            if self.pid_file is not None:
+                self.pid_file.unlink(missing_ok=True)
+        return 0
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop = True
+
+    def _on_reload(self, _number: int, _frame: FrameType | None) -> None:
+        self._reload = True
+
+    def _start(self, role: Role) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                signal.set_wakeup_fd(-1)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                    signal.signal(number, signal.SIG_DFL)
+                code = role.main()
+            except SystemExit as exit_:
+                code = int(exit_.code or 0) if not isinstance(exit_.code, str) else 70
+            except (
+                BaseException
+            ):  # the last line of defence of a forked child: report, never run the parent's code
+                logging.getLogger("filterd").exception("process %s failed", role.name)
+            finally:
+                logging.shutdown()
+                os._exit(code)
+        role.pid, role.started, role.due = pid, time.monotonic(), 0.0
+        self._children[pid] = role
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            role = self._children.pop(pid, None)
+            if role is None or role.pid != pid:
+                continue
+            lived = time.monotonic() - role.started
+            role.pid = 0
+            role.failures = 0 if lived > STEADY_SECONDS else role.failures + 1
+            pause = RESTART_PAUSE[min(role.failures, len(RESTART_PAUSE) - 1)]
+            role.due = time.monotonic() + pause
+            log.error(
+                "process %s ended with status %s after %.1f s; again in %.1f s",
+                role.name,
+                status,
+                lived,
+                pause,
+            )
+
+    def _restart_due(self) -> None:
+        now = time.monotonic()
+        for role in self.roles:
+            if role.pid == 0 and role.due and now >= role.due and not self._stop:
+                self._start(role)
+
+    def _replace(self) -> None:
+        sd_notify("RELOADING=1")
+        old = [role.pid for role in self.roles if role.pid]
+        for role in self.roles:
+            self._start(role)
+        for pid in old:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        sd_notify("READY=1")
+
+    def _end(self) -> None:
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._children and time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if pid:
+                    self._children.pop(pid, None)
+                    continue
+            time.sleep(0.01)
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,239 @@
+"""SPF evaluation by pyspf, fenced: the library never waits for the DNS and never sees uncapped input.
+
+Specification: RFC 7208, complete. RFC 8616 (internationalised domains): U-labels are looked up as A-labels.
+
+pyspf asks the process-wide function ``spf.DNSLookup``. It is replaced once, here, by ``_lookup``, which reads the
+state of the check that is running (a context variable: one per thread and task) and knows only answers that are
+already there: fetched by this check, or in the resolver's cache. A miss is noted and ends the run; the misses are
+resolved on the loop and the run begins again, until a run ends without a miss that mattered. pyspf swallows every
+exception while it reads an ``exp=`` text, so a miss is *noted* first and only then raised.
+
+Invariants: at most ROUNDS runs and one deadline; SERVFAIL, time-out or a passed deadline is temperror; any exception
+that is not pyspf's own is permerror; nothing here raises on hostile input. The caps keep pyspf's quadratic parts
+(macro expansion, domain-spec check) below a few milliseconds a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import spf
+
+from pipeline.dns_name import to_ascii
+from pipeline.ports import Clock, DnsAnswer, DnsStatus, Resolver
+
+ROUNDS = 25
+DEADLINE = 20.0  # seconds, RFC 7208 4.6.4
+RECORD_LIMIT = 4096  # octets of one SPF record
+TERM_LIMIT = 384  # octets of one term: 253 of a domain, a name, a CIDR length and some macros
+EXPLANATION_LIMIT = 1024  # octets of an exp= text
+SHOWN_LIMIT = 400  # characters of an expanded explanation
+ADDRESS_LIMIT = 100  # addresses of one name that are looked at
+MX_LIMIT = 11  # one more than RFC 7208 4.6.4 allows, so that pyspf can object
+PTR_LIMIT = 10
+HELO_LIMIT = 255
+PATH_LIMIT = 320
+
+Records = list[tuple[tuple[str, str], object]]
+
+
+@dataclass(frozen=True, slots=True)
+class SpfResult:
+    """``result``: none neutral pass fail softfail temperror permerror. ``identity``: mailfrom or helo.
+
+    ``mechanism`` decided ("" for the default); ``explanation`` is the domain's own text for a fail, safe to show;
+    ``problem`` says what was wrong with a temperror or permerror.
+    """
+
+    result: str
+    identity: str
+    domain: str
+    mechanism: str = ""
+    explanation: str = ""
+    problem: str = ""
+    rounds: int = 0
+
+
+class _Miss(Exception):
+    """An answer that is not there yet."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of one check."""
+
+    resolver: Resolver
+    address_type: str = "A"  # what an MX or PTR answer will be followed by
+    answers: dict[tuple[str, str], DnsAnswer] = field(default_factory=dict)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+    def lookup(self, name: str, rdtype: str) -> Records:
+        """Records in pyspf's shape; raises its TempError, or _Miss."""
+        if rdtype == "SPF" or not name.isascii():
+            return []  # type 99 is gone (RFC 7208 3.1); RFC 8616 4: a non-ASCII local part matches nothing
+        key = (name, rdtype)
+        answer = self.answers.get(key)
+        if answer is None:
+            answer = self.resolver.cached(name, rdtype)
+            if answer is None:
+                self.missing.append(key)
+                raise _Miss(name)
+            self.answers[key] = answer
+        if answer.status is DnsStatus.TEMPORARY:
+            raise spf.TempError(f"DNS {answer.reason or 'failure'}: {name} {rdtype}")
+        return _shape(key, answer.records)
+
+    async def fetch(self) -> None:
+        """Resolve what was missed, and the addresses that an MX or PTR answer will be asked for next."""
+        wanted = list(dict.fromkeys(self.missing))
+        self.missing.clear()
+        got = await asyncio.gather(*(self.resolver.query(name, rdtype) for name, rdtype in wanted))
+        self.answers.update(zip(wanted, got, strict=True))
+        further = [
+            key
+            for (_, rdtype), answer in zip(wanted, got, strict=True)
+            for key in _followers(rdtype, answer.records, self.address_type)
+            if key not in self.answers
+        ]
+        if further:
+            await asyncio.gather(*(self.resolver.query(name, rdtype) for name, rdtype in further))
+
+
+def _followers(rdtype: str, records: Iterable[str], address_type: str) -> list[tuple[str, str]]:
+    if rdtype == "MX":
+        hosts = [record.partition(" ")[2] for record in records][:MX_LIMIT]
+    elif rdtype == "PTR":
+        hosts = list(records)[:PTR_LIMIT]
+    else:
+        return []
+    return [(host, address_type) for host in hosts if host and host != "." and host.isascii()]
+
+
+def _shape(key: tuple[str, str], records: tuple[str, ...]) -> Records:
+    match key[1]:
+        case "TXT":
+            return [(key, (_capped(record),)) for record in records]
+        case "MX":
+            return [(key, _mx(record)) for record in records[:MX_LIMIT]]
+        case "PTR":
+            return [(key, record) for record in records[:PTR_LIMIT]]
+        case _:
+            return [(key, record) for record in records[:ADDRESS_LIMIT]]
+
+
+def _mx(record: str) -> tuple[int, str]:
+    preference, _, host = record.partition(" ")
+    return int(preference), "" if host == "." else host
+
+
+def _capped(record: str) -> bytes:
+    """A TXT record as octets, or PermError when it is an SPF record beyond the caps."""
+    data = record.encode("latin-1", "replace")
+    if data[:6].lower() != b"v=spf1":
+        return data if len(data) <= EXPLANATION_LIMIT else b""
+    if len(data) > RECORD_LIMIT:
+        raise spf.PermError(f"SPF record of {len(data)} octets (limit {RECORD_LIMIT})")
+    if len(data) > TERM_LIMIT and max(map(len, data.split(b" "))) > TERM_LIMIT:
+        raise spf.PermError(f"SPF term of more than {TERM_LIMIT} octets")
+    return data
+
+
+_CURRENT: ContextVar[_Run] = ContextVar("filterd_spf_run")
+
+
+def _lookup(name: str, qtype: str, strict: object = True, timeout: object = None) -> Records:
+    """What pyspf calls instead of the DNS."""
+    return _CURRENT.get().lookup(name, qtype)
+
+
+spf.DNSLookup = _lookup
+
+
+@dataclass(frozen=True, slots=True)
+class SpfQuestion:
+    """One identity to check. ``mail_from`` "" means the null reverse-path: postmaster@helo (RFC 7208 2.4)."""
+
+    ip: str
+    mail_from: str
+    helo: str
+    receiver: str = "unknown"
+
+    @property
+    def address_type(self) -> str:
+        return "AAAA" if ":" in self.ip and not self.ip.lower().startswith("::ffff:") else "A"
+
+    @property
+    def identity(self) -> str:
+        return "mailfrom" if self.mail_from else "helo"
+
+    @property
+    def domain(self) -> str:
+        return self.mail_from.rpartition("@")[2] if self.mail_from else self.helo
+
+
+def _ascii_domain(text: str, limit: int) -> str:
+    """An address or name with its domain as A-labels, cut at the limit."""
+    local, at, domain = text[-limit:].rpartition("@")
+    if not domain.isascii():
+        domain = to_ascii(domain) or domain
+    return f"{local}{at}{domain}"
+
+
+def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
+    """One run of pyspf; None when answers are missing."""
+    token = _CURRENT.set(run)
+    try:
+        query = spf.query(
+            i=question.ip.partition("%")[0],
+            s=_ascii_domain(question.mail_from, PATH_LIMIT),
+            h=_ascii_domain(question.helo, HELO_LIMIT),
+            receiver=question.receiver,
+        )
+        query.t = str(int(now))
+        query.set_default_explanation("")
+        result, _, explanation = query.check()
+    except _Miss:
+        return None
+    except Exception as error:  # the library met something it was not written for: RFC 7208 2.6.7
+        return SpfResult("permerror", question.identity, question.domain, problem=f"{type(error).__name__}: {error}")
+    finally:
+        _CURRENT.reset(token)
+    if run.missing and result == "fail":
+        return None  # swallowed while reading exp=: only a fail shows the text
+    return SpfResult(
+        result,
+        question.identity,
+        question.domain,
+        mechanism=printable(query.mechanism or ""),
+        explanation=printable(explanation) if result == "fail" else "",
+        problem=printable(query.prob) if result in ("temperror", "permerror") else "",
+    )
+
+
+def printable(text: str) -> str:
+    """A text of strangers, safe for a reply, a header or a terminal: visible ASCII and blanks, cut."""
+    return "".join(char if " " <= char <= "~" else "?" for char in text[:SHOWN_LIMIT])
+
+
+def check_cached(resolver: Resolver, clock: Clock, question: SpfQuestion) -> SpfResult | None:
+    """The verdict when every answer is at hand, else None. Immediate."""
+    return _evaluate(_Run(resolver, question.address_type), question, clock.time())
+
+
+async def check(resolver: Resolver, clock: Clock, question: SpfQuestion, seconds: float = DEADLINE) -> SpfResult:
+    """The verdict on one identity, in at most ``seconds``. Never raises for what the DNS or the sender says."""
+    run = _Run(resolver, question.address_type)
+    rounds = 0
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            for rounds in range(1, ROUNDS + 1):
+                found = _evaluate(run, question, clock.time())
+                if found is not None:
+                    return found
+                await run.fetch()
+    except TimeoutError:
+        return SpfResult("temperror", question.identity, question.domain, problem="time limit", rounds=rounds)
+    return SpfResult("temperror", question.identity, question.domain, problem="too many rounds", rounds=rounds)

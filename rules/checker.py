@@ -1,0 +1,603 @@
+"""From the syntax tree to bound commands: every word known, allowed, with the right arguments.
+
+Specification: RFC 5228 2.6 (arguments), 2.9 and 3.2 (require first), 2.10.5; RFC 5463 (ihave: what stands behind an ihave
+that fails is not checked). Invariants: all errors of the script are found in one pass; one fault is reported once; arguments
+of the same shape are matched to parameters once (``_Plan``), as scripts have ten thousand alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rules import encoded
+from rules.ast import Command, Number, Script, Strings, Tag, Test
+from rules.bound import Bound, Text, Texts, Value
+from rules.errors import ScriptError
+from rules.limits import Limits
+from rules.registry import CommandSpec, Kind, Namespace, Param, Registry, TagSpec, Tests, TestSpec, find_capability
+from rules.variables import Outer, Template, parse_name, parse_template
+
+_KIND_SHAPE = {Kind.STRING: ("S",), Kind.STRINGS: ("S", "L"), Kind.NUMBER: ("N",)}
+_SHAPE_NAME = {"S": "a string", "L": "a list of strings", "N": "a number"}
+_DEFAULT_COMPARATOR = "i;ascii-casemap"
+_GUESSES = 200  # unknown words for which a near one is looked for
+
+
+@dataclass(slots=True)
+class _Problem:
+    arg: int  # index of the argument, -1: the word itself
+    code: str
+    message: str
+    cure: str
+
+
+@dataclass(slots=True)
+class _Plan:
+    """How arguments of one shape go to the parameters of one word."""
+
+    positional: tuple[int, ...]  # argument index for each parameter, -1: left out
+    tags: tuple[tuple[str, int], ...]  # tag, index of its argument or -1
+    specs: tuple[TagSpec, ...]
+    problems: tuple[_Problem, ...]
+    match: str = "is"
+    part: str = "all"
+    checks: tuple[TagSpec, ...] = ()
+    constants: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Scope:
+    """What extensions keep while a script is checked, by their own key."""
+
+    marks: dict[str, object] = field(default_factory=dict)
+
+
+class Checker:
+    """One check of one script; ``check`` hooks of extensions get it."""
+
+    def __init__(
+        self,
+        script: Script,
+        registry: Registry,
+        allowed: Collection[str],
+        limits: Limits,
+        own_addresses: Collection[str] = (),
+    ) -> None:
+        self.script = script
+        self.registry = registry
+        self.allowed = frozenset(allowed)
+        self.limits = limits
+        self.own_addresses = frozenset(address.lower() for address in own_addresses)
+        self.active: set[str] = set()
+        self.required: set[str] = set()
+        self.errors: list[ScriptError] = []
+        self.warnings: list[ScriptError] = []
+        self.scope = Scope()
+        self.depth = 0  # of blocks
+        self._lines = _line_starts(script.text)
+        self._plans: dict[tuple[str, bool, tuple[str, ...]], _Plan] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._guesses = 0
+        self._variables = self._encoded = False
+        self._unchecked = 0
+        self.lost_require = False  # a require could not be parsed: what it would have allowed is not known
+
+    # -- what check hooks use ---------------------------------------------------------------------------
+
+    def place(self, pos: int) -> tuple[int, int]:
+        """1-based line and column of an offset."""
+        line = bisect_right(self._lines, pos)
+        return line, pos - self._lines[line - 1] + 1
+
+    def error(self, pos: int, code: str, message: str, cure: str = "") -> None:
+        """Reports an error at an offset of the text."""
+        if not self._unchecked and len(self.errors) < self.limits.errors:
+            self.errors.append(ScriptError(*self.place(pos), code, message, cure))
+
+    def warn(self, pos: int, code: str, message: str, cure: str = "") -> None:
+        """Reports a warning at an offset of the text."""
+        if not self._unchecked and len(self.warnings) < self.limits.warnings:
+            self.warnings.append(ScriptError(*self.place(pos), code, message, cure))
+
+    def where(self, bound: Bound, index: int, item: int = 0) -> int:
+        """The offset of a parameter (of one of its strings), or of the word when it was left out."""
+        plan = self._plans[_plan_key(bound.spec, bound.node.shape)]
+        place = plan.positional[index]
+        if place < 0:
+            return bound.node.pos
+        arg = bound.node.args[place]
+        return arg.where(item) if isinstance(arg, Strings) else arg.pos
+
+    def where_tag(self, bound: Bound, tag: str, item: int = 0) -> int:
+        """The offset of a tag's argument (of one of its strings), or of the tag."""
+        plan = self._plans[_plan_key(bound.spec, bound.node.shape)]
+        for name, place in plan.tags:
+            if name == tag and place >= 0:
+                arg = bound.node.args[place]
+                return arg.where(item) if isinstance(arg, Strings) else arg.pos
+        for arg in bound.node.args:
+            if isinstance(arg, Tag) and arg.name == tag:
+                return arg.pos
+        return bound.node.pos
+
+    def has(self, capability: str) -> bool:
+        """Is the capability required (or active by ihave)?"""
+        return capability in self.active
+
+    def require(self, capability: str) -> bool:
+        """Makes a capability active; False when it is not to be had."""
+        if capability not in self.allowed or capability not in self.registry.known:
+            return False
+        self.active.add(capability)
+        self.active.update(self.registry.implies.get(capability, ()))
+        self._plans = {key: plan for key, plan in self._plans.items() if not plan.problems}
+        self._variables = "variables" in self.active
+        self._encoded = "encoded-character" in self.active
+        return True
+
+    def check_variable(self, text: Text, pos: int) -> None:
+        """An error unless the text is a name that can be assigned to; a template is judged at run time."""
+        if isinstance(text, Template):
+            return
+        name = parse_name(text, self.active_namespaces(), self.limits)
+        if isinstance(name, str):
+            self.error(pos, "variable-name", name, "a name has letters, digits and _, and begins with a letter")
+        elif isinstance(name, Outer) and name.namespace.check and (fault := name.namespace.check(name.name)):
+            self.error(pos, "variable-name", fault)
+
+    def active_namespaces(self) -> dict[str, Namespace]:
+        """The variable namespaces of the required extensions."""
+        return {
+            name: space
+            for name, space in self.registry.namespaces.items()
+            if not space.needs or any(need in self.active for need in space.needs)
+        }
+
+    # -- the walk ---------------------------------------------------------------------------------------
+
+    def check(self) -> list[Bound]:
+        """Binds the whole script; errors and warnings are in the lists."""
+        commands = self.script.commands
+        count = 0
+        while count < len(commands) and commands[count].name in ("require", ""):
+            if commands[count].name:
+                self._require(commands[count])
+            elif commands[count].shape == ("require",):
+                self.lost_require = True
+            count += 1
+        return self._block(commands[count:])
+
+    def _require(self, command: Command) -> None:
+        if command.shape not in (("S",), ("L",)) or command.tests or command.block is not None:
+            self.error(command.pos, "arguments", "require takes a string or a list of strings", 'require ["fileinto"];')
+            return
+        strings = command.args[0]
+        assert isinstance(strings, Strings)
+        for index, name in enumerate(strings.values):
+            if self.require(name):
+                self.required.add(name)
+                continue
+            if name in self.registry.known:
+                message = f'the capability "{name}" is switched off on this server'
+                cure = "ask the administrator, or write the script without it"
+            else:
+                message = f'the capability "{name[:60]}" is not known'
+                near = self._near(name, self.allowed)
+                cure = f'did you mean "{near}"?' if near else "remove it from require"
+            self.error(strings.where(index), "unknown-capability", message, cure)
+
+    def _block(self, commands: Sequence[Command]) -> list[Bound]:
+        bounds: list[Bound] = []
+        previous = ""
+        ended: Command | None = None
+        for command in commands:
+            if not command.name:
+                previous = "if"
+                continue
+            if command.name == "require":
+                message = "require must stand before all other commands"
+                self.error(command.pos, "require-place", message, "move it to the top of the script")
+                continue
+            if command.name in ("elsif", "else") and previous not in ("if", "elsif"):
+                message = f'"{command.name}" must follow an if or elsif'
+                self.error(command.pos, "elsif-place", message, "write if, or remove what stands between")
+            bound = self._command(command)
+            previous = command.name
+            if ended is not None:
+                line = self.place(ended.pos)[0]
+                message = f'this is never reached: "{ended.name}" in line {line} ends the script'
+                self.warn(command.pos, "dead-code", message, "remove it, or move it up")
+                ended = None
+            if bound is not None:
+                bounds.append(bound)
+                if isinstance(bound.spec, CommandSpec) and bound.spec.ends and command is not commands[-1]:
+                    ended = command
+        return bounds
+
+    def _command(self, command: Command) -> Bound | None:
+        spec = self.registry.commands.get(command.name)
+        if spec is None:
+            self._unknown(command, "command", self.registry.commands)
+            self._inner(command)
+            return None
+        if not self._needs(spec.needs, command, "command"):
+            self._inner(command)
+            return None
+        bound = self._bind(command, spec)
+        self._shape_of_body(command, spec)
+        off = self._unchecked
+        self._bind_tests(bound)
+        if bound.tests and bound.tests[0].constant is False and _asks(bound.tests[0]):
+            self._unchecked += 1  # RFC 5463 4: errors in what an absent extension guards are none
+            bound.unchecked = True
+        if spec.check is not None and not self._broken(bound):
+            spec.check(self, bound)
+        if command.block is not None:
+            leave = spec.enter(self, bound) if spec.enter is not None else None
+            self.depth += 1
+            bound.block = self._block(command.block)
+            self.depth -= 1
+            if leave is not None:
+                leave()
+        self._unchecked = off
+        return bound
+
+    def _inner(self, command: Command) -> None:
+        """Looks into what an unusable command holds, so that its errors are reported too."""
+        for test in command.tests:
+            self._test(test)
+        if command.block is not None:
+            self.depth += 1
+            self._block(command.block)
+            self.depth -= 1
+
+    def _shape_of_body(self, command: Command, spec: CommandSpec) -> None:
+        if spec.block and command.block is None:
+            self.error(command.pos, "block", f'"{command.name}" needs a block', "write { ... } behind it")
+        elif not spec.block and command.block is not None:
+            self.error(command.pos, "block", f'"{command.name}" takes no block', "end it with ;")
+        self._count_tests(command, spec.tests)
+
+    def _count_tests(self, node: Command | Test, wanted: Tests) -> None:
+        count = len(node.tests)
+        if wanted is Tests.NONE and count:
+            self.error(node.pos, "tests", f'"{node.name}" takes no test', "end the arguments before it")
+        elif wanted is Tests.ONE and (count != 1 or node.listed):
+            message = f'"{node.name}" takes exactly one test'
+            self.error(node.pos, "tests", message, "join several with anyof (...) or allof (...)")
+        elif wanted is Tests.LIST and not node.listed:
+            self.error(node.pos, "tests", f'"{node.name}" takes a list of tests', f"write {node.name} (test, test)")
+
+    def _bind_tests(self, bound: Bound) -> None:
+        """Binds the inner tests; behind an ihave that fails in an allof nothing is checked."""
+        if not bound.node.tests:
+            return
+        off = self._unchecked
+        tests: list[Bound] = []
+        for node in bound.node.tests:
+            test = self._test(node)
+            if test is None:
+                continue
+            tests.append(test)
+            if bound.name == "allof" and test.constant is False and _asks(test):
+                self._unchecked += 1
+            elif bound.name == "anyof" and test.constant is True and _asks(test) and test.name == "not":
+                self._unchecked += 1
+        self._unchecked = off
+        bound.tests = tests
+
+    def _test(self, node: Test) -> Bound | None:
+        spec = self.registry.tests.get(node.name)
+        if spec is None:
+            self._unknown(node, "test", self.registry.tests)
+            return None
+        if not self._needs(spec.needs, node, "test"):
+            return None
+        bound = self._bind(node, spec)
+        if node.tests or spec.tests is not Tests.NONE:
+            self._count_tests(node, spec.tests)
+            self._bind_tests(bound)
+        if not self._broken(bound):
+            if spec.check is not None:
+                spec.check(self, bound)
+            if spec.constant is not None:
+                bound.constant = spec.constant(bound)
+        return bound
+
+    # -- binding ----------------------------------------------------------------------------------------
+
+    def _broken(self, bound: Bound) -> bool:
+        return bool(self._plans[_plan_key(bound.spec, bound.node.shape)].problems)
+
+    def _bind(self, node: Command | Test, spec: CommandSpec | TestSpec) -> Bound:
+        key = _plan_key(spec, node.shape)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._make_plan(spec, node)
+        line = bisect_right(self._lines, node.pos)
+        bound = Bound(
+            node.name, spec, node, (), {}, line, node.pos - self._lines[line - 1] + 1, self.registry, plan.specs
+        )
+        if plan.problems:
+            self._tell(node, plan)
+            bound.args = tuple(None for _ in spec.params)
+            return bound
+        args = node.args
+        value = self._value
+        bound.args = [None if place < 0 else value(args[place]) for place in plan.positional]
+        if plan.tags:
+            tags: dict[str, Value | None] = {}
+            for name, place in plan.tags:
+                tags[name] = None if place < 0 else value(args[place])
+            bound.tags = tags
+        for place in plan.constants:
+            self._must_be_constant(node, place)
+        if spec.matches:
+            self._matching(bound, plan)
+        if isinstance(spec, TestSpec) and spec.part:
+            bound.part = self.registry.parts[plan.part]
+        for tag in plan.checks:
+            if tag.check is not None:
+                tag.check(self, bound)
+        return bound
+
+    def _value(self, arg: Strings | Number | Tag) -> Value:
+        if isinstance(arg, Strings):
+            return self._texts(arg) if self._variables or self._encoded else arg.values
+        return arg.value if isinstance(arg, Number) else 0
+
+    def _texts(self, strings: Strings) -> Texts:
+        out: list[Text] = []
+        for index, value in enumerate(strings.values):
+            if "${" not in value:
+                out.append(value)
+                continue
+            if self._encoded:
+                value, fault = encoded.decode(value)
+                if fault:
+                    self.error(strings.where(index), "encoded-character", fault, "use 1 to 10ffff, but no surrogates")
+            text: Text = value
+            if self._variables and "${" in value:
+                faults: list[str] = []
+                text = parse_template(value, self.active_namespaces(), self.limits, faults)
+                for message in faults[:5]:
+                    cure = "require the extension that has it" if "namespace" in message else "use another name"
+                    self.error(strings.where(index), "variable", message, cure)
+            out.append(text)
+        return tuple(out)
+
+    def _must_be_constant(self, node: Command | Test, place: int) -> None:
+        arg = node.args[place]
+        if self._variables and isinstance(arg, Strings):
+            if any(isinstance(text, Template) for text in self._texts(arg)):
+                self.error(arg.pos, "constant", "variables are not allowed in this string", "write the value itself")
+
+    def _matching(self, bound: Bound, plan: _Plan) -> None:
+        """Resolves match type and comparator, and that they go together."""
+        bound.match = self.registry.matches[plan.match]
+        name = bound.tag_text("comparator")
+        name = _DEFAULT_COMPARATOR if name is None or not isinstance(name, str) else name
+        comparator = self.registry.comparators.get(name)
+        if comparator is None:
+            near = self._near(name, self.registry.comparators)
+            cure = f'did you mean "{near}"?' if near else 'use "i;ascii-casemap" or "i;octet"'
+            self.error(self.where_tag(bound, "comparator"), "comparator", f'the comparator "{name[:60]}" is not known', cure)
+        elif comparator.needs and not any(need in self.active for need in comparator.needs):
+            need = comparator.needs[0]
+            cure = f'add "{need}" to require'
+            self.error(
+                self.where_tag(bound, "comparator"), "missing-require", f'the comparator "{name}" needs "{need}"', cure
+            )
+        elif bound.match.substring and not comparator.substring:
+            message = f'":{bound.match.name}" cannot be used with the comparator "{name}"'
+            self.error(bound.node.pos, "comparator", message, "use :is, :value or another comparator")
+        bound.comparator = comparator or self.registry.comparators[_DEFAULT_COMPARATOR]
+
+    def _tell(self, node: Command | Test, plan: _Plan) -> None:
+        for problem in plan.problems:
+            pos = node.pos if problem.arg < 0 or problem.arg >= len(node.args) else node.args[problem.arg].pos
+            self.error(pos, problem.code, problem.message, problem.cure)
+
+    def _make_plan(self, spec: CommandSpec | TestSpec, node: Command | Test) -> _Plan:
+        return _Planner(self, spec, node).plan()
+
+    # -- unknown words ----------------------------------------------------------------------------------
+
+    def _needs(self, needs: tuple[str, ...], node: Command | Test, kind: str) -> bool:
+        if not needs or not self.active.isdisjoint(needs):
+            return True
+        if ("needs", node.name) not in self._told and not self.lost_require:
+            if not self._unchecked:
+                self._told.add(("needs", node.name))
+            capability = find_capability(self.registry, needs, self.allowed)
+            if capability:
+                message, cure = f'the {kind} "{node.name}" needs the capability "{capability}"', f'add "{capability}" to require'
+            else:
+                message, cure = f'the {kind} "{node.name}" is switched off on this server', "ask the administrator"
+            self.error(node.pos, "missing-require", message, cure)
+        return False
+
+    def _unknown(self, node: Command | Test, kind: str, words: Collection[str]) -> None:
+        if (kind, node.name) in self._told:
+            return
+        if not self._unchecked:
+            self._told.add((kind, node.name))
+        near = self._near(node.name, words)
+        other = self.registry.tests if kind == "command" else self.registry.commands
+        if node.name in other:
+            cure = f'"{node.name}" is a {"test" if kind == "command" else "command"}'
+            cure += f": write if {node.name} ... {{ ... }}" if kind == "command" else ": it stands alone or in a block"
+        else:
+            cure = f'did you mean "{near}"?' if near else ""
+        self.error(node.pos, f"unknown-{kind}", f'the {kind} "{node.name}" is not known', cure)
+
+    def _near(self, name: str, words: Iterable[str]) -> str:
+        self._guesses += 1
+        if self._guesses > _GUESSES:
+            return ""
+        near = difflib.get_close_matches(name[:60], list(words), 1, 0.7)
+        return near[0] if near else ""
+
+    def near_tag(self, name: str, words: Iterable[str]) -> str:
+        """The known tag nearest to a wrong one, or nothing."""
+        return self._near(name, words)
+
+
+class _Planner:
+    """Matches one shape of arguments to the parameters of one word."""
+
+    def __init__(self, checker: Checker, spec: CommandSpec | TestSpec, node: Command | Test) -> None:
+        self.checker = checker
+        self.spec = spec
+        self.node = node
+        self.known = checker.registry.tags_of(spec)
+        self.problems: list[_Problem] = []
+        self.tags: dict[str, int] = {}
+        self.used: dict[str, TagSpec] = {}
+        self.constants: list[int] = []
+
+    def plan(self) -> _Plan:
+        """The plan, with every problem of this shape."""
+        free = self._take_tags()
+        positional = self._place(free)
+        self._combinations()
+        plan = _Plan(positional, tuple(self.tags.items()), tuple(self.used.values()), tuple(self.problems))
+        for name, tag in self.used.items():
+            if tag.group == "match type":
+                plan.match = name
+            elif tag.group == "address part":
+                plan.part = name
+        plan.checks = tuple(tag for tag in self.used.values() if tag.check is not None)
+        plan.constants = tuple(self.constants)
+        return plan
+
+    def _problem(self, arg: int, code: str, message: str, cure: str) -> None:
+        self.problems.append(_Problem(arg, code, message, cure))
+
+    def _take_tags(self) -> list[int]:
+        shape, index = self.node.shape, 0
+        free: list[int] = []
+        while index < len(shape):
+            item = shape[index]
+            if not item.startswith(":"):
+                free.append(index)
+                index += 1
+                continue
+            index = self._take_tag(item[1:], index)
+        return free
+
+    def _take_tag(self, name: str, index: int) -> int:
+        """Takes the tag at ``index`` and its argument; returns the next index."""
+        shape = self.node.shape
+        tag = self.known.get(name)
+        if tag is None:
+            near = self.checker.near_tag(name, self.known)
+            cure = f'did you mean ":{near}"?' if near else "remove it"
+            self._problem(index, "unknown-tag", f'"{self.node.name}" has no tag ":{name}"', cure)
+            return index + 1
+        if tag.needs and self.checker.active.isdisjoint(tag.needs) and not self.checker.lost_require:
+            need = find_capability(self.checker.registry, tag.needs, self.checker.allowed) or tag.needs[0]
+            self._problem(index, "missing-require", f'the tag ":{name}" needs the capability "{need}"', f'add "{need}" to require')
+        if name in self.used:
+            self._problem(index, "tag-twice", f'the tag ":{name}" is given twice', "remove one")
+        self._one_of_group(tag, index)
+        self.used[name] = tag
+        self.tags[name] = -1
+        if tag.kind is None:
+            return index + 1
+        if index + 1 < len(shape) and shape[index + 1] in _KIND_SHAPE[tag.kind]:
+            self.tags[name] = index + 1
+            if tag.constant:
+                self.constants.append(index + 1)
+            return index + 2
+        if not tag.optional:
+            self._problem(index, "arguments", f'the tag ":{name}" needs a {tag.kind.value} behind it', "add it")
+        return index + 1
+
+    def _one_of_group(self, tag: TagSpec, index: int) -> None:
+        if tag.group:
+            for other in self.used.values():
+                if other.group == tag.group and other.name != tag.name:
+                    message = f'":{other.name}" and ":{tag.name}" exclude each other (one {tag.group} only)'
+                    self._problem(index, "tag-conflict", message, "remove one")
+                    return
+
+    def _combinations(self) -> None:
+        for tag in self.used.values():
+            for other in tag.requires:
+                if other not in self.used:
+                    self._problem(-1, "tag-requires", f'":{tag.name}" needs ":{other}"', f"add :{other}")
+            for other in tag.conflicts:
+                if other in self.used:
+                    self._problem(-1, "tag-conflict", f'":{tag.name}" cannot be used with ":{other}"', "remove one")
+
+    def _place(self, free: list[int]) -> tuple[int, ...]:
+        params = self.spec.params
+        missing = len(params) - len(free)
+        optional = [index for index, param in enumerate(params) if param.optional]
+        if missing > 0 and len(optional) >= missing:
+            left_out = self._left_out(free, optional, missing)
+        else:
+            left_out = set()
+            if missing > 0:
+                self._problem(-1, "arguments", _too_few(self.node.name, params, len(free)), _usage(self.spec))
+            elif missing < 0:
+                message = f'"{self.node.name}" has {-missing} argument{"s" if missing < -1 else ""} too many'
+                self._problem(free[missing], "arguments", message, _usage(self.spec))
+        places: list[int] = []
+        rest = iter(free)
+        for index, param in enumerate(params):
+            place = -1 if index in left_out else next(rest, -1)
+            places.append(place)
+            if place >= 0:
+                self._fits(param, place)
+        return tuple(places)
+
+    def _left_out(self, free: list[int], optional: list[int], missing: int) -> set[int]:
+        """Which optional parameters are absent: the first choice that fits the kinds, else the first ones."""
+        params = self.spec.params
+        if missing < len(optional):
+            for skip in optional:
+                shapes = [param.kind for index, param in enumerate(params) if index != skip]
+                if all(self.node.shape[place] in _KIND_SHAPE[kind] for place, kind in zip(free, shapes, strict=False)):
+                    return {skip}
+        return set(optional[:missing])
+
+    def _fits(self, param: Param, place: int) -> None:
+        shape = self.node.shape[place]
+        if shape not in _KIND_SHAPE[param.kind]:
+            message = f'"{self.node.name}": {param.name} must be a {param.kind.value}, not {_SHAPE_NAME[shape]}'
+            self._problem(place, "arguments", message, _usage(self.spec))
+        elif param.constant:
+            self.constants.append(place)
+
+
+def _too_few(name: str, params: Sequence[Param], given: int) -> str:
+    absent = [param.name for param in params if not param.optional][given:]
+    return f'"{name}" lacks {" and ".join(absent) or "an argument"}'
+
+
+def _usage(spec: CommandSpec | TestSpec) -> str:
+    words = [spec.name] + [f"[{param.name}]" if param.optional else f"<{param.name}: {param.kind.value}>" for param in spec.params]
+    return "usage: " + " ".join(words)
+
+
+def _plan_key(spec: CommandSpec | TestSpec, shape: tuple[str, ...]) -> tuple[str, bool, tuple[str, ...]]:
+    return (spec.name, isinstance(spec, CommandSpec), shape)
+
+
+def _asks(test: Bound) -> bool:
+    """Is the test's constant value due to an ihave?"""
+    return test.name == "ihave" or any(_asks(inner) for inner in test.tests)
+
+
+def _line_starts(text: str) -> list[int]:
+    starts = [0]
+    place = text.find("\n")
+    while place >= 0:
+        starts.append(place + 1)
+        place = text.find("\n", place + 1)
+    return starts

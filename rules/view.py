@@ -1,0 +1,121 @@
+"""The message as a script sees it: header values decoded once, addresses parsed once, edits as an overlay.
+
+Specification: RFC 5228 2.7.2 and 5.7 (values unfolded, decoded, blanks at the ends trimmed), RFC 5293 (edits). The received
+bytes never change; after an edit the view has new header bytes (and, for replace and enclose of RFC 5703, a whole new
+message), and tests see those. ``rendered()`` is what an action stores or sends, CRLF, None when nothing was edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rules.mail import address, header, words
+from rules.mail.address import Mailbox
+from rules.mail.header import HeaderBlock
+from rules.mail.message import Message
+
+Field = bytes  # a field's value: unfolded, trimmed, not decoded
+
+
+def decode(value: bytes) -> str:
+    """A field's value as text."""
+    if b"=?" not in value and value.isascii():
+        return value.decode("ascii").strip(" \t\r\n")
+    return words.decode(value).strip(" \t\r\n")
+
+
+class View:
+    """A message, and the edits made to it so far. ``version`` counts the edits."""
+
+    __slots__ = ("_addresses", "_block", "_body", "_current", "_rendered", "_values", "original", "version")
+
+    def __init__(self, message: Message) -> None:
+        self.original = message
+        self.version = 0
+        self._current: Message | None = message
+        self._block: HeaderBlock = message.header
+        self._body: bytes | None = None
+        self._rendered: bytes | None = None
+        self._values: dict[bytes, tuple[str, ...]] = {}
+        self._addresses: dict[bytes, tuple[Mailbox, ...]] = {}
+
+    @property
+    def header(self) -> HeaderBlock:
+        """The header as it is now."""
+        return self._block
+
+    @property
+    def message(self) -> Message:
+        """The message as it is now (after a header edit it is put together first)."""
+        if self._current is None:
+            self._current = Message(self.rendered() or self.original.data)
+        return self._current
+
+    @property
+    def size(self) -> int:
+        """Octets of the message as it is now."""
+        if self.version == 0:
+            return self.original.size
+        return len(self.rendered() or b"")
+
+    def fields(self, names: Sequence[bytes]) -> list[Field]:
+        """The values of all fields with these lower-case names, in the order of the names."""
+        if len(names) == 1:
+            return list(self._block.get_all(names[0]))
+        return [value for name in names for value in self._block.get_all(name)]
+
+    def values(self, name: bytes) -> tuple[str, ...]:
+        """The decoded values of a field by lower-case name."""
+        values = self._values.get(name)
+        if values is None:
+            raw = self._block.get_all(name)
+            values = tuple(map(decode, raw)) if raw else ()
+            self._values[name] = values
+        return values
+
+    def addresses(self, name: bytes) -> tuple[Mailbox, ...]:
+        """The mailboxes in the fields of this lower-case name, groups taken apart."""
+        found = self._addresses.get(name)
+        if found is None:
+            raw = self._block.get_all(name)
+            found = tuple(box for value in raw for box in address.parse_list(value).mailboxes) if raw else ()
+            self._addresses[name] = found
+        return found
+
+    def exists(self, name: bytes) -> bool:
+        """Is there a field of this lower-case name?"""
+        return self._block.first(name) is not None
+
+    def rendered(self) -> bytes | None:
+        """The whole message after edits, None when there were none."""
+        if self.version == 0:
+            return None
+        if self._rendered is None:
+            block = self._block
+            head = bytes(block.data[block.start : block.body_start])
+            self._rendered = head + (self._body if self._body is not None else b"")
+        return self._rendered
+
+    def set_header(self, raw_fields: Sequence[bytes]) -> None:
+        """Replaces the header by these whole fields (each with its line end)."""
+        if self._body is None:
+            block = self._block
+            self._body = bytes(block.data[block.body_start :])
+        head = b"".join(raw_fields) + b"\r\n"
+        self._changed()
+        self._block = header.scan(head)
+        self._current = None
+
+    def set_message(self, data: bytes) -> None:
+        """Replaces the whole message."""
+        self._changed()
+        self._current = Message(data)
+        self._block = self._current.header
+        self._body = bytes(data[self._block.body_start :])
+        self._rendered = data
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._rendered = None
+        self._values = {}
+        self._addresses = {}
