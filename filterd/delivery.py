@@ -443,6 +443,15 @@ class Delivery:
         trace.spans.append(span)
         return stored
 
+    async def roll_forward(self, pending: PendingStore) -> None:
+        """A store that was committed and not done, perhaps done and not struck out: the key tells."""
+        try:
+            await self._jobs.deliver(pending.account, pending.mailbox, pending.message, pending.state)
+        except NoSuchMailbox:
+            note = await self._create(pending.account, pending.mailbox)
+            target = INBOX if note else pending.mailbox
+            await self._jobs.deliver(pending.account, target, pending.message, pending.state)
+
     async def _create(self, account: str, mailbox: str) -> str:
         """A note when it cannot be created."""
 

@@ -1,8 +1,8 @@
 """What is written while the server runs: one line an event, pretty on a terminal, JSON elsewhere.
 
-Fields besides the text are given as ``extra={"trace": id, "account": ..., ...}`` and come out as they are; ``trace`` is the
-message's id, the same from the greeting to the file. Subjects, bodies and secrets are never handed to the log: callers pass
-names and numbers only. Control characters are escaped, so nobody outside can write a line of his own.
+Fields besides the text are given as ``extra={"trace": id, "account": ..., ...}`` and come out as they are; ``trace`` is
+the message's id, the same from the greeting to the file. Subjects, bodies and secrets are never handed to the log:
+callers pass names and numbers only. Control characters are escaped, so nobody outside can write a line of his own.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Pretty(logging.Formatter):
         return line
 
 
-def set_up(format_name: str = "auto", level: str = "info", stream: TextIO | None = None) -> logging.Logger:
+def configure(format_name: str = "auto", level: str = "info", stream: TextIO | None = None) -> logging.Logger:
     """Send the ``filterd``, ``pipeline`` and ``rules`` loggers to ``stream`` (stderr); called once, by the program."""
     target = sys.stderr if stream is None else stream
     pretty = format_name == "pretty" or (format_name == "auto" and target.isatty())

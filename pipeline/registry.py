@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.ports import Clock, Ids, Resolver
@@ -27,7 +27,7 @@ T = TypeVar("T")
 def setting(default: T, doc: str, kind: str = "", choices: Sequence[str] = ()) -> T:
     """A documented field of a settings dataclass. (It is typed as its default, as ``dataclasses.field`` is.)"""
     metadata = {"doc": doc, "kind": kind or ("choice" if choices else ""), "choices": tuple(choices)}
-    return cast(T, field(default=default, metadata=metadata))
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ class ZoneError(ValueError):
 class Zone:
     """Records by (name, type), and the faults to play."""
 
-    def __init__(self, records: Mapping[str, Iterable[tuple[str, str]]] | None = None, ttl: int = 300) -> None:
+    def __init__(
+        self, records: Mapping[str, Iterable[tuple[str, str]]] | None = None, ttl: int = 300
+    ) -> None:
         self.ttl = ttl
         self.authentic = False
         self._records: dict[tuple[str, str], list[str]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import struct
+from typing import cast
 
 from pipeline.adapters.dnspython import build_response
 from pipeline.zone import Zone
@@ -22,8 +23,7 @@ class _Udp(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.DatagramTransport):
-            self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         answer = self._server.answer(data, udp=True)

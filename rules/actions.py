@@ -169,7 +169,18 @@ class ListStore:
 
 
 Action = (
-    Keep | FileInto | Redirect | Reject | Discard | Vacation | Notify | Remember | Pipe | Report | SetScore | ListStore
+    Keep
+    | FileInto
+    | Redirect
+    | Reject
+    | Discard
+    | Vacation
+    | Notify
+    | Remember
+    | Pipe
+    | Report
+    | SetScore
+    | ListStore
 )
 
 

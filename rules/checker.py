@@ -17,7 +17,17 @@ from rules.ast import Command, Number, Script, Strings, Tag, Test
 from rules.bound import Bound, Text, Texts, Value
 from rules.errors import ScriptError
 from rules.limits import Limits
-from rules.registry import CommandSpec, Kind, Namespace, Param, Registry, TagSpec, Tests, TestSpec, find_capability
+from rules.registry import (
+    CommandSpec,
+    Kind,
+    Namespace,
+    Param,
+    Registry,
+    TagSpec,
+    Tests,
+    TestSpec,
+    find_capability,
+)
 from rules.variables import Outer, Template, parse_name, parse_template
 
 _KIND_SHAPE = {Kind.STRING: ("S",), Kind.STRINGS: ("S", "L"), Kind.NUMBER: ("N",)}
@@ -144,7 +154,9 @@ class Checker:
             return
         name = parse_name(text, self.active_namespaces(), self.limits)
         if isinstance(name, str):
-            self.error(pos, "variable-name", name, "a name has letters, digits and _, and begins with a letter")
+            self.error(
+                pos, "variable-name", name, "a name has letters, digits and _, and begins with a letter"
+            )
         elif isinstance(name, Outer) and name.namespace.check and (fault := name.namespace.check(name.name)):
             self.error(pos, "variable-name", fault)
 
@@ -172,7 +184,12 @@ class Checker:
 
     def _require(self, command: Command) -> None:
         if command.shape not in (("S",), ("L",)) or command.tests or command.block is not None:
-            self.error(command.pos, "arguments", "require takes a string or a list of strings", 'require ["fileinto"];')
+            self.error(
+                command.pos,
+                "arguments",
+                "require takes a string or a list of strings",
+                'require ["fileinto"];',
+            )
             return
         strings = command.args[0]
         assert isinstance(strings, Strings)
@@ -269,7 +286,9 @@ class Checker:
             message = f'"{node.name}" takes exactly one test'
             self.error(node.pos, "tests", message, "join several with anyof (...) or allof (...)")
         elif wanted is Tests.LIST and not node.listed:
-            self.error(node.pos, "tests", f'"{node.name}" takes a list of tests', f"write {node.name} (test, test)")
+            self.error(
+                node.pos, "tests", f'"{node.name}" takes a list of tests', f"write {node.name} (test, test)"
+            )
 
     def _bind_tests(self, bound: Bound) -> None:
         """Binds the inner tests; behind an ihave that fails in an allof nothing is checked."""
@@ -282,9 +301,9 @@ class Checker:
             if test is None:
                 continue
             tests.append(test)
-            if bound.name == "allof" and test.constant is False and _asks(test):
-                self._unchecked += 1
-            elif bound.name == "anyof" and test.constant is True and _asks(test) and test.name == "not":
+            if (bound.name == "allof" and test.constant is False and _asks(test)) or (
+                bound.name == "anyof" and test.constant is True and _asks(test) and test.name == "not"
+            ):
                 self._unchecked += 1
         self._unchecked = off
         bound.tests = tests
@@ -319,7 +338,15 @@ class Checker:
             plan = self._plans[key] = self._make_plan(spec, node)
         line = bisect_right(self._lines, node.pos)
         bound = Bound(
-            node.name, spec, node, (), {}, line, node.pos - self._lines[line - 1] + 1, self.registry, plan.specs
+            node.name,
+            spec,
+            node,
+            (),
+            {},
+            line,
+            node.pos - self._lines[line - 1] + 1,
+            self.registry,
+            plan.specs,
         )
         if plan.problems:
             self._tell(node, plan)
@@ -358,13 +385,17 @@ class Checker:
             if self._encoded:
                 value, fault = encoded.decode(value)
                 if fault:
-                    self.error(strings.where(index), "encoded-character", fault, "use 1 to 10ffff, but no surrogates")
+                    self.error(
+                        strings.where(index), "encoded-character", fault, "use 1 to 10ffff, but no surrogates"
+                    )
             text: Text = value
             if self._variables and "${" in value:
                 faults: list[str] = []
                 text = parse_template(value, self.active_namespaces(), self.limits, faults)
                 for message in faults[:5]:
-                    cure = "require the extension that has it" if "namespace" in message else "use another name"
+                    cure = (
+                        "require the extension that has it" if "namespace" in message else "use another name"
+                    )
                     self.error(strings.where(index), "variable", message, cure)
             out.append(text)
         return tuple(out)
@@ -373,7 +404,9 @@ class Checker:
         arg = node.args[place]
         if self._variables and isinstance(arg, Strings):
             if any(isinstance(text, Template) for text in self._texts(arg)):
-                self.error(arg.pos, "constant", "variables are not allowed in this string", "write the value itself")
+                self.error(
+                    arg.pos, "constant", "variables are not allowed in this string", "write the value itself"
+                )
 
     def _matching(self, bound: Bound, plan: _Plan) -> None:
         """Resolves match type and comparator, and that they go together."""
@@ -384,12 +417,20 @@ class Checker:
         if comparator is None:
             near = self._near(name, self.registry.comparators)
             cure = f'did you mean "{near}"?' if near else 'use "i;ascii-casemap" or "i;octet"'
-            self.error(self.where_tag(bound, "comparator"), "comparator", f'the comparator "{name[:60]}" is not known', cure)
+            self.error(
+                self.where_tag(bound, "comparator"),
+                "comparator",
+                f'the comparator "{name[:60]}" is not known',
+                cure,
+            )
         elif comparator.needs and not any(need in self.active for need in comparator.needs):
             need = comparator.needs[0]
             cure = f'add "{need}" to require'
             self.error(
-                self.where_tag(bound, "comparator"), "missing-require", f'the comparator "{name}" needs "{need}"', cure
+                self.where_tag(bound, "comparator"),
+                "missing-require",
+                f'the comparator "{name}" needs "{need}"',
+                cure,
             )
         elif bound.match.substring and not comparator.substring:
             message = f'":{bound.match.name}" cannot be used with the comparator "{name}"'
@@ -414,9 +455,15 @@ class Checker:
                 self._told.add(("needs", node.name))
             capability = find_capability(self.registry, needs, self.allowed)
             if capability:
-                message, cure = f'the {kind} "{node.name}" needs the capability "{capability}"', f'add "{capability}" to require'
+                message, cure = (
+                    f'the {kind} "{node.name}" needs the capability "{capability}"',
+                    f'add "{capability}" to require',
+                )
             else:
-                message, cure = f'the {kind} "{node.name}" is switched off on this server', "ask the administrator"
+                message, cure = (
+                    f'the {kind} "{node.name}" is switched off on this server',
+                    "ask the administrator",
+                )
             self.error(node.pos, "missing-require", message, cure)
         return False
 
@@ -429,7 +476,11 @@ class Checker:
         other = self.registry.tests if kind == "command" else self.registry.commands
         if node.name in other:
             cure = f'"{node.name}" is a {"test" if kind == "command" else "command"}'
-            cure += f": write if {node.name} ... {{ ... }}" if kind == "command" else ": it stands alone or in a block"
+            cure += (
+                f": write if {node.name} ... {{ ... }}"
+                if kind == "command"
+                else ": it stands alone or in a block"
+            )
         else:
             cure = f'did you mean "{near}"?' if near else ""
         self.error(node.pos, f"unknown-{kind}", f'the {kind} "{node.name}" is not known', cure)
@@ -500,7 +551,12 @@ class _Planner:
             return index + 1
         if tag.needs and self.checker.active.isdisjoint(tag.needs) and not self.checker.lost_require:
             need = find_capability(self.checker.registry, tag.needs, self.checker.allowed) or tag.needs[0]
-            self._problem(index, "missing-require", f'the tag ":{name}" needs the capability "{need}"', f'add "{need}" to require')
+            self._problem(
+                index,
+                "missing-require",
+                f'the tag ":{name}" needs the capability "{need}"',
+                f'add "{need}" to require',
+            )
         if name in self.used:
             self._problem(index, "tag-twice", f'the tag ":{name}" is given twice', "remove one")
         self._one_of_group(tag, index)
@@ -514,7 +570,9 @@ class _Planner:
                 self.constants.append(index + 1)
             return index + 2
         if not tag.optional:
-            self._problem(index, "arguments", f'the tag ":{name}" needs a {tag.kind.value} behind it', "add it")
+            self._problem(
+                index, "arguments", f'the tag ":{name}" needs a {tag.kind.value} behind it', "add it"
+            )
         return index + 1
 
     def _one_of_group(self, tag: TagSpec, index: int) -> None:
@@ -532,7 +590,9 @@ class _Planner:
                     self._problem(-1, "tag-requires", f'":{tag.name}" needs ":{other}"', f"add :{other}")
             for other in tag.conflicts:
                 if other in self.used:
-                    self._problem(-1, "tag-conflict", f'":{tag.name}" cannot be used with ":{other}"', "remove one")
+                    self._problem(
+                        -1, "tag-conflict", f'":{tag.name}" cannot be used with ":{other}"', "remove one"
+                    )
 
     def _place(self, free: list[int]) -> tuple[int, ...]:
         params = self.spec.params
@@ -562,14 +622,19 @@ class _Planner:
         if missing < len(optional):
             for skip in optional:
                 shapes = [param.kind for index, param in enumerate(params) if index != skip]
-                if all(self.node.shape[place] in _KIND_SHAPE[kind] for place, kind in zip(free, shapes, strict=False)):
+                if all(
+                    self.node.shape[place] in _KIND_SHAPE[kind]
+                    for place, kind in zip(free, shapes, strict=False)
+                ):
                     return {skip}
         return set(optional[:missing])
 
     def _fits(self, param: Param, place: int) -> None:
         shape = self.node.shape[place]
         if shape not in _KIND_SHAPE[param.kind]:
-            message = f'"{self.node.name}": {param.name} must be a {param.kind.value}, not {_SHAPE_NAME[shape]}'
+            message = (
+                f'"{self.node.name}": {param.name} must be a {param.kind.value}, not {_SHAPE_NAME[shape]}'
+            )
             self._problem(place, "arguments", message, _usage(self.spec))
         elif param.constant:
             self.constants.append(place)
@@ -581,7 +646,10 @@ def _too_few(name: str, params: Sequence[Param], given: int) -> str:
 
 
 def _usage(spec: CommandSpec | TestSpec) -> str:
-    words = [spec.name] + [f"[{param.name}]" if param.optional else f"<{param.name}: {param.kind.value}>" for param in spec.params]
+    words = [spec.name] + [
+        f"[{param.name}]" if param.optional else f"<{param.name}: {param.kind.value}>"
+        for param in spec.params
+    ]
     return "usage: " + " ".join(words)
 
 

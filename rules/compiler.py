@@ -19,12 +19,12 @@ from rules import merge
 from rules.ast import Script
 from rules.bound import Bound
 from rules.checker import Checker
-from rules.context import STOP, Run
+from rules.context import LEAVE, Run
 from rules.errors import ScriptError, ScriptErrors
 from rules.limits import DEFAULT, Limits
+from rules.lint import lint
 from rules.parser import parse
 from rules.registry import CommandFn, CommandSpec, Registry, TestFn, TestSpec, default_registry
-from rules.warnings import lint
 
 _LARGE = 50_000  # characters from which the garbage collector is held while compiling
 
@@ -197,13 +197,14 @@ class Emitter:
         """The commands of a block."""
         count = len(bounds)
         index = 0
-        merged_until = 0
+        planned = 0
         while index < count:
-            if index >= merged_until and (region := merge.plan(bounds, index, self._captures)) is not None:
-                merged_until = region.stop
-                self._region(bounds, region)
-                index = region.stop
-                continue
+            if index >= planned and bounds[index].name == "if":
+                planned, region = merge.plan(bounds, index, self._captures)
+                if region is not None:
+                    self._region(bounds, region)
+                    index = planned
+                    continue
             index = self._statement(bounds, index, None)
 
     # -- commands ---------------------------------------------------------------------------------------
@@ -223,7 +224,9 @@ class Emitter:
         return index + 1
 
     def _region(self, bounds: Sequence[Bound], region: merge.Region) -> None:
-        self.code.append(Step(Op.HOP, bounds[region.start], "rules", bounds[region.start].line, no=-1, region=region))
+        self.code.append(
+            Step(Op.HOP, bounds[region.start], "rules", bounds[region.start].line, no=-1, region=region)
+        )
         index = region.start
         while index < region.stop:
             index = self._statement(bounds, index, region)
@@ -295,10 +298,8 @@ class Emitter:
                 code[place].yes = label.place
             else:
                 code[place].no = label.place
-        code.append(Step(Op.JUMP, None, "end", 0, yes=LEAVE_SCRIPT))
+        code.append(Step(Op.JUMP, None, "end", 0, yes=LEAVE))
         return code
 
 
-LEAVE_SCRIPT = -2  # context.LEAVE
-
-__all__ = ["STOP", "CompiledScript", "Emitter", "Label", "Op", "Step", "compile_script"]
+__all__ = ["CompiledScript", "Emitter", "Label", "Op", "Step", "compile_script"]

@@ -47,6 +47,7 @@ class Run:
         "debug",
         "depth",
         "envelope",
+        "flags",
         "globals",
         "host",
         "key",
@@ -66,7 +67,14 @@ class Run:
     )
 
     def __init__(
-        self, message: Message, envelope: ScriptEnvelope, host: Host, limits: Limits, *, trace: bool, merge: bool = True
+        self,
+        message: Message,
+        envelope: ScriptEnvelope,
+        host: Host,
+        limits: Limits,
+        *,
+        trace: bool,
+        merge: bool = True,
     ) -> None:
         self.message = message
         self.view = View(message)
@@ -80,6 +88,7 @@ class Run:
         self.steps = limits.steps
         self.merge = merge
         self.depth = 0
+        self.flags: tuple[str, ...] = ()  # the internal variable of RFC 5232
         self.seen = ""  # what the last test looked at
         self.key = ""  # and what it looked for
         self.captures = False  # does the running script have variables?

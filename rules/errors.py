@@ -32,7 +32,9 @@ class ScriptError:
 class ScriptErrors(Exception):
     """The script does not compile; ``errors`` holds all of its errors in the order of the text."""
 
-    def __init__(self, errors: Sequence[ScriptError], *, name: str = "main", parse_failed: bool = False) -> None:
+    def __init__(
+        self, errors: Sequence[ScriptError], *, name: str = "main", parse_failed: bool = False
+    ) -> None:
         self.errors = list(errors)
         self.name = name
         self.parse_failed = parse_failed

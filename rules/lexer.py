@@ -95,7 +95,7 @@ def _run(text: str, pos: int, tokens: Tokens, limits: Limits) -> int:
                 value = _BARE_LF.sub("\r\n", value)
             if len(value) > longest:
                 tokens.faults.append(_too_long(where))
-        elif kind == IDENTIFIER or kind == TAG:
+        elif kind in (IDENTIFIER, TAG):
             if kind == TAG:
                 where -= 1
             value = value.lower()
@@ -152,13 +152,23 @@ def _garbage(text: str, pos: int, tokens: Tokens) -> int:
         return len(text)
     if text.startswith("/*", pos):
         tokens.faults.append(
-            Fault(pos, "unterminated-comment", "the comment has no end", "close it with */ (comments do not nest)")
+            Fault(
+                pos,
+                "unterminated-comment",
+                "the comment has no end",
+                "close it with */ (comments do not nest)",
+            )
         )
         tokens.cut = True
         return len(text)
     if text[pos : pos + 5].lower() == "text:":
         tokens.faults.append(
-            Fault(pos, "unterminated-text", "text: needs a line end behind it and a line with a single dot at the end", "add a line that holds only .")
+            Fault(
+                pos,
+                "unterminated-text",
+                "text: needs a line end behind it and a line with a single dot at the end",
+                "add a line that holds only .",
+            )
         )
         tokens.cut = True
         return len(text)
@@ -173,7 +183,9 @@ def _garbage(text: str, pos: int, tokens: Tokens) -> int:
         tokens.positions.append(pos)
         return end
     message = f"unexpected character {char!r}"
-    tokens.faults.append(Fault(pos, "character", message, 'strings stand in double quotes, comments begin with "#"'))
+    tokens.faults.append(
+        Fault(pos, "character", message, 'strings stand in double quotes, comments begin with "#"')
+    )
     while pos < len(text) and text[pos] == char:
         pos += 1
     return pos

@@ -31,7 +31,9 @@ def parse(text: str, limits: Limits = DEFAULT) -> tuple[Script, list[ScriptError
     """The tree of everything that could be parsed, and the faults, in the order of the text."""
     if len(text) > limits.script_size:
         message = f"the script is longer than {limits.script_size} characters"
-        return Script(text, []), [ScriptError(1, 1, "script-size", message, "split it with include, or shorten it")]
+        return Script(text, []), [
+            ScriptError(1, 1, "script-size", message, "split it with include, or shorten it")
+        ]
     parser = Parser(text, limits)
     commands = parser.script()
     faults = sorted(parser.faults, key=lambda fault: fault.pos)[: limits.errors]
@@ -45,7 +47,18 @@ def parse(text: str, limits: Limits = DEFAULT) -> tuple[Script, list[ScriptError
 class Parser:
     """One parse of one text."""
 
-    __slots__ = ("_depth", "_index", "_inner", "_kinds", "_limits", "_positions", "_shapes", "_tokens", "_values", "faults")
+    __slots__ = (
+        "_depth",
+        "_index",
+        "_inner",
+        "_kinds",
+        "_limits",
+        "_positions",
+        "_shapes",
+        "_tokens",
+        "_values",
+        "faults",
+    )
 
     def __init__(self, text: str, limits: Limits) -> None:
         self._limits = limits
@@ -128,7 +141,12 @@ class Parser:
             if self._values[index] == ";" and self._kinds[index] == PUNCTUATION:
                 self._fault(index, "syntax", "a semicolon without a command", "remove it")
             else:
-                self._fault(index, "syntax", f"a command was expected, not {self._seen()}", "begin with a command's name")
+                self._fault(
+                    index,
+                    "syntax",
+                    f"a command was expected, not {self._seen()}",
+                    "begin with a command's name",
+                )
             raise _Broken
         self._inner = 0
         command = Command(self._values[index], self._positions[index])
@@ -215,7 +233,9 @@ class Parser:
             node.args = args
             node.shape = self._shapes.setdefault(tuple(shape), tuple(shape))
         if len(args) > self._limits.arguments:
-            self._fault(index, "arguments", "too many arguments", f"a command takes at most {self._limits.arguments}")
+            self._fault(
+                index, "arguments", "too many arguments", f"a command takes at most {self._limits.arguments}"
+            )
             raise _Broken
         if kind == IDENTIFIER:
             self._deeper()
@@ -237,7 +257,9 @@ class Parser:
     def _test(self) -> Test:
         index = self._index
         if self._kinds[index] != IDENTIFIER:
-            self._fault(index, "syntax", f"a test was expected, not {self._seen()}", "write for example: header ...")
+            self._fault(
+                index, "syntax", f"a test was expected, not {self._seen()}", "write for example: header ..."
+            )
             raise _Broken
         test = Test(self._values[index], self._positions[index])
         self._index = index + 1
@@ -261,7 +283,12 @@ class Parser:
             if kind == PUNCTUATION and value == ")":
                 self._index += 1
                 return tests
-            self._fault(self._index, "syntax", f"in a list of tests , or ) was expected, not {self._seen()}", "close it with )")
+            self._fault(
+                self._index,
+                "syntax",
+                f"in a list of tests , or ) was expected, not {self._seen()}",
+                "close it with )",
+            )
             raise _Broken
 
     def _list(self) -> Strings:
@@ -275,7 +302,11 @@ class Parser:
             if kinds[index] != STRING:
                 self._index = index
                 empty = not items and values[index] == "]"
-                message = "a list of strings is not empty" if empty else f"a string was expected, not {self._seen()}"
+                message = (
+                    "a list of strings is not empty"
+                    if empty
+                    else f"a string was expected, not {self._seen()}"
+                )
                 self._fault(index, "syntax", message, 'write ["one", "two"]')
                 raise _Broken
             items.append(values[index])
@@ -288,9 +319,16 @@ class Parser:
             if kinds[index] == PUNCTUATION and values[index] == "]":
                 self._index = index + 1
                 break
-            self._fault(index, "syntax", f"in a list of strings , or ] was expected, not {self._seen()}", "close it with ]")
+            self._fault(
+                index,
+                "syntax",
+                f"in a list of strings , or ] was expected, not {self._seen()}",
+                "close it with ]",
+            )
             raise _Broken
         if len(items) > self._limits.list_items:
-            self._fault(opened, "list-items", f"a list has at most {self._limits.list_items} strings", "split it up")
+            self._fault(
+                opened, "list-items", f"a list has at most {self._limits.list_items} strings", "split it up"
+            )
             raise _Broken
         return Strings(tuple(items), positions[opened], True, tuple(where))

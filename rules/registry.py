@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rules.context import Run
     from rules.match import Matcher
     from rules.options import ActionOptions
+    from rules.sources import Source
     from rules.view import Field
 
 
@@ -55,11 +56,14 @@ class Param:
     constant: bool = False
 
 
-CommandFn = Callable[["Run"], "int | None"]  # None: go on; a number: the step to go on with (context.STOP, ...)
+CommandFn = Callable[
+    ["Run"], "int | None"
+]  # None: go on; a number: the step to go on with (context.STOP, ...)
 TestFn = Callable[["Run"], bool]
 CheckFn = Callable[["Checker", "Bound"], None]
 FieldsFn = Callable[["Bound"], "Callable[[Run, Sequence[bytes]], list[Field]]"]
 PickFn = Callable[["Bound"], "Callable[[Run, list[Field]], list[Field]]"]
+TurnFn = Callable[["Bound"], "Callable[[Run, Field], list[str]]"]
 AmendFn = Callable[["Run", "Bound", "ActionOptions"], None]
 
 
@@ -70,7 +74,8 @@ class TagSpec:
     ``on`` names the commands and tests it belongs to. ``needs``: any one of these capabilities allows it (empty: always).
     ``kind`` is its argument's kind or None. Of the tags of one ``group`` only one may be used. ``conflicts`` lists tags it
     excludes. ``check`` is called once per use, after binding. For tests on header fields, ``fields`` replaces where the
-    fields come from (``:mime``) and ``pick`` selects among them (``:index``); for actions, ``amend`` puts the tag's meaning
+    fields come from (``:mime``), ``pick`` selects among them (``:index``) and ``turn`` makes the values to be matched out of
+    a field (``:type``, ``:param``); a test with such a tag is not merged. For actions, ``amend`` puts the tag's meaning
     into the action's options (``:copy``, ``:flags``). A ``repeated`` tag may be used more than once (its arguments are joined).
     """
 
@@ -86,6 +91,7 @@ class TagSpec:
     check: CheckFn | None = None
     fields: FieldsFn | None = None
     pick: PickFn | None = None
+    turn: TurnFn | None = None
     amend: AmendFn | None = None
 
 
@@ -106,7 +112,9 @@ class CommandSpec:
     check: CheckFn | None = None
     link: Callable[[Bound], CommandFn] | None = None
     emit: Callable[[Emitter, Bound], None] | None = None
-    enter: Callable[[Checker, Bound], Callable[[], None]] | None = None  # before the block; returns what to do behind it
+    enter: Callable[[Checker, Bound], Callable[[], None]] | None = (
+        None  # before the block; returns what to do behind it
+    )
     keeps_message: bool = False
     effects: tuple[str, ...] = ()
     ends: bool = False
@@ -117,7 +125,8 @@ class CommandSpec:
 class TestSpec:
     """A test. ``constant`` returns its value when it is known at compile time. ``matches`` says that it takes match types and
     comparators; its key list is its last parameter. ``part`` says that it takes address parts. ``reads`` is what it looks at:
-    "header", "envelope", "body", "size", "other"; a test that changes something (duplicate) says "state"."""
+    "header", "envelope", "body", "size", "other"; a test that changes something (duplicate) says "state". ``sources`` names where
+    its values come from (``rules/sources.py``), None when they are not fixed: then the test takes no part in merging."""
 
     __test__ = False
 
@@ -131,7 +140,7 @@ class TestSpec:
     matches: bool = False
     part: bool = False
     reads: tuple[str, ...] = ("other",)
-    source: Callable[[Bound], tuple[object, ...] | None] | None = None  # see rules/merge.py
+    sources: Callable[[Bound], tuple[Source, ...] | None] | None = None
     emit: Callable[[Emitter, Bound], None] | None = None
 
 
@@ -230,7 +239,10 @@ class Registry:
                 self.implies[one] = (*self.implies.get(one, ()), other)
         self.known = tuple(capability for extension in extensions for capability in extension.capabilities)
         self.default = tuple(
-            capability for extension in extensions if extension.default for capability in extension.capabilities
+            capability
+            for extension in extensions
+            if extension.default
+            for capability in extension.capabilities
         )
         self._tags = _index_tags(extensions)
         self._generic = self._generic_tags()
@@ -238,7 +250,9 @@ class Registry:
     def _generic_tags(self) -> dict[str, TagSpec]:
         """The tags of match types and of comparators, for every test that matches."""
         tags = {
-            spec.name: TagSpec(spec.name, (), spec.needs, spec.kind, group="match type", constant=True, check=spec.check)
+            spec.name: TagSpec(
+                spec.name, (), spec.needs, spec.kind, group="match type", constant=True, check=spec.check
+            )
             for spec in self.matches.values()
         }
         tags["comparator"] = TagSpec("comparator", (), (), Kind.STRING, group="comparator", constant=True)

@@ -40,7 +40,9 @@ class Result:
         self._limits = limits
         self.actions: list[Action] = []
         self.implicit_keep = True
-        self.keep_flags: tuple[str, ...] | None = None  # of a keep that an earlier script of the chain handed on
+        self.keep_flags: tuple[str, ...] | None = (
+            None  # of a keep that an earlier script of the chain handed on
+        )
 
     def cancel_keep(self) -> None:
         """The implicit keep is cancelled."""
@@ -77,8 +79,10 @@ class Result:
             if not isinstance(other, Reject) and not isinstance(action, Reject):
                 continue
             reject, mate = (action, other) if isinstance(action, Reject) else (other, action)
-            if isinstance(mate, _DELIVERS) or isinstance(mate, Vacation):
-                raise RunError(f"{action_name(reject)} cannot be used together with {action_name(mate)} (RFC 5429 2.4)")
+            if isinstance(mate, (_DELIVERS, Vacation)):
+                raise RunError(
+                    f"{action_name(reject)} cannot be used together with {action_name(mate)} (RFC 5429 2.4)"
+                )
             if isinstance(mate, Reject) and isinstance(reject, Reject) and mate.ereject != reject.ereject:
                 raise RunError("reject and ereject cannot be used together (RFC 5429 2.4)")
 
@@ -89,7 +93,10 @@ class Result:
                     self.actions[index] = replace(other, flags=action.flags)
                 elif isinstance(action, FileInto) and isinstance(other, FileInto):
                     self.actions[index] = replace(
-                        other, flags=action.flags, copy=other.copy and action.copy, create=other.create or action.create
+                        other,
+                        flags=action.flags,
+                        copy=other.copy and action.copy,
+                        create=other.create or action.create,
                     )
                 else:
                     self.actions[index] = action
@@ -106,7 +113,9 @@ class Result:
 
     def _add_limited(self, action: Action, kind: type, most: int) -> bool:
         if sum(isinstance(other, kind) for other in self.actions) >= most:
-            raise RunError(f"a run may take at most {most} {action_name(action)} action{'s' if most != 1 else ''}")
+            raise RunError(
+                f"a run may take at most {most} {action_name(action)} action{'s' if most != 1 else ''}"
+            )
         return self._append(action)
 
     def _add_once(self, action: Action, kind: type) -> bool:
@@ -146,7 +155,9 @@ def _same_store(one: Keep | FileInto, other: Keep | FileInto) -> bool:
 
 
 def _target(action: Keep | FileInto) -> tuple[str, str | None, str | None]:
-    if isinstance(action, Keep) or (is_inbox(action.mailbox) and not action.mailbox_id and not action.special_use):
+    if isinstance(action, Keep) or (
+        is_inbox(action.mailbox) and not action.mailbox_id and not action.special_use
+    ):
         return ("INBOX", None, None)
     return (action.mailbox, action.mailbox_id, action.special_use)
 

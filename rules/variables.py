@@ -80,7 +80,9 @@ class Template:
         return f"Template({self.source!r})"
 
 
-def parse_template(text: str, namespaces: dict[str, Namespace], limits: Limits, faults: list[str]) -> str | Template:
+def parse_template(
+    text: str, namespaces: dict[str, Namespace], limits: Limits, faults: list[str]
+) -> str | Template:
     """The text as it is, or a template; errors (unknown namespace, index out of range) are appended to ``faults``."""
     parts: list[str | Reference] = []
     last = 0
@@ -99,7 +101,9 @@ def parse_template(text: str, namespaces: dict[str, Namespace], limits: Limits, 
     return Template(tuple(parts), text)
 
 
-def _reference(name: str, namespaces: dict[str, Namespace], limits: Limits, faults: list[str]) -> Reference | None:
+def _reference(
+    name: str, namespaces: dict[str, Namespace], limits: Limits, faults: list[str]
+) -> Reference | None:
     if name.isdigit():
         digits = name.lstrip("0") or "0"
         if len(digits) > 4 or int(digits) >= MATCH_VALUES:
@@ -109,7 +113,9 @@ def _reference(name: str, namespaces: dict[str, Namespace], limits: Limits, faul
     name = name.lower()
     if "." not in name:
         if len(name) > limits.variable_name:
-            faults.append(f"the name of variable ${{{name[:40]}...}} is longer than {limits.variable_name} characters")
+            faults.append(
+                f"the name of variable ${{{name[:40]}...}} is longer than {limits.variable_name} characters"
+            )
             return None
         return Local(name)
     if name.count(".") >= limits.variable_parts or len(name) > 4 * limits.variable_name:

@@ -27,7 +27,17 @@ def decode(value: bytes) -> str:
 class View:
     """A message, and the edits made to it so far. ``version`` counts the edits."""
 
-    __slots__ = ("_addresses", "_block", "_body", "_current", "_rendered", "_values", "original", "version")
+    __slots__ = (
+        "_addresses",
+        "_block",
+        "_body",
+        "_current",
+        "_rendered",
+        "_size",
+        "_values",
+        "original",
+        "version",
+    )
 
     def __init__(self, message: Message) -> None:
         self.original = message
@@ -36,6 +46,7 @@ class View:
         self._block: HeaderBlock = message.header
         self._body: bytes | None = None
         self._rendered: bytes | None = None
+        self._size: int | None = None
         self._values: dict[bytes, tuple[str, ...]] = {}
         self._addresses: dict[bytes, tuple[Mailbox, ...]] = {}
 
@@ -53,10 +64,11 @@ class View:
 
     @property
     def size(self) -> int:
-        """Octets of the message as it is now."""
-        if self.version == 0:
-            return self.original.size
-        return len(self.rendered() or b"")
+        """RFC 5228 5.9: octets of the message as it is now, with CRLF line ends whatever it is stored with."""
+        if self._size is None:
+            data = self.rendered() or self.original.data
+            self._size = len(data) + data.count(b"\n") - data.count(b"\r\n")
+        return self._size
 
     def fields(self, names: Sequence[bytes]) -> list[Field]:
         """The values of all fields with these lower-case names, in the order of the names."""
@@ -117,5 +129,6 @@ class View:
     def _changed(self) -> None:
         self.version += 1
         self._rendered = None
+        self._size = None
         self._values = {}
         self._addresses = {}

@@ -1,6 +1,6 @@
 """Sieve scripts as files, where other programs look for them too.
 
-Layout below the account's folder (the Maildir root), that of Pigeonhole's ``sieve = file:~/sieve;active=~/.dovecot.sieve``:
+Layout below the account's folder (the Maildir root), as Pigeonhole's ``sieve = file:~/sieve;active=~/.dovecot.sieve``:
 
     sieve/NAME.sieve             the scripts, UTF-8
     .dovecot.sieve               symbolic link to the active one, absent when none is active
@@ -8,8 +8,8 @@ Layout below the account's folder (the Maildir root), that of Pigeonhole's ``sie
                                  decision can still be explained by the script that made it
     sieve/.lock                  one writer at a time
 
-A script's name may be any Net-Unicode text (RFC 5804 1.6): ``/``, ``%`` and a leading dot are written ``%XX``; a name too
-long for a file name is kept as ``%`` + digest with the name beside it (``.name``).
+A script's name may be any Net-Unicode text (RFC 5804 1.6): ``/``, ``%`` and a leading dot are written ``%XX``; a name
+too long for a file name is kept as ``%`` + digest with the name beside it (``.name``).
 Invariants: each change is atomic and durable on return; ``active`` follows the link only into ``sieve/``; a file that a
 person put at ``.dovecot.sieve`` by hand counts as active, and is kept in the history when another script replaces it.
 """

@@ -20,7 +20,7 @@ from typing import TypeVar
 from filterd.config import checks, schema
 from filterd.config.errors import ConfigErrors, Problem
 from filterd.config.positions import Path, Place, Places, locate
-from filterd.config.values import BadValue, Kind, SocketAddress, nearest, read
+from filterd.config.values import BadValue, Kind, Relay, SocketAddress, nearest, read
 
 T = TypeVar("T")
 Table = dict[str, object]
@@ -300,8 +300,10 @@ class _Reader:
             if isinstance(value, SocketAddress):
                 return self._socket(value)
             return tuple(self._socket(item) for item in value) if isinstance(value, tuple) else value
+        if isinstance(value, Relay) and value.password:
+            return dataclasses.replace(value, password=self._secret(value.password))
         if kind is Kind.SECRETS and isinstance(value, tuple):
-            return tuple(self._secret(str(item), path) for item in value)
+            return tuple(self._secret(str(item)) for item in value)
         return value
 
     def _absolute(self, path: str) -> str:
@@ -310,7 +312,7 @@ class _Reader:
     def _socket(self, address: SocketAddress) -> SocketAddress:
         return SocketAddress(path=self._absolute(address.path)) if address.path else address
 
-    def _secret(self, text: str, path: Path) -> str:
+    def _secret(self, text: str) -> str:
         prefix, _, rest = text.partition(":")
         if prefix == "file":
             try:
@@ -407,7 +409,7 @@ def show_path(path: Path) -> str:
 
 
 def _shown(kind: Kind, raw: object) -> str:
-    if kind is Kind.SECRETS:
+    if kind is Kind.SECRETS or (kind is Kind.RELAY and "@" in str(raw)):
         return "(secret)"
     text = f'"{raw}"' if isinstance(raw, str) else str(raw).lower() if isinstance(raw, bool) else str(raw)
     return text if len(text) <= 60 else text[:57] + "..."

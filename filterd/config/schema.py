@@ -438,14 +438,17 @@ class KeyInfo:
 
 
 def all_keys() -> Iterator[KeyInfo]:
-    """Every key of the schema in file order, tables included (``section``)."""
+    """Every key of the schema in the order of a file, tables included (``section``), a table's own keys first."""
     yield from _keys(Config(), "")
 
 
 def _keys(section: object, prefix: str) -> Iterator[KeyInfo]:
-    for entry in dataclasses.fields(section):  # type: ignore[arg-type]  # always an instance of a section
-        if "kind" not in entry.metadata:
-            continue
+    fields = [
+        entry
+        for entry in dataclasses.fields(section)  # type: ignore[arg-type]  # always an instance of a section
+        if "kind" in entry.metadata
+    ]
+    for entry in sorted(fields, key=lambda entry: "section" in entry.metadata):
         kind: Kind = entry.metadata["kind"]
         name = prefix + entry.name
         default = getattr(section, entry.name)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from urllib.parse import unquote
 
 
 class Kind(Enum):
@@ -33,7 +34,7 @@ class Kind(Enum):
     SOCKET = '"unix:PATH" or "HOST:PORT"'
     NETWORKS = "a list of addresses or networks such as 127.0.0.1 or 10.0.0.0/8"
     WORKERS = '"auto" or a whole number'
-    RELAY = '"smtp://HOST:PORT", "smtp://USER@HOST:PORT" or ""'
+    RELAY = '"smtp://HOST:PORT", "smtp://USER:PASSWORD@HOST:PORT" (the password may be file:PATH or env:NAME) or ""'
     SECRETS = 'a list of secrets: "file:PATH", "env:NAME" or the text itself'
     HOSTNAME = "a host name such as mail.example.org"
     ADDRESS = 'an address such as ann@example.org, or ""'
@@ -79,6 +80,7 @@ class Relay:
     host: str
     port: int
     user: str = ""
+    password: str = ""
 
 
 _SIZES = {
@@ -211,13 +213,16 @@ def relay(text: str) -> Relay | None:
     scheme, separator, rest = text.partition("://")
     if not separator or scheme != "smtp":
         raise BadValue(f"write {Kind.RELAY.value}")
-    user, _, place = rest.rstrip("/").rpartition("@")
+    login, _, place = rest.rstrip("/").rpartition("@")
+    user, colon, password = login.partition(":")
+    if login and not (user and colon and password):
+        raise BadValue(f"a log-in needs a name and a password: {Kind.RELAY.value}")
     if re.search(r":\d+$", place) is None:
         place += ":25"
     address = socket_address(place, unix=False, descriptor=False)
     if not address.host:
         raise BadValue("the relay needs a host name")
-    return Relay(address.host, address.port, user)
+    return Relay(address.host, address.port, unquote(user), unquote(password))
 
 
 # -- one reader a kind -----------------------------------------------------------------------------------------------

@@ -61,7 +61,9 @@ EMAILID = Column(b"EMAILID %b", Need.HOT, lambda block: [_object_id(row.email_id
 THREADID = Column(b"THREADID %b", Need.NOTHING, lambda block: [b"NIL"] * len(block.uids))
 ENVELOPE = Column(b"ENVELOPE %b", Need.COLD, lambda block: [row.envelope for row in block.rows])
 BODY = Column(b"BODY %b", Need.COLD, lambda block: [row.body for row in block.rows])
-BODYSTRUCTURE = Column(b"BODYSTRUCTURE %b", Need.COLD, lambda block: [row.bodystructure for row in block.rows])
+BODYSTRUCTURE = Column(
+    b"BODYSTRUCTURE %b", Need.COLD, lambda block: [row.bodystructure for row in block.rows]
+)
 # RFC 8970 3.1: LAZY may be answered NIL; nothing is kept ready.
 LAZY_PREVIEW = Column(b"PREVIEW %b", Need.NOTHING, lambda block: [b"NIL"] * len(block.uids))
 
@@ -119,8 +121,7 @@ def cached_header(section: Section) -> Column | None:
             found = Body(text).section(section) if text is not None else None
             return as_literal(section.cut(found or b"\r\n"))
         found = row.headers if not unwanted else b"".join(select(row.headers))
-        found = section.cut(found + b"\r\n")
-        return b"{%d}\r\n%b" % (len(found), found)
+        return as_literal(section.cut(found + b"\r\n"))
 
     label = section.label.replace(b"%", b"%%")
     return Column(label + b" %b", Need.COLD, lambda block: [project(row, block) for row in block.rows])
@@ -129,4 +130,4 @@ def cached_header(section: Section) -> Column | None:
 def _fields(names: frozenset[bytes]) -> re.Pattern[bytes]:
     # Blanks before the colon are obsolete syntax and allowed (RFC 5322 4.5).
     pattern = b"|".join(re.escape(name) for name in sorted(names))
-    return re.compile(rb"^(?:" + pattern + rb")[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.I | re.M)
+    return re.compile(rb"^(?:" + pattern + rb")[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*\n?", re.I | re.M)

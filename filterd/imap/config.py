@@ -32,9 +32,8 @@ class ImapLimits:
     preview: int = 200  # characters, RFC 8970 section 3.1
     login_deadline: float = 60.0  # seconds, in all
     autologout: float = 1_860.0  # RFC 9051 5.4: at least 30 minutes
+    upload: float = 3_600.0  # one literal, however slowly it comes
     idle_refresh: float = 120.0  # "still here" and a look at the store while idling
-    buffered: int = 1_048_576  # unread input while a command runs, then reading pauses
-    unread: int = 1_048_576  # unsent output, then producing pauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class ImapServerConfig:
 
     ``tls``: a TLS context exists, so STARTTLS is offered on clear connections. ``allow_plaintext``: LOGIN and
     AUTHENTICATE are taken without TLS. ``message_size``: octets, for APPEND (APPENDLIMIT). ``name``/``version`` are what
-    ID tells ("" = nothing). ``announce_extensions`` in the greeting spares clients a CAPABILITY round trip.
+    ID tells ("" = nothing).
     """
 
     message_size: int = 52_428_800

@@ -41,7 +41,9 @@ class Plan:
 
     @property
     def need(self) -> Need:
-        return Need.TEXT if self.texts else max((column.need for column in self.columns), default=Need.NOTHING)
+        return (
+            Need.TEXT if self.texts else max((column.need for column in self.columns), default=Need.NOTHING)
+        )
 
     def add(self, column: Column) -> None:
         if all(column.format != other.format for other in self.columns):
@@ -65,7 +67,11 @@ def run(call: Call, plan: Plan, spans: numset.Spans) -> Steps:
     elif plan.need is Need.NOTHING:
         missing = 0
         masks = numset.pick(view.flags, spans)
-        numbers = [at + 1 for at in numset.positions(spans)] if len(spans) != 1 else range(spans[0][0] + 1, spans[0][1] + 1)
+        numbers = (
+            [at + 1 for at in numset.positions(spans)]
+            if len(spans) != 1
+            else range(spans[0][0] + 1, spans[0][1] + 1)
+        )
         for start in range(0, len(uids), _ARRAY_BLOCK):
             end = start + _ARRAY_BLOCK
             block = Block(numbers[start:end], uids[start:end], masks[start:end], (), view.table, _gone)
@@ -101,7 +107,14 @@ def _block(call: Call, wanted: Sequence[int], rows: list[Row]) -> Block:
         numbers: Sequence[int] = range(first, last + 1)
     else:
         numbers = [view.number_of(uid) for uid in uids]
-    return Block(numbers, uids, [row.flags for row in rows], rows, view.table, lambda uid: call.store.read(view.mailbox, uid))
+    return Block(
+        numbers,
+        uids,
+        [row.flags for row in rows],
+        rows,
+        view.table,
+        lambda uid: call.store.read(view.mailbox, uid),
+    )
 
 
 def _write(call: Call, columns: list[Column], block: Block) -> None:
@@ -168,7 +181,9 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
             continue
         wanted = plan.columns + [col.FLAGS] if tell_flags and uid in newly else plan.columns
         number = view.number_of(uid)
-        block = Block((number,), (uid,), (masks[uid],), (rows[uid],) if need_rows else (), view.table, {uid: data}.get)
+        block = Block(
+            (number,), (uid,), (masks[uid],), (rows[uid],) if need_rows else (), view.table, {uid: data}.get
+        )
         head = b"* %d UIDFETCH (" % uid if session.uidonly else b"* %d FETCH (" % number
         if wanted:
             head += b" ".join([column.format % (column.values(block)[0],) for column in wanted]) + b" "

@@ -18,7 +18,6 @@ from filterd.imap.parse import Parser
 from filterd.imap.preview import preview
 from filterd.imap.section import Body, Section
 
-
 _WORD = re.compile(rb"[A-Za-z0-9.]+")
 _MACROS: Mapping[bytes, tuple[bytes, ...]] = MappingProxyType(
     {
@@ -149,4 +148,6 @@ def _preview(p: Parser, plan: Plan) -> None:
         plan.add(col.LAZY_PREVIEW)
         return
     size = p.limits.preview
-    plan.add_text(TextItem(b"PREVIEW", lambda body: (names.nstring(preview(body.root, size).encode("utf-8")),)))
+    plan.add_text(
+        TextItem(b"PREVIEW", lambda body: (names.nstring(preview(body.root, size).encode("utf-8")),))
+    )

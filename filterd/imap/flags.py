@@ -15,7 +15,9 @@ class FlagTable(dict[int, bytes]):
         self.names = SYSTEM_FLAGS + keywords
 
     def __missing__(self, mask: int) -> bytes:
-        text = " ".join(name for bit, name in enumerate(self.names) if mask >> bit & 1).encode("ascii", "replace")
+        text = " ".join(name for bit, name in enumerate(self.names) if mask >> bit & 1).encode(
+            "ascii", "replace"
+        )
         if len(self) < 4096:
             self[mask] = text
         return text
@@ -33,4 +35,4 @@ class FlagTable(dict[int, bytes]):
         return " ".join(self.names).encode("ascii", "replace")
 
 
-assert FIRST_KEYWORD_BIT == len(SYSTEM_FLAGS)
+assert len(SYSTEM_FLAGS) == FIRST_KEYWORD_BIT

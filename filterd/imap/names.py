@@ -14,7 +14,7 @@ import unicodedata
 from filterd.store.base import MAX_NAME_OCTETS, SEPARATOR
 
 _SHIFT = re.compile(r"&([A-Za-z0-9+,]*)-")
-_QUOTABLE = re.compile(rb'[\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*\Z')
+_QUOTABLE = re.compile(rb"[\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]*\Z")
 
 
 def decode_utf7(text: str) -> str | None:
@@ -90,7 +90,9 @@ def acceptable(name: str) -> bool:
     """May the name be asked for at all (RELIABILITY 3.10)? The store decides the rest."""
     if not name or len(name.encode("utf-8", "replace")) > MAX_NAME_OCTETS:
         return False
-    return not any(unicodedata.category(letter) in ("Cc", "Cs") or letter in "\u2028\u2029" for letter in name)
+    return not any(
+        unicodedata.category(letter) in ("Cc", "Cs") or letter in "\u2028\u2029" for letter in name
+    )
 
 
 def encode(name: str, utf8: bool) -> bytes:

@@ -24,7 +24,7 @@ _UNQUOTE = re.compile(rb'\\(["\\])')
 _FLAG = re.compile(rb'\\?[^\x00-\x20(){%*"\\\]\x7f-\xff]+')
 _SET = re.compile(rb"\$|[0-9*:,]+")
 _NUMBER = re.compile(rb"[0-9]{1,20}")
-_DATE = re.compile(rb'([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})')
+_DATE = re.compile(rb"([0-9]{1,2})-([A-Za-z]{3})-([0-9]{4})")
 _DATE_TIME = re.compile(
     rb'"([ 0-9][0-9])-([A-Za-z]{3})-([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) ([+-])([0-9]{2})([0-9]{2})"'
 )
@@ -88,7 +88,9 @@ class Parser:
 
     def more(self) -> bool:
         """Step over a space if one is next and something follows it."""
-        if self.peek() != b" " or (self.at + 1 == len(self.text) and not self._part + 1 < len(self._command.parts)):
+        if self.peek() != b" " or (
+            self.at + 1 == len(self.text) and not self._part + 1 < len(self._command.parts)
+        ):
             return False
         self.at += 1
         return True
@@ -116,6 +118,10 @@ class Parser:
     def word(self) -> bytes:
         """A keyword of the grammar, in upper case."""
         return self._match(_WORD, "a word")[0].upper()
+
+    def token(self) -> bytes:
+        """The same, as it came (base64)."""
+        return self._match(_WORD, "a word")[0]
 
     def atom(self) -> bytes:
         return self._match(_ATOM, "an atom")[0]

@@ -85,8 +85,8 @@ def _addresses(header: HeaderBlock, name: bytes, default: bytes = b"NIL") -> byt
     for value in values:
         for item in address.parse_list(value).items:
             if isinstance(item, address.Group):
-                out.append(b"(NIL NIL %b NIL)" % string(_octets(item.name)))
-                out += map(_mailbox, item.mailboxes)
+                out.append(b"(NIL NIL %b NIL)" % string(item.raw_name))
+                out += map(_mailbox, item.members)
                 out.append(b"(NIL NIL NIL NIL)")
             else:
                 out.append(_mailbox(item))
@@ -94,8 +94,9 @@ def _addresses(header: HeaderBlock, name: bytes, default: bytes = b"NIL") -> byt
 
 
 def _mailbox(item: address.Mailbox) -> bytes:
-    return b"(%b NIL %b %b)" % (
-        string(_octets(item.name)) if item.name else b"NIL",
+    return b"(%b %b %b %b)" % (
+        string(item.raw_name) if item.raw_name else b"NIL",
+        string(_octets(item.route)) if item.route else b"NIL",
         string(_octets(item.local)),
         string(_octets(item.domain)),
     )
@@ -123,26 +124,37 @@ def render_body(message: Message) -> tuple[bytes, bytes]:
     return done[id(root)]
 
 
+def _types(part: Part) -> tuple[bytes, bytes]:
+    """Type and subtype, in the letters of the message."""
+    kind, _, subtype = part.content_type.main.partition(b"/")
+    return string(kind), string(subtype)
+
+
 def _part(part: Part, children: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
     header = part.header
+    kind, subtype = _types(part)
     extension = b"%b %b %b" % (
         _disposition(header),
         _language(header),
         nstring(header.first(b"content-location")),
     )
     if part.is_multipart:
-        subtype = string(_octets(part.subtype))
         plain = b"".join(child[0] for child in children) or EMPTY_PART
         extended = b"".join(child[1] for child in children) or EMPTY_PART_EXTENDED
-        return b"(%b %b)" % (plain, subtype), b"(%b %b %b %b)" % (extended, subtype, _parameters(part), extension)
+        return b"(%b %b)" % (plain, subtype), b"(%b %b %b %b)" % (
+            extended,
+            subtype,
+            _parameters(part),
+            extension,
+        )
     basic = b"%b %b %b %b %b %b %d" % (
-        string(_octets(part.ctype)),
-        string(_octets(part.subtype)),
+        kind,
+        subtype,
         _parameters(part),
         nstring(header.first(b"content-id")),
         nstring(header.first(b"content-description")),
         string(_octets(part.encoding or "7bit")),
-        part.end - part.body_start,
+        part.size,
     )
     tail = b"%b %b" % (nstring(header.first(b"content-md5")), extension)
     if part.message is not None and children:
@@ -158,28 +170,20 @@ def _pairs(raw: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b" ".join(b"%b %b" % (string(name), string(value)) for name, value in raw)
 
 
-def _raw_parameters(value: bytes) -> list[tuple[bytes, bytes]]:
-    return [(_octets(name), _octets(text)) for name, text in params.parse(value).raw]
-
-
 def _parameters(part: Part) -> bytes:
     """RFC 2046 4.1.2: text without a charset is us-ascii."""
-    value = part.header.first(b"content-type")
-    raw = _raw_parameters(value) if value else []
-    if part.ctype == "text" and not any(name.lower() == b"charset" for name, _ in raw):
-        raw.append((b"charset", b"us-ascii"))
-    return b"(%b)" % _pairs(raw) if raw else b"NIL"
+    pairs = part.content_type.wire
+    if part.ctype == "text" and "charset" not in part.params:
+        pairs = [*pairs, (b"charset", b"us-ascii")]
+    return b"(%b)" % _pairs(pairs) if pairs else b"NIL"
 
 
 def _disposition(header: HeaderBlock) -> bytes:
     value = header.first(b"content-disposition")
-    if not value:
+    parsed = params.parse(value) if value else None
+    if parsed is None or not parsed.main:
         return b"NIL"
-    parsed = params.parse(value)
-    if not parsed.value:
-        return b"NIL"
-    raw = _raw_parameters(value)
-    return b"(%b %b)" % (string(_octets(parsed.value)), b"(%b)" % _pairs(raw) if raw else b"NIL")
+    return b"(%b %b)" % (string(parsed.main), b"(%b)" % _pairs(parsed.wire) if parsed.wire else b"NIL")
 
 
 def _language(header: HeaderBlock) -> bytes:

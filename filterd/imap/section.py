@@ -15,7 +15,7 @@ from rules.mail import header, mime
 
 _PART = re.compile(rb"[1-9][0-9]{0,9}(?:\.[1-9][0-9]{0,9})*")
 _FIELD = re.compile(rb"[!-9;-~]+\Z")
-_PLAIN_FIELD = re.compile(rb'[!#$&\'+,./0-9;<=>?@A-Z\[^_`a-z|}~-]+\Z')
+_PLAIN_FIELD = re.compile(rb"[!#$&\'+,./0-9;<=>?@A-Z\[^_`a-z|}~-]+\Z")
 _PARTIAL = re.compile(rb"<([0-9]{1,10})\.([1-9][0-9]{0,9})>")
 _MAX_DEPTH = 100  # part numbers in one section
 
@@ -50,7 +50,9 @@ def parse_body(p: Parser, word: bytes) -> Section:
         if text in (b"HEADER.FIELDS", b"HEADER.FIELDS.NOT"):
             p.sp()
             fields = _fields(p)
-            shown += b" (" + b" ".join(f if _PLAIN_FIELD.match(f) else names.astring(f) for f in fields) + b")"
+            shown += (
+                b" (" + b" ".join(f if _PLAIN_FIELD.match(f) else names.astring(f) for f in fields) + b")"
+            )
         elif text not in (b"HEADER", b"TEXT") and not (text == b"MIME" and path):
             raise Bad("Unknown section")
     p.expect(b"]")

@@ -6,8 +6,9 @@ Specification: RFC 9051 (IMAP4rev2) and RFC 3501 (IMAP4rev1) sections 3, 5 and 7
     next_event() -> Event    what the shell shall do now; None: nothing until more octets (or an answer) arrive
     data_to_send() -> bytes  everything that is ready
 
-Events: ``Work`` (run ``step(store)`` in the pool, send what it returns, again until ``done``), ``Authenticate`` (answer
-with ``authenticated``), ``StartTls``, ``StartCompress``, ``Idle``/``IdleEnd`` (watch the mailbox; ``idle_work`` when woken), ``Close``.
+Events: ``Work`` (run ``step(store)`` in the pool and send what it returns, again until ``done``, then ``work_done``),
+``Authenticate`` (answer with ``authenticated``), ``StartTls``, ``StartCompress``, ``Idle``/``IdleEnd`` (watch the mailbox;
+``wake`` when it may have changed), ``Close``. It is a core for ``filterd.net.connection``.
 Commands run one after another: while an event is unanswered no further command is looked at.
 
 What is enabled only grows; a new login after UNAUTHENTICATE begins anew. Where the shell calls ``step`` in another thread
@@ -24,13 +25,14 @@ from filterd.accounts.directory import Account
 from filterd.imap import numset, state
 from filterd.imap.call import Call
 from filterd.imap.config import ImapServerConfig
-from filterd.imap.errors import Bad, Fatal, ImapError, No
+from filterd.imap.errors import Bad, ImapError, No
 from filterd.imap.parse import Parser
 from filterd.imap.registry import capabilities, find
 from filterd.imap.state import State
 from filterd.imap.view import Style, View
 from filterd.imap.wire import Command, Continue, Line, Reader, Refused
 from filterd.imap.work import IdleWork, Work
+from pipeline.ports import Clock
 
 
 @dataclass(slots=True)
@@ -73,15 +75,17 @@ Continuation = Callable[[bytes], None]
 class Session:
     __slots__ = (
         "_bad",
-        "_busy",
         "_closed",
         "_continuation",
+        "_doing",
         "_events",
         "_out",
         "_pending",
         "_reader",
+        "_wake",
         "account",
         "body_cache",
+        "clock",
         "compressed",
         "condstore",
         "config",
@@ -89,6 +93,7 @@ class Session:
         "qresync",
         "rev2",
         "saved",
+        "settled",
         "state",
         "tls",
         "uidonly",
@@ -96,22 +101,31 @@ class Session:
         "view",
     )
 
-    def __init__(self, config: ImapServerConfig, *, tls: bool = False) -> None:
+    config: ImapServerConfig
+    compressed: bool
+    tls: bool
+
+    def __init__(self, config: ImapServerConfig, clock: Clock, *, tls: bool = False) -> None:
         self.config = config
+        self.clock = clock
         self.tls = tls
         self.compressed = False
         self.state = State.NOT_AUTHENTICATED
         self._reader = Reader(config.limits, config.message_size)
         self._events: deque[Event] = deque()
         self._out: list[bytes] = []
-        self._busy = False  # an event is with the shell and not yet answered
+        self._doing: Event | None = None  # an event that is with the shell and not yet answered
         self._closed = False
+        self._wake = b""  # idling: b"look" or b"alive" when the mailbox shall be looked at
+        self.settled = False  # somebody has logged in, ever
         self._continuation: Continuation | None = None
         self._pending = b"*"  # tag of the command whose answer comes later
         self._bad = 0
         self.idle_tag = b""
         self._forget()
-        self._out.append(b"* OK [CAPABILITY %b] %b\r\n" % (capabilities(self), config.greeting.encode("ascii", "replace")))
+        self._out.append(
+            b"* OK [CAPABILITY %b] %b\r\n" % (capabilities(self), config.greeting.encode("ascii", "replace"))
+        )
 
     def _forget(self) -> None:
         """Everything that belongs to a login."""
@@ -133,28 +147,89 @@ class Session:
         return data
 
     @property
-    def pending_input(self) -> int:
-        return self._reader.pending
-
-    @property
     def idling(self) -> bool:
         return bool(self.idle_tag)
 
     def write(self, data: bytes) -> None:
         self._out.append(data)
 
+    def receive_eof(self) -> None:
+        """Nothing more will come: an idling client is gone, other commands are finished."""
+        if self.idle_tag:
+            self._leave_idle()
+        self._continuation = None
+
+    # -- what the shell keeps time by -----------------------------------------------------------------------------
+    def __len__(self) -> int:
+        return self._reader.pending
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def patience(self) -> float:
+        limits = self.config.limits
+        return limits.login_deadline if self.state is State.NOT_AUTHENTICATED else limits.autologout
+
+    @property
+    def prelude(self) -> float:
+        return self.config.limits.login_deadline
+
+    @property
+    def in_text(self) -> bool:
+        return self._reader.in_literal and self.account is not None
+
+    @property
+    def text_patience(self) -> float:
+        return self.config.limits.upload
+
+    # -- the shell's own news -------------------------------------------------------------------------------------
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._events.clear()
+        self._leave_idle()
+        self._closed = True
+
+    def shut_down(self) -> None:
+        self.bye("Server shutting down")
+
+    def timed_out(self) -> None:
+        self.bye("Autologout")
+
+    def internal_error(self) -> None:
+        """The event that the shell performed last failed by a fault of ours."""
+        self.not_done("Internal error", "SERVERBUG")
+
+    def unavailable(self) -> None:
+        """The same, by a fault of the world: the disk, the directory."""
+        self.not_done("Try again later", "UNAVAILABLE")
+
+    def not_done(self, text: str, code: str) -> None:
+        event, self._doing = self._doing, None
+        if isinstance(event, (Work, IdleWork)):
+            event.close()
+        if isinstance(event, Work):
+            self.write(No(text, code).render(event.call.tag))
+        elif isinstance(event, Authenticate):
+            self.write(No(text, code).render(self._pending))
+        elif isinstance(event, (StartTls, StartCompress)):
+            self.move(State.LOGOUT)
+
     # -- events -------------------------------------------------------------------------------------------------
     def next_event(self) -> Event | None:
         while True:
             if self._events:
                 event = self._events.popleft()
-                self._busy = isinstance(event, (Work, IdleWork, Authenticate, StartTls, StartCompress))
+                if not isinstance(event, (Idle, IdleEnd, Close)):
+                    self._doing = event
                 return event
-            if self._busy or self._closed:
+            if self._doing is not None or self._closed:
                 return None
             if self.state is State.LOGOUT:
                 self._closed = True
                 return Close()
+            if self._wake and (work := self._look()) is not None:
+                return work
             seen = self._reader.next()
             if seen is None:
                 return None
@@ -197,14 +272,15 @@ class Session:
             call = Call(self, command.tag, uid)
             if spec.name != b"FETCH":
                 self.body_cache = None
-            if spec.store:
+            # Commands of every state (NOOP) have nothing to ask the store unless a mailbox is selected.
+            if spec.store and (self.view is not None or spec.states is not state.ANY):
                 self._events.append(Work(call, run, spec))
                 return
             self._pending = command.tag
             result = run(call)
             assert result is None or isinstance(result, str), "steps need the store"
         except ImapError as error:
-            self._failed(command.tag, error)
+            self.fail(command.tag, error)
             return
         self._out.extend(call.take())
         if result is not None:
@@ -216,7 +292,7 @@ class Session:
         if self.state is not State.NOT_AUTHENTICATED:
             self._bad = 0
 
-    def _failed(self, tag: bytes, error: ImapError) -> None:
+    def fail(self, tag: bytes, error: ImapError) -> None:
         self.write(error.render(tag))
         if isinstance(error, Bad):
             self._count_bad()
@@ -230,6 +306,7 @@ class Session:
     def bye(self, text: str) -> None:
         """Say BYE; the connection ends after it."""
         if self.state is not State.LOGOUT:
+            self._leave_idle()
             self.write(b"* BYE %b\r\n" % text.encode("ascii", "replace"))
             self.move(State.LOGOUT)
 
@@ -245,26 +322,15 @@ class Session:
     # -- the shell's answers ------------------------------------------------------------------------------------
     def work_done(self, work: Work | IdleWork) -> None:
         """The last step has returned."""
-        self._busy = False
-        if isinstance(work, Work):
-            if work.fatal:
-                self.move(State.LOGOUT)
-            elif work.bad:
+        self._doing = None
+        if work.fatal:
+            self._leave_idle()
+            self.move(State.LOGOUT)
+        elif isinstance(work, Work):
+            if work.bad:
                 self._count_bad()
             else:
                 self._bad = 0
-        elif work.fatal:
-            self.idle_tag = b""
-            self._events.append(IdleEnd())
-            self.move(State.LOGOUT)
-
-    def work_failed(self, work: Work | IdleWork, temporary: bool) -> None:
-        """The step could not run: the world failed (``temporary``) or we did."""
-        self._busy = False
-        work.close()
-        code, text = ("UNAVAILABLE", "Try again later") if temporary else ("SERVERBUG", "Internal error")
-        if isinstance(work, Work):
-            self.write(No(text, code).render(work.call.tag))
 
     def authenticate(self, tag: bytes, login: str, password: str) -> None:
         self._pending = tag
@@ -272,7 +338,7 @@ class Session:
 
     def authenticated(self, account: Account | None) -> None:
         """The answer to ``Authenticate``."""
-        self._busy = False
+        self._doing = None
         if account is None:
             # RFC 9051 7.1: one text for every reason.
             self.write(No("Invalid credentials", "AUTHENTICATIONFAILED").render(self._pending))
@@ -281,12 +347,9 @@ class Session:
         self._forget()
         self.account = account
         self.move(State.AUTHENTICATED)
+        self.settled = True
         self._reader.authenticated = True
         self.ok(self._pending, f"[CAPABILITY {capabilities(self).decode('ascii')}] Logged in")
-
-    def authentication_unavailable(self) -> None:
-        self._busy = False
-        self.write(No("Try again later", "UNAVAILABLE").render(self._pending))
 
     def start_tls(self, tag: bytes) -> None:
         self.ok(tag, "Begin TLS negotiation now")
@@ -295,7 +358,7 @@ class Session:
 
     def tls_started(self) -> None:
         """TLS is up: what was read before it, and all state, is gone (RFC 9051 6.2.1)."""
-        self._busy = False
+        self._doing = None
         self._reader.clear()
         self.tls = True
 
@@ -305,7 +368,7 @@ class Session:
         self._events.append(StartCompress(self._reader.rest()))
 
     def compress_started(self) -> None:
-        self._busy = False
+        self._doing = None
 
     def unauthenticate(self) -> None:
         self.move(State.NOT_AUTHENTICATED)
@@ -316,28 +379,36 @@ class Session:
     def start_idle(self, tag: bytes) -> None:
         self.idle_tag = tag
         self.ask(b"idling", self._end_idle)
-        self._events.append(Idle(self.view.mailbox if self.view else None))
+        self._events.append(Idle(None if self.view is None else self.view.mailbox))
         if self.view is not None:
             self._events.append(IdleWork(self))
 
-    def idle_work(self, *, alive: bool = False) -> IdleWork | None:
-        """Woken while idling: what to run; ``alive`` adds a line that keeps routers awake."""
-        if not self.idle_tag or self.state is State.LOGOUT:
-            return None
-        if alive:
+    def wake(self, *, alive: bool = False) -> None:
+        """The mailbox may have changed while idling; ``alive`` adds a line that keeps routers awake."""
+        if self.idle_tag:
+            self._wake = b"alive" if alive or self._wake == b"alive" else b"look"
+
+    def _look(self) -> IdleWork | None:
+        if self._wake == b"alive":
             self.write(b"* OK Still here\r\n")
-        if self.view is None:
+        self._wake = b""
+        if not self.idle_tag or self.view is None:
             return None
-        self._busy = True
-        return IdleWork(self)
+        self._doing = work = IdleWork(self)
+        return work
+
+    def _leave_idle(self) -> None:
+        if self.idle_tag:
+            self.idle_tag = b""
+            self._events.append(IdleEnd())
 
     def _end_idle(self, line: bytes) -> None:
-        tag, self.idle_tag = self.idle_tag, b""
-        self._events.append(IdleEnd())
+        tag = self.idle_tag
+        self._leave_idle()
         if line.strip().upper() == b"DONE":
             self.ok(tag, "IDLE completed")
         else:
-            self._failed(tag, Bad("Expected DONE"))
+            self.fail(tag, Bad("Expected DONE"))
 
     # -- what handlers ask ----------------------------------------------------------------------------------------
     def style(self, uid: bool = False) -> Style:
@@ -347,6 +418,9 @@ class Session:
         self.view = view
         self.saved = None
         self.move(State.SELECTED)
+
+    def capabilities(self) -> bytes:
+        return capabilities(self)
 
     def close_view(self) -> None:
         if self.state is State.SELECTED:
@@ -362,6 +436,3 @@ class Session:
             if number:
                 found.append((number - 1, number))
         return numset.merge(found)
-
-
-__all__ = ["Authenticate", "Close", "Event", "Fatal", "Idle", "IdleEnd", "IdleWork", "Session", "StartCompress", "StartTls", "Work"]

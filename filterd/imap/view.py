@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from filterd.imap import numset
 from filterd.imap.errors import Fatal
 from filterd.imap.flags import FlagTable
-from filterd.store.base import MAX_KEYWORDS, AccountStore, NoSuchMailbox, Snapshot
+from filterd.store.base import MAX_KEYWORDS, SYSTEM_FLAGS, AccountStore, NoSuchMailbox, Snapshot
 
 _KNOWN_LIMIT = 100_000  # flag changes told by this session itself and remembered until the next refresh
 
@@ -88,9 +88,7 @@ class View:
             lost = set(old.uids)
             lost.difference_update(new.uids[:first_new])
         before = len(self.uids)
-        if new.keywords != old.keywords:
-            self.table = FlagTable(new.keywords)
-            yield self.describe_flags()
+        yield from self.learn_keywords(new.keywords)
         self.gone |= lost
         self.snapshot = new
         self._lay_out(new)
@@ -102,6 +100,12 @@ class View:
             changed = _compare(old, new)
         yield from self._tell_flags(changed, old.uidnext, new.modseq, style)
         self._told.clear()
+
+    def learn_keywords(self, keywords: tuple[str, ...]) -> Iterator[bytes]:
+        """New flags are announced before they are used (RFC 9051 7.3.5)."""
+        if SYSTEM_FLAGS + keywords != self.table.names:
+            self.table = FlagTable(keywords)
+            yield self.describe_flags()
 
     def _lay_out(self, new: Snapshot) -> None:
         if not self.gone:
@@ -130,7 +134,8 @@ class View:
             yield b"* VANISHED %b\r\n" % numset.render(gone)
         else:
             yield b"".join(
-                b"* %d EXPUNGE\r\n" % (bisect_left(self.uids, uid) + 1 - already) for already, uid in enumerate(gone)
+                b"* %d EXPUNGE\r\n" % (bisect_left(self.uids, uid) + 1 - already)
+                for already, uid in enumerate(gone)
             )
         self.gone = set()
         self.uids, self.flags = self.snapshot.uids, self.snapshot.flags
@@ -141,7 +146,7 @@ class View:
         if self.read_only:
             permanent = b""
         else:
-            room = len(self.snapshot.keywords) < MAX_KEYWORDS
+            room = len(names.split(b" ")) < len(SYSTEM_FLAGS) + MAX_KEYWORDS
             permanent = names + (b" \\*" if room else b"")
         return b"* FLAGS (%b)\r\n* OK [PERMANENTFLAGS (%b)] Flags kept\r\n" % (names, permanent)
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from filterd.imap.config import ImapLimits
 
 _LITERAL = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\Z")
-_START = re.compile(rb"([!#$&',\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]{1,128}) (?:(UID) )?([A-Za-z][A-Za-z0-9.-]*)", re.I)
+_START = re.compile(
+    rb"([!#$&',\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]{1,128}) (?:(UID) )?([A-Za-z][A-Za-z0-9.-]*)", re.I
+)
 _TAG = re.compile(rb"[!#$&',\-./0-9:;<=>?@A-Z\[\]^_`a-z|}~]{1,128}(?= |\Z)")
 _LARGE = frozenset((b"APPEND", b"REPLACE"))
 _KEEP = 65_536  # an input buffer larger than this is given back after use
@@ -98,6 +100,10 @@ class Reader:
         """Octets not yet looked at."""
         return len(self._buffer)
 
+    @property
+    def in_literal(self) -> bool:
+        return self._left > 0
+
     def clear(self) -> None:
         """Drop everything read so far (STARTTLS: RFC 9051 6.2.1, RELIABILITY 3.5)."""
         self._buffer = bytearray()
@@ -173,7 +179,9 @@ class Reader:
             return Line(line if crlf else line + b"\n")
         self._text += len(line)
         if not crlf or b"\r" in line or b"\0" in line:
-            return self._finish(Refused(self._tag(line), b"BAD", b"Lines end in CR LF and hold neither CR, LF nor NUL"))
+            return self._finish(
+                Refused(self._tag(line), b"BAD", b"Lines end in CR LF and hold neither CR, LF nor NUL")
+            )
         marker = _LITERAL.search(line, max(0, len(line) - 24)) if line.endswith(b"}") else None
         if marker is not None:
             return self._begin_literal(line, marker)

@@ -13,7 +13,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 
-from filterd.proto.smtp_limits import SmtpLimits
+from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
 from pipeline.reply import Reply
 
 
@@ -270,6 +270,35 @@ def xtext(value: str) -> str | None:
         return decoded.decode("utf-8")
     except UnicodeDecodeError:
         return decoded.decode("latin-1")
+
+
+def mail(argument: bytes, config: SmtpConfig, esmtp: bool) -> tuple[str, dict[str, str]]:
+    """The argument of MAIL: reverse path and parameters, checked against what is offered."""
+    if argument[:5].upper() != b"FROM:":
+        raise SyntaxFault(501, "5.5.4", "Syntax: MAIL FROM:<address>")
+    reverse_path, rest = path(argument[5:].lstrip(b" "), config.limits, reverse=True)
+    params: dict[str, str] = {}
+    if rest:
+        params = _extensions(rest, MAIL_PARAMETERS_AUTH if config.auth else MAIL_PARAMETERS, esmtp)
+    if "SMTPUTF8" not in params and not reverse_path.isascii():
+        raise SyntaxFault(553, "5.6.7", "A UTF-8 address needs SMTPUTF8")
+    if int(params.get("SIZE") or 0) > config.size_limit:
+        raise SyntaxFault(552, "5.3.4", "Message size exceeds the limit")
+    return reverse_path, params
+
+
+def rcpt(argument: bytes, limits: SmtpLimits, esmtp: bool, utf8: bool) -> tuple[str, dict[str, str]]:
+    """The argument of RCPT: forward path and parameters. ``utf8``: SMTPUTF8 was given with MAIL."""
+    if argument[:3].upper() != b"TO:":
+        raise SyntaxFault(501, "5.5.4", "Syntax: RCPT TO:<address>")
+    forward_path, rest = path(argument[3:].lstrip(b" "), limits, reverse=False, utf8=utf8)
+    return forward_path, _extensions(rest, RCPT_PARAMETERS, esmtp) if rest else {}
+
+
+def _extensions(rest: bytes, checks: Mapping[str, Callable[[str], None]], esmtp: bool) -> dict[str, str]:
+    if not esmtp and rest.strip():
+        raise SyntaxFault(555, "5.5.4", "Parameters need EHLO")
+    return parameters(rest, checks)
 
 
 _XCLIENT_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")

@@ -229,7 +229,7 @@ class Journal:
             raise StoreUnavailable(f"queue: body {name} is missing")
         if row[1]:
             try:
-                return (self.directory / row[1]).read_bytes()
+                return (self.directory / str(row[1])).read_bytes()
             except OSError as error:
                 raise StoreUnavailable(f"queue: {error}") from error
         return bytes(row[0])

@@ -35,6 +35,7 @@ LOCK_STEPS = (0.0, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016)  # the last one repea
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 MAX_LOCK_MARK = 4096
+EVERYTHING = b"*"  # the note when what was touched does not fit
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
@@ -86,11 +87,17 @@ class Disk(Protocol):
         """Changes when the machine started anew, i.e. when un-synced writes may be lost."""
         ...
 
+    def now(self) -> int:
+        """The file system's idea of now, nanoseconds: to be compared with mtimes only."""
+        ...
+
     def open_dir(self, path: str) -> Dir: ...
 
     def make_dir(self, at: Dir, name: str) -> None: ...
 
-    def write_new(self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None) -> NewFile:
+    def write_new(
+        self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None
+    ) -> NewFile:
         """``mtime`` in seconds. ``at`` is where it will be published, ``temporary`` where it may lie until then."""
         ...
 
@@ -129,6 +136,7 @@ class FlockLock(Lock):
     def __init__(self, fd: int, path: str) -> None:
         self._fd = fd
         self._path = path
+        self._written = 0  # octets of the note to wipe
 
     def acquire(self, seconds: float) -> None:
         deadline = 0.0
@@ -147,14 +155,15 @@ class FlockLock(Lock):
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def note(self) -> bytes:
-        return os.pread(self._fd, MAX_LOCK_MARK, 0).rstrip(b"\0")
+        note = os.pread(self._fd, MAX_LOCK_MARK, 0).rstrip(b"\0")
+        self._written = len(note)
+        return note
 
     def set_note(self, note: bytes) -> None:
         if len(note) > MAX_LOCK_MARK:
-            note = b"*"
-        os.pwrite(self._fd, note + b"\0" * 16, 0)
-        if not note:
-            os.ftruncate(self._fd, 0)
+            note = EVERYTHING
+        os.pwrite(self._fd, note + b"\0" * (self._written - len(note)), 0)
+        self._written = len(note)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -173,8 +182,13 @@ class RealDisk(Disk):
             try:
                 self._boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
             except OSError:
-                self._boot = f"process-{os.getpid()}-{time.monotonic_ns()}"  # unknown: each start counts as a new boot
+                self._boot = (
+                    f"process-{os.getpid()}-{time.monotonic_ns()}"  # unknown: each start counts as a new boot
+                )
         return self._boot
+
+    def now(self) -> int:
+        return time.time_ns()
 
     def open_dir(self, path: str) -> Dir:
         return Dir(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
@@ -182,7 +196,9 @@ class RealDisk(Disk):
     def make_dir(self, at: Dir, name: str) -> None:
         os.mkdir(name, DIRECTORY_MODE, dir_fd=at.fd)
 
-    def write_new(self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None) -> NewFile:
+    def write_new(
+        self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None
+    ) -> NewFile:
         fd, name = self._create(at, temporary)
         holder = at if temporary is None else temporary
         file = NewFile(at, fd, "", 0, len(data), 0)

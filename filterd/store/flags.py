@@ -30,7 +30,9 @@ MAX_KEYWORD_OCTETS = 100
 _SYSTEM = {name.lower(): 1 << bit for bit, name in enumerate(SYSTEM_FLAGS)}
 
 
-def mask_of(flags: Iterable[str], keywords: tuple[str, ...], create: bool = True) -> tuple[int, tuple[str, ...]]:
+def mask_of(
+    flags: Iterable[str], keywords: tuple[str, ...], create: bool = True
+) -> tuple[int, tuple[str, ...]]:
     """The mask of IMAP flag names and the keyword list, longer when new keywords came.
 
     Names are compared without case (RFC 9051 2.3.2); unknown ``\\`` flags and ``\\Recent`` mean nothing here.

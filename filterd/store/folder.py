@@ -32,7 +32,7 @@ MAILBOX_FILE = ".filterd-mailbox"
 KEYWORDS_FILE = "filterd-keywords"
 BLOCK = 1000
 MAX_UID = 2**32 - 1
-MAX_SMALL_FILE = 64 * 1024
+MAX_SMALL_FILE = 4 * 1024 * 1024
 _OURS = re.compile(r",U=([0-9a-f]{16})\.([0-9]{1,10})(?=[,:]|$)")
 _KEY = re.compile(r"^([0-9]{1,12})\.[^./]*K([0-9a-f]{16})\.")
 _SECONDS = re.compile(r"^([0-9]{1,12})\.")
@@ -144,7 +144,10 @@ def read_small(at: Dir, name: str) -> bytes | None:
     with contextlib.suppress(FileNotFoundError):
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at.fd)
         try:
-            return os.read(fd, MAX_SMALL_FILE)
+            data = b""
+            while len(data) < MAX_SMALL_FILE and (piece := os.read(fd, MAX_SMALL_FILE)):
+                data += piece
+            return data
         finally:
             os.close(fd)
     return None

@@ -350,7 +350,8 @@ class Index:
             "select max(modseq) from expunged where mbox=? and at<?", (box.id, now - EXPUNGED_SECONDS)
         ).fetchone()[0]
         over = self.retry(
-            "select modseq from expunged where mbox=? order by modseq desc limit 1 offset ?", (box.id, EXPUNGED_ROWS)
+            "select modseq from expunged where mbox=? order by modseq desc limit 1 offset ?",
+            (box.id, EXPUNGED_ROWS),
         ).fetchone()
         floor = max(old or 0, over[0] if over else 0)
         if floor > box.floor:
@@ -376,7 +377,8 @@ class Index:
 
     def hot(self, mailbox_id: int, uids: Sequence[int]) -> list[HotRow]:
         """Of those of ``uids`` that exist, ascending."""
-        return [HotRow(*row) for row in self._by_uid(f"select {HOT_COLUMNS} from hot", mailbox_id, uids)]
+        found = self._by_uid(f"select {HOT_COLUMNS} from hot", mailbox_id, uids)
+        return [HotRow(*row) for row in found]  # type: ignore[arg-type]  # HOT_COLUMNS are its fields in order
 
     def hot_all(self, mailbox_id: int) -> list[HotRow]:
         rows = self.retry(f"select {HOT_COLUMNS} from hot where mbox=? order by uid", (mailbox_id,))
@@ -389,13 +391,17 @@ class Index:
             low, high = block[0], block[-1]
             if high - low < 2 * len(block):
                 chosen = frozenset(block)
-                rows = self.retry(f"{select} where mbox=? and uid between ? and ? order by uid", (mailbox_id, low, high))
+                rows = self.retry(
+                    f"{select} where mbox=? and uid between ? and ? order by uid", (mailbox_id, low, high)
+                )
                 uid_at = 1
                 yield from (row for row in rows.fetchall() if row[uid_at] in chosen)
             else:
                 marks = ", ".join("?" * len(block))
                 values = (mailbox_id, *block)
-                yield from self.retry(f"{select} where mbox=? and uid in ({marks}) order by uid", values).fetchall()
+                yield from self.retry(
+                    f"{select} where mbox=? and uid in ({marks}) order by uid", values
+                ).fetchall()
 
     def full(self, mailbox_id: int, uids: Sequence[int], cold: bool) -> Iterator[tuple[SqlValue, ...]]:
         """mbox, uid, flags, modseq, size, date, savedate, header_size, email_id[, cold columns]."""
@@ -404,7 +410,9 @@ class Index:
             return self._by_uid(f"select {columns} from hot", mailbox_id, uids)
         more = ", envelope, body, bodystructure, headers, trace, decision"
         return self._by_uid(
-            f"select {columns}{more} from hot join cold on cold.id = (hot.mbox << 32 | hot.uid)", mailbox_id, uids
+            f"select {columns}{more} from hot join cold on cold.id = (hot.mbox << 32 | hot.uid)",
+            mailbox_id,
+            uids,
         )
 
 

@@ -156,7 +156,9 @@ class MemoryAccount(AccountStore):
             uidnext=box.uidnext,
             appended=tuple((m.row.uid, m.row.flags) for m in later if m.born > since_modseq),
             flags=tuple((m.row.uid, m.row.flags, m.row.modseq) for m in later if m.born <= since_modseq),
-            expunged=tuple(sorted(u for seq, u, born in box.expunged if seq > since_modseq and born <= since_modseq)),
+            expunged=tuple(
+                sorted(u for seq, u, born in box.expunged if seq > since_modseq and born <= since_modseq)
+            ),
             keywords=box.keywords,
         )
 
@@ -240,7 +242,9 @@ class MemoryAccount(AccountStore):
         box = self._box(mailbox)
         wanted = None if uids is None else set(uids)
         gone = [
-            uid for uid, m in box.messages.items() if m.row.flags & DELETED and (wanted is None or uid in wanted)
+            uid
+            for uid, m in box.messages.items()
+            if m.row.flags & DELETED and (wanted is None or uid in wanted)
         ]
         self._remove(box, gone)
         return tuple(gone)
@@ -386,7 +390,12 @@ def row_copy(row: Row, cold: bool) -> Row:
     """A row of the caller's own, without the cold part unless asked for."""
     hot = Row(row.uid, row.flags, row.modseq, row.size, row.date, row.savedate, row.header_size, row.email_id)
     if cold:
-        hot.envelope, hot.body, hot.bodystructure, hot.headers = row.envelope, row.body, row.bodystructure, row.headers
+        hot.envelope, hot.body, hot.bodystructure, hot.headers = (
+            row.envelope,
+            row.body,
+            row.bodystructure,
+            row.headers,
+        )
         hot.trace, hot.decision = row.trace, row.decision
     return hot
 
@@ -407,4 +416,3 @@ def rename_plan(old: str, new: str, existing: Iterable[str]) -> list[tuple[str, 
         if target in existing:
             raise MailboxExists(f"{target} exists")
     return plan
-

@@ -16,7 +16,7 @@ import base64
 import binascii
 import unicodedata
 
-from filterd.store.base import MAX_DEPTH, MAX_NAME_OCTETS, SEPARATOR, BadName
+from filterd.store.base import MAX_DEPTH, MAX_NAME_OCTETS, SEPARATOR, BadName, NoSuchMailbox
 
 INBOX = "INBOX"
 RESERVED = "filterd"
@@ -109,9 +109,9 @@ def encode_directory(name: str) -> str:
     return ".".join(["", first, *map(encode_component, parts[1:])])
 
 
-def decode_directory(directory: str) -> str | None:
-    """The name of a folder found on disk; None when it cannot be one."""
-    if not directory.startswith(".") or directory.startswith("." + RESERVED):
+def decode_directory(directory: str, any_name: bool = False) -> str | None:
+    """The name of a folder found on disk; None when it cannot be one. ``any_name``: not a directory, ours cannot be meant."""
+    if not directory.startswith(".") or (directory.startswith("." + RESERVED) and not any_name):
         return None
     parts = directory[1:].split(".")
     decoded = [decode_component(part) for part in parts]
@@ -124,3 +124,11 @@ def decode_directory(directory: str) -> str | None:
         return normalise(SEPARATOR.join(known))
     except BadName:
         return None
+
+
+def normalise_known(mailbox: str) -> str:
+    """For look-ups: a name that cannot be is a mailbox that is not there."""
+    try:
+        return normalise(mailbox)
+    except BadName:
+        raise NoSuchMailbox(f"no mailbox {mailbox!r}") from None

@@ -28,9 +28,10 @@ import dns.rcode
 import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
-import dns.rdtypes.ANY.TXT
 import dns.resolver
 import dns.rrset
+from dns.rdtypes.ANY import CNAME, MX, NS, PTR, TLSA, TXT
+from dns.rdtypes.IN import SRV
 
 from pipeline.dns_cache import DnsCache
 from pipeline.dns_name import normalise
@@ -70,7 +71,9 @@ def system_servers() -> tuple[Server, ...]:
         found = dns.resolver.Resolver(configure=True)
     except (dns.exception.DNSException, OSError):
         return (("127.0.0.1", 53),)
-    servers = tuple((host, found.port) for host in found.nameservers if isinstance(host, str) and "://" not in host)
+    servers = tuple(
+        (host, found.port) for host in found.nameservers if isinstance(host, str) and "://" not in host
+    )
     return servers or (("127.0.0.1", 53),)
 
 
@@ -187,7 +190,7 @@ def read_response(data: bytes, name: dns.name.Name, rdtype: str) -> _Partial:
     while True:
         found = sets.get((name, wanted))
         if found is not None:
-            records = tuple(_text(rdata, rdtype) for rdata in list(found)[:RECORDS])
+            records = tuple(_text(rdata) for rdata in list(found)[:RECORDS])
             return _Partial(DnsAnswer(DnsStatus.OK, records, authentic, min(ttl, found.ttl)))
         alias = sets.get((name, dns.rdatatype.CNAME))
         if alias is None:
@@ -207,23 +210,21 @@ def _name(name: dns.name.Name) -> str:
     return b".".join(name.labels[:-1]).decode("latin-1").lower()
 
 
-def _text(rdata: dns.rdata.Rdata, rdtype: str) -> str:
+def _text(rdata: dns.rdata.Rdata) -> str:
     """One record in the form that ``DnsAnswer`` promises."""
-    match rdtype:
-        case "A" | "AAAA":
-            return str(rdata.address)
-        case "TXT":
+    match rdata:
+        case TXT.TXT():
             return b"".join(rdata.strings).decode("latin-1")
-        case "MX":
+        case MX.MX():
             return f"{rdata.preference} {_name(rdata.exchange) or '.'}"
-        case "PTR" | "CNAME" | "NS":
+        case PTR.PTR() | CNAME.CNAME() | NS.NS():
             return _name(rdata.target)
-        case "TLSA":
+        case TLSA.TLSA():
             return f"{rdata.usage} {rdata.selector} {rdata.mtype} {rdata.cert.hex()}"
-        case "SRV":
+        case SRV.SRV():
             return f"{rdata.priority} {rdata.weight} {rdata.port} {_name(rdata.target) or '.'}"
         case _:
-            return str(rdata.to_text())
+            return str(rdata.to_text())  # A, AAAA: the address
 
 
 class DnsResolver(Resolver):
@@ -364,6 +365,15 @@ def build_response(data: bytes, zone: Zone, udp: bool) -> bytes | None:
     if len(query.question) != 1:
         response.set_rcode(dns.rcode.FORMERR)
         return response.to_wire()
+    try:
+        return _fill(query, response, zone, udp)
+    except dns.exception.DNSException:  # a record of the zone that has no wire form
+        response.answer.clear()
+        response.set_rcode(dns.rcode.SERVFAIL)
+        return response.to_wire()
+
+
+def _fill(query: dns.message.Message, response: dns.message.Message, zone: Zone, udp: bool) -> bytes | None:
     question = query.question[0]
     rdtype = dns.rdatatype.to_text(question.rdtype)
     name = question.name
@@ -401,10 +411,12 @@ def build_response(data: bytes, zone: Zone, udp: bool) -> bytes | None:
 def _rrset(name: dns.name.Name, ttl: int, rdtype: str, records: Sequence[str]) -> dns.rrset.RRset:
     if rdtype != "TXT":
         absolute = [record + "." if rdtype in ("CNAME", "PTR", "NS") else record for record in records]
-        return dns.rrset.from_text_list(name, ttl, "IN", rdtype, absolute, origin=dns.name.root)
+        return dns.rrset.from_text_list(
+            name, ttl, "IN", rdtype, absolute, origin=dns.name.root, relativize=False
+        )
     rdatas = []
     for record in records:
         octets = record.encode("latin-1", "replace")
         strings = [octets[at : at + 255] for at in range(0, len(octets), 255)] or [b""]
-        rdatas.append(dns.rdtypes.ANY.TXT.TXT(dns.rdataclass.IN, dns.rdatatype.TXT, strings))
+        rdatas.append(TXT.TXT(dns.rdataclass.IN, dns.rdatatype.TXT, strings))
     return dns.rrset.from_rdata_list(name, ttl, rdatas)

@@ -20,6 +20,7 @@ import pyclamd
 from pipeline.endpoint import Endpoint
 from pipeline.errors import StageFault
 from pipeline.ports import Clock
+from pipeline.presence import Presence
 from pipeline.wire.clamd import REPLY_LIMIT, Scan, Version, judge, version
 
 CHUNK = 1 << 18  # octets of one INSTREAM chunk; clamd's limit for one is far above
@@ -27,11 +28,15 @@ GATHER = 1 << 18  # octets that are collected for one write
 LATE = "no answer from clamd within {:g} s"
 
 
-class Absent(StageFault):
-    """Nobody listens at the socket (it does not exist, or refuses)."""
+class Unreachable(StageFault):
+    """No connection."""
 
     def __init__(self, reason: str) -> None:
         super().__init__("unavailable", reason)
+
+
+class Absent(Unreachable):
+    """Nobody listens at the socket (it does not exist, refuses, or is not for us)."""
 
 
 class _Channel:
@@ -64,12 +69,11 @@ class _Channel:
             channel = socket.create_connection((endpoint.host, endpoint.port), timeout=self._left())
             channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return channel
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise Absent(f"nobody listens at {endpoint}: {error.strerror or error}") from error
         except TimeoutError as error:
             raise StageFault("timeout", LATE.format(self.seconds)) from error
         except OSError as error:
-            raise StageFault("unavailable", f"cannot reach {endpoint}: {error.strerror or error}") from error
+            kind = Absent if Presence.nobody(error) else Unreachable
+            raise kind(f"cannot reach {endpoint}: {error.strerror or error}") from error
 
     def _left(self) -> float:
         left = self.deadline - self.clock.monotonic()

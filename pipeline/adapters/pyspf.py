@@ -54,7 +54,6 @@ class SpfResult:
     mechanism: str = ""
     explanation: str = ""
     problem: str = ""
-    rounds: int = 0
 
 
 class _Miss(Exception):
@@ -85,6 +84,16 @@ class _Run:
         if answer.status is DnsStatus.TEMPORARY:
             raise spf.TempError(f"DNS {answer.reason or 'failure'}: {name} {rdtype}")
         return _shape(key, answer.records)
+
+    def has_no_record(self, domain: str) -> bool:
+        """True when it is known that the domain has no SPF record: most HELO names, so worth not asking pyspf."""
+        key = (domain.lower(), "TXT")
+        answer = self.answers.get(key) or self.resolver.cached(*key)
+        return (
+            answer is not None
+            and answer.status is not DnsStatus.TEMPORARY
+            and not any(record[:6].lower() == "v=spf1" for record in answer.records)
+        )
 
     async def fetch(self) -> None:
         """Resolve what was missed, and the addresses that an MX or PTR answer will be asked for next."""
@@ -184,6 +193,8 @@ def _ascii_domain(text: str, limit: int) -> str:
 
 def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
     """One run of pyspf; None when answers are missing."""
+    if run.has_no_record(question.domain):
+        return SpfResult("none", question.identity, question.domain)
     token = _CURRENT.set(run)
     try:
         query = spf.query(
@@ -198,7 +209,9 @@ def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
     except _Miss:
         return None
     except Exception as error:  # the library met something it was not written for: RFC 7208 2.6.7
-        return SpfResult("permerror", question.identity, question.domain, problem=f"{type(error).__name__}: {error}")
+        return SpfResult(
+            "permerror", question.identity, question.domain, problem=f"{type(error).__name__}: {error}"
+        )
     finally:
         _CURRENT.reset(token)
     if run.missing and result == "fail":
@@ -223,17 +236,18 @@ def check_cached(resolver: Resolver, clock: Clock, question: SpfQuestion) -> Spf
     return _evaluate(_Run(resolver, question.address_type), question, clock.time())
 
 
-async def check(resolver: Resolver, clock: Clock, question: SpfQuestion, seconds: float = DEADLINE) -> SpfResult:
+async def check(
+    resolver: Resolver, clock: Clock, question: SpfQuestion, seconds: float = DEADLINE
+) -> SpfResult:
     """The verdict on one identity, in at most ``seconds``. Never raises for what the DNS or the sender says."""
     run = _Run(resolver, question.address_type)
-    rounds = 0
     try:
         async with asyncio.timeout(max(0.0, seconds)):
-            for rounds in range(1, ROUNDS + 1):
+            for _ in range(ROUNDS):
                 found = _evaluate(run, question, clock.time())
                 if found is not None:
                     return found
                 await run.fetch()
     except TimeoutError:
-        return SpfResult("temperror", question.identity, question.domain, problem="time limit", rounds=rounds)
-    return SpfResult("temperror", question.identity, question.domain, problem="too many rounds", rounds=rounds)
+        return SpfResult("temperror", question.identity, question.domain, problem="time limit")
+    return SpfResult("temperror", question.identity, question.domain, problem="too many rounds")

@@ -9,10 +9,12 @@ any address has both parts empty (`valid` tells). Local parts are kept unquoted,
 
 import re
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final, NamedTuple, cast
 
 from rules.mail import charset, limits, words
 from rules.mail.findings import NONE, Finding
+from rules.mail.header import unescape, unfold
 
 
 class Mailbox(NamedTuple):
@@ -73,7 +75,7 @@ _SIMPLE: Final = re.compile(
     rb"[ \t\r\n]*+(?:"
     rb'(?:"([^"\\\r\n]*+)"[ \t]*+|(['
     + _ATEXT
-    + rb" \t]*+))<([.%s]++)@([A-Za-z0-9.\-]++)>" % _ATEXT
+    + rb". \t\x80-\xff]*+))<([.%s]++)@([A-Za-z0-9.\-]++)>" % _ATEXT
     + rb"|([.%s]++)@([A-Za-z0-9.\-]++)" % _ATEXT
     + rb")[ \t\r\n]*+(?:,|\Z)"
 )
@@ -86,9 +88,8 @@ _TOKEN: Final = re.compile(
     re.DOTALL,
 )
 _BLANK, _QUOTED, _CLOSED, _ATOM, _LITERAL, _OTHER = range(1, 7)
-_COMMENT_MARK: Final = re.compile(rb"\(+|\)+|\\.", re.DOTALL)
-_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
-_FOLD: Final = re.compile(rb"\r?\n")
+_QUOTED_PAIR: Final = re.compile(rb"\\.", re.DOTALL)
+_NESTING: Final = tuple((octet == 0x28) - (octet == 0x29) for octet in range(256))
 _SPACES: Final = re.compile(rb"[ \t\r\n]+")
 _DOT_ATOM: Final = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+)*"
@@ -152,7 +153,7 @@ class _Reader:
     """State of one pass."""
 
     __slots__ = (
-        "angle", "comment", "count", "glue", "group", "in_route", "items", "members", "noted", "opened", "outer",
+        "angle", "comment", "count", "glue", "group", "in_route", "items", "members", "noted", "opened", "outer", "plain",
         "route", "seen", "state", "value",
     )  # fmt: skip
 
@@ -163,6 +164,7 @@ class _Reader:
         self.group: bytes | None = None
         self.noted: set[Finding] = set()
         self.count = 0
+        self.plain: bytes | None = None  # the value without quoted pairs, made when the first comment comes
         self._clear()
 
     def _clear(self) -> None:
@@ -212,7 +214,7 @@ class _Reader:
             if not found[3]:
                 self.noted.add(Finding.UNTERMINATED)
             text = found[2]
-            self._word(_PAIR.sub(rb"\1", text) if b"\\" in text else text)
+            self._word(unescape(text) if b"\\" in text else text)
         else:
             return self._special(found[0], found.end())
         return found.end(), False
@@ -291,28 +293,36 @@ class _Reader:
 
     def _skip_comment(self, start: int) -> int:
         """Past a comment with all that is nested in it; its text may become the name."""
-        depth = deepest = 0
-        end = len(self.value)
-        for mark in _COMMENT_MARK.finditer(self.value, start):
-            octets = mark[0]
-            if octets.startswith(b"("):
-                depth += len(octets)
-                deepest = max(deepest, depth)
-            elif octets.startswith(b")"):
-                if len(octets) >= depth:
-                    end = mark.start() + depth
-                    depth = 0
-                    break
-                depth -= len(octets)
-        if depth:
+        end, deepest, closed = self._comment_end(start)
+        if closed:
+            self.comment = self.value[start + 1 : end - 1]
+        else:
             self.noted.add(Finding.UNTERMINATED)
             self.comment = self.value[start + 1 : end]
-        else:
-            self.comment = self.value[start + 1 : end - 1]
         if deepest > limits.COMMENT_DEPTH:
             self.noted.add(Finding.COMMENT_DEPTH)
             self.comment = b""
         return end
+
+    def _comment_end(self, start: int) -> tuple[int, int, bool]:
+        """Where a comment ends, how deep it is, and whether it is closed. Depths are counted in C, in windows."""
+        if self.plain is None:
+            self.plain = _QUOTED_PAIR.sub(b"xx", self.value) if b"\\" in self.value else self.value
+        text = self.plain
+        position, size, depth, deepest = start, 16, 0, 0
+        while position < len(text):
+            depths = list(
+                accumulate(map(_NESTING.__getitem__, text[position : position + size]), initial=depth)
+            )
+            depths[0] = 1  # the depth before this window, which is no end of the comment
+            if deepest <= limits.COMMENT_DEPTH:
+                deepest = max(deepest, max(depths))
+            if 0 in depths:
+                return position + depths.index(0), deepest, True
+            depth = depths[-1]
+            position += size
+            size = min(size * 4, 1 << 16)
+        return len(text), deepest, False
 
     def _keep_simple(self, found: re.Match[bytes]) -> None:
         quoted, phrase, local, domain, bare_local, bare_domain = found.groups()
@@ -345,8 +355,8 @@ class _Reader:
         phrase, local, domain = _address(self.state, in_angle=self.angle > 0)
         raw = b" ".join(self.outer.words) if self.outer is not None else b" ".join(phrase)
         if not raw and self.comment:
-            raw = _PAIR.sub(rb"\1", self.comment).strip()
-        raw = _FOLD.sub(b"", raw)
+            raw = unescape(self.comment).strip()
+        raw = unfold(raw)
         if not local or not domain:
             self.noted.add(Finding.BAD_ADDRESS)
         self._keep(

@@ -23,7 +23,7 @@ _START: Final = re.compile(rb"\n(?![ \t])(?:([!-9;-~]++)[ \t]*+:)?")
 _FIRST: Final = re.compile(rb"([!-9;-~]++)[ \t]*+:")
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 _LINE_END: Final = re.compile(rb"\r?\n")
-_FOLD: Final = re.compile(rb"\r?\n(?=[ \t])")
+_FOLDS: Final = ((b"\r\n ", b" "), (b"\r\n\t", b"\t"), (b"\n ", b" "), (b"\n\t", b"\t"))
 _NO_LINE: Final = re.compile(rb"[\r\n\0]+[ \t]*")
 
 
@@ -174,8 +174,17 @@ def octet_findings(data: bytes, start: int, end: int) -> frozenset[Finding]:
 
 
 def unfold(value: bytes) -> bytes:
-    """A field's value on one line: line ends before a blank are removed (RFC 5322 2.2.3)."""
-    return _FOLD.sub(b"", value) if b"\n" in value else value
+    """A field's value, or a whole header, with the line ends before blanks removed (RFC 5322 2.2.3)."""
+    if b"\n" not in value:
+        return value
+    for fold, blank in _FOLDS:
+        value = value.replace(fold, blank)
+    return value
+
+
+def unescape(text: bytes) -> bytes:
+    """The inside of a quoted string or comment with its quoted pairs undone (RFC 5322 3.2.1)."""
+    return b"\\".join(piece.replace(b"\\", b"") for piece in text.split(b"\\\\"))
 
 
 def make_field(name: bytes, value: bytes, width: int = 78) -> bytes:

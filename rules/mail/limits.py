@@ -2,7 +2,7 @@
 
 A bound that is passed gives a Finding and the rest is left unread; it is never an error. The figures keep the worst
 input near 50 ms per MB (RELIABILITY 6) and lie far above real mail: Dovecot's own MIME limits are 100 levels and
-10,000 parts; no client makes more than ten levels.
+10,000 parts; no client makes more than ten levels and a few hundred parts.
 """
 
 from typing import Final
@@ -17,24 +17,26 @@ HEADER_OCTETS: Final = 1 << 20
 MIME_DEPTH: Final = 50
 """Parts inside parts, the message itself being the first. Each open multipart reads the octets once (about 0.5 ms per
 MB), so this bounds the cost of boundaries that never come."""
-MIME_PARTS: Final = 10_000
+MIME_PARTS: Final = 5_000
 BOUNDARY_OCTETS: Final = 200
 """RFC 2046 5.1.1 says 70. A longer one is cut: delimiters are compared by their beginning, so a cut one still works."""
-DELIMITER_WORK: Final = 100_000
+DELIMITER_WORK: Final = 20_000
 """Comparisons of a delimiter line with an open boundary, per message (same or similar boundaries on all levels)."""
 
 # address.py
 ADDRESSES: Final = 10_000
-ADDRESS_TOKENS: Final = 100_000
+ADDRESS_TOKENS: Final = 30_000
+"""Words and specials of addresses that are not of the two usual forms; a list past it is cut off (ADDRESSES)."""
 COMMENT_DEPTH: Final = 100
 """Deeper comments are still skipped rightly, with a finding."""
 
 # params.py
 PARAMETERS: Final = 1_000
-PARAMETER_VALUE_OCTETS: Final = 1 << 17
+PARAMETER_VALUE_OCTETS: Final = 1 << 16
+PARAMETER_COMMENTS: Final = 1_000
 
 # words.py
-ENCODED_WORDS: Final = 10_000
+ENCODED_WORDS: Final = 5_000
 """Encoded words decoded per value; later ones stay as they are."""
 
 # encoding.py

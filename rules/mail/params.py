@@ -14,14 +14,14 @@ from typing import Final
 
 from rules.mail import charset, limits, words
 from rules.mail.findings import NONE, Finding
+from rules.mail.header import unescape, unfold
 
 _MAIN: Final = re.compile(rb"([^\s;/]++)(?:[ \t\r\n]*+/[ \t\r\n]*+([^\s;]++))?")
-_NAME: Final = re.compile(rb'[\s;]*+([^\s=;"()]++)[ \t\r\n]*+=[ \t\r\n]*+')
+_NAME: Final = re.compile(rb'([^\s=;"()]++)[ \t\r\n]*+=[ \t\r\n]*+')
+_SEPARATOR: Final = re.compile(rb"[\s;]*+")
 _QUOTED: Final = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)("?)', re.DOTALL)
 _BARE: Final = re.compile(rb"[^; \t\r\n(]*+")
 _BLANKS: Final = re.compile(rb"[ \t\r\n]*+")
-_PAIR: Final = re.compile(rb"\\(.)", re.DOTALL)
-_FOLD: Final = re.compile(rb"\r?\n")
 _PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _COMMENT_MARK: Final = re.compile(rb"[()]|\\.", re.DOTALL)
 _SEGMENT: Final = re.compile(rb"([^*]++)(?:\*([0-9]{1,6}))?(\*?)")
@@ -59,8 +59,7 @@ def _parse(value: bytes) -> Parameterised:
     if len(value) > limits.PARAMETER_VALUE_OCTETS:
         noted.add(Finding.PARAMETERS)
         value = value[: limits.PARAMETER_VALUE_OCTETS]
-    if b"\n" in value:
-        value = _FOLD.sub(b"", value)
+    value = unfold(value)
     position = _skip_blank(value, 0)
     main = b""
     found = _MAIN.match(value, position)
@@ -82,9 +81,15 @@ def _pairs(value: bytes, position: int, noted: set[Finding]) -> list[tuple[bytes
     """The parameters as written; quoted strings unquoted."""
     pairs: list[tuple[bytes, bytes]] = []
     end = len(value)
-    while position < end:
+    comments = limits.PARAMETER_COMMENTS
+    while True:
+        separator = _SEPARATOR.match(value, position)
+        position = separator.end() if separator else position
+        if position >= end or not comments:
+            break
         found = _NAME.match(value, position)
         if found is None:
+            comments -= 1
             position = _next_parameter(value, position, noted)
             continue
         if len(pairs) >= limits.PARAMETERS:
@@ -98,7 +103,7 @@ def _pairs(value: bytes, position: int, noted: set[Finding]) -> list[tuple[bytes
             if not quoted[2]:
                 noted.add(Finding.UNTERMINATED)
             if b"\\" in text:
-                text = _PAIR.sub(rb"\1", text)
+                text = unescape(text)
             position = quoted.end()
         else:
             text, position = _bare(value, position, name)
@@ -134,12 +139,13 @@ def _next_parameter(value: bytes, position: int, noted: set[Finding]) -> int:
 
 def _skip_blank(value: bytes, position: int) -> int:
     """Past blanks and comments."""
-    while True:
+    for _ in range(limits.PARAMETER_COMMENTS):
         found = _BLANKS.match(value, position)
         position = found.end() if found else position
         if not value.startswith(b"(", position):
             return position
         position = _comment_end(value, position)
+    return len(value)
 
 
 def _comment_end(value: bytes, position: int) -> int:

@@ -12,13 +12,13 @@ import re
 from typing import Final
 
 from rules.mail import charset, limits
+from rules.mail.encoding import double_equals
 
 _WORD: Final = re.compile(rb"=\?([!->@-~]{1,100}+)\?([bBqQ])\?([^?\r\n]*+)\?=")
 _BLANK: Final = b" \t\r\n"
 _NOT_BASE64: Final = bytes(
     sorted(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 )
-_HEX_PAIR: Final = re.compile(rb"=([0-9A-Fa-f]{2})")
 
 _PLAIN_TEXT: Final = re.compile(r"[ -~\t]*")
 _ATOMS: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
@@ -58,14 +58,7 @@ def decode(value: bytes) -> str:
 def _payload(encoding: bytes, text: bytes) -> bytes:
     if encoding in b"bB":
         return _base64(text)
-    text = text.replace(b"_", b" ")
-    if b"=" not in text:
-        return text
-    return _HEX_PAIR.sub(_unhex, text)
-
-
-def _unhex(pair: re.Match[bytes]) -> bytes:
-    return bytes((int(pair[1], 16),))
+    return binascii.a2b_qp(double_equals(text), header=True)
 
 
 def _base64(text: bytes) -> bytes:

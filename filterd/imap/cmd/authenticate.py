@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
     mechanism = p.word().decode("ascii")
-    initial = p.word_as_is() if p.more() else None
+    initial = p.token() if p.more() else None
     p.end()
 
     def run(call: Call) -> None:

@@ -16,9 +16,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.end()
 
     def run(call: Call) -> str:
-        from filterd.imap.registry import capabilities  # the registry is made of the commands
-
-        call.write(b"* CAPABILITY %b\r\n" % capabilities(session))
+        call.write(b"* CAPABILITY %b\r\n" % session.capabilities())
         return "CAPABILITY completed"
 
     return run

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filterd.imap.call import Call, Run, Spec
+from filterd.imap.call import Run, Spec
 from filterd.imap.parse import Parser
-from filterd.imap.state import ANY, SELECTED, State
+from filterd.imap.state import ANY, SELECTED
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
@@ -17,12 +17,5 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     return lambda call: "Completed"
 
 
-def needs_store(session: Session) -> bool:
-    return session.state is State.SELECTED
-
-
 NOOP = Spec(b"NOOP", ANY, parse, look=False)
 CHECK = Spec(b"CHECK", SELECTED, parse, look=False)
-
-
-__all__ = ["CHECK", "NOOP", "Call"]

@@ -1,0 +1,262 @@
+"""The only place that knows all concrete classes: from a configuration to a running server.
+
+``Parts`` holds what one process needs, built once after the fork (an index file is never opened across a fork, HOUSE item 17).
+``run_worker`` serves every listener on inherited sockets; ``run_sender`` is the one process that sends. ``serve`` binds, then
+starts both through ``filterd.workers``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from filterd import keys
+from filterd.accounts.builtin import BuiltinDirectory
+from filterd.accounts.database import AccountDatabase
+from filterd.accounts.password import Passwords
+from filterd.accounts.places import account_folder, database_path, scripts_of
+from filterd.assembly import departure, dns, incoming, srs_of, stage_context
+from filterd.config.schema import Config
+from filterd.config.values import SocketAddress
+from filterd.delivery import Delivery, DeliverySettings
+from filterd.doors import Doors
+from filterd.explain.traces import TraceWriter
+from filterd.local_delivery import LocalDelivery
+from filterd.net import listen
+from filterd.ports import SystemClock, SystemIds
+from filterd.queue.route import Relay
+from filterd.queue.sender import Sender, SenderSettings
+from filterd.queue.spool import GroupSpool
+from filterd.reception import Reception, ReceptionSettings
+from filterd.scripts import ScriptService
+from filterd.store import open_store
+from filterd.store.changes import NoticeHub
+from filterd.store.durable import RealDisk
+from filterd.store.jobs import AccountJobs
+from filterd.workers import Group, Role
+
+log = logging.getLogger("filterd")
+
+TRACES = "traces.db"
+LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve")
+GRACE_SECONDS = 8.0  # commands under way may end after SIGTERM
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything of one process."""
+
+    config: Config
+    directory: BuiltinDirectory
+    jobs: AccountJobs
+    notices: NoticeHub
+    scripts: ScriptService
+    spool: GroupSpool
+    traces: TraceWriter
+    reception: Reception
+    delivery: Delivery
+    close: Callable[[], None]
+
+
+def data_dir(config: Config) -> Path:
+    return Path(config.server.data_dir)
+
+
+def build(config: Config, name: str) -> Parts:
+    """All parts of the process ``name`` ("worker-0", "sender", "deliver"); the loop is running."""
+    clock, ids, disk = SystemClock(), SystemIds(), RealDisk()
+    root = data_dir(config)
+    srs = srs_of(config, clock)
+    database = AccountDatabase(database_path(config), clock)
+    directory = BuiltinDirectory(config, database, Passwords(clock), srs.reverse_or_none if srs else None)
+    notices = NoticeHub(root / "run", name)
+    store = open_store(config, directory, clock, notices.changed)
+    jobs = AccountJobs(store)
+    scripts = ScriptService(
+        lambda account: scripts_of(config, account, disk),
+        before=[Path(path) for path in config.stage.sieve.before],
+        after=[Path(path) for path in config.stage.sieve.after],
+        default=default_script(config),
+        script_size=config.stage.sieve.limits.script,
+    )
+    traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
+    spool = GroupSpool(root / "queue", clock)
+    context = stage_context(config, clock, ids, dns(config, clock))
+    leaving = departure(config, context, srs, root)
+    delivery = Delivery(
+        DeliverySettings(
+            hostname=config.server.hostname,
+            on_script_error_defer=config.stage.sieve.on_error == "defer",
+            global_scripts=root / "sieve" / "global",
+            max_redirects=config.stage.sieve.limits.redirects,
+        ),
+        directory,
+        jobs,
+        scripts,
+        spool,
+        leaving,
+        clock,
+    )
+    names = frozenset({config.server.hostname, config.pipeline.authserv_id, *(d.name for d in config.domain)})
+    reception = Reception(
+        ReceptionSettings(
+            hostname=config.server.hostname,
+            authserv_id=config.pipeline.authserv_id or config.server.hostname,
+            our_ids=frozenset(name for name in names if name),
+            time_budget=config.pipeline.time_budget,
+            hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
+        ),
+        directory,
+        incoming(config, context),
+        leaving,
+        delivery,
+        traces,
+        clock,
+        ids,
+        keys.secret(root, "delivery"),
+    )
+
+    def close() -> None:
+        spool.close()
+        traces.close()
+        jobs.close()
+        notices.close()
+        store.close()
+        database.close()
+
+    return Parts(config, directory, jobs, notices, scripts, spool, traces, reception, delivery, close)
+
+
+def default_script(config: Config) -> Path:
+    """The script of people who have none: the configured one, or the one we ship."""
+    if config.stage.sieve.default:
+        return Path(config.stage.sieve.default)
+    import rules
+
+    return Path(rules.__file__).parent / "library" / "default.sieve"
+
+
+def run_loop(main: Coroutine[object, object, int]) -> int:
+    """Run on uvloop when it is there (PACKAGES section 2)."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def stop_event() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def worker(config: Config, sockets: list[tuple[str, socket.socket]], index: int) -> int:
+    """Serve until told to stop."""
+    stop = stop_event()
+    parts = build(config, f"worker-{index}")
+    await parts.notices.start()
+    doors = Doors(parts, sockets)
+    doors.open()
+    await stop.wait()
+    await doors.close(GRACE_SECONDS)
+    parts.close()
+    return 0
+
+
+async def sender(config: Config) -> int:
+    """Send until told to stop."""
+    stop = stop_event()
+    parts = build(config, "sender")
+    await parts.notices.start()
+    local = LocalDelivery(parts.reception, parts.delivery)
+    relay = config.queue.relay
+    clock, ids = SystemClock(), SystemIds()
+    settings = SenderSettings(
+        directory=data_dir(config) / "queue",
+        hostname=config.server.hostname,
+        relay=Relay(relay.host, relay.port, (relay.user, relay.password) if relay.user else None)
+        if relay
+        else None,
+        retry=config.queue.retry,
+        max_age=config.queue.max_age,
+        warn_after=config.queue.warn_after,
+        our_names=frozenset({config.server.hostname}),
+        our_domains=frozenset(domain.name for domain in config.domain),
+    )
+    sending = Sender(settings, dns(config, clock), clock, ids, parts.traces, local.queued, local.store_later)
+    await sending.run(stop)
+    parts.close()
+    return 0
+
+
+def bind_all(config: Config) -> list[tuple[str, socket.socket]]:
+    """Every configured listener, by name. Raises OSError with the address in its text."""
+    out: list[tuple[str, socket.socket]] = []
+    for name in LISTENERS:
+        for address in getattr(config.listen, name):
+            out.append((name, bind(address)))
+    return out
+
+
+def bind(address: SocketAddress) -> socket.socket:
+    if address.name:
+        return inherited(address.name)
+    try:
+        return listen.bind(listen.ListenAddress(address.host, address.port, address.path))
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def inherited(name: str) -> socket.socket:
+    """A socket that systemd opened for us (LISTEN_FDNAMES)."""
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    if name not in names or os.environ.get("LISTEN_PID") not in (None, str(os.getpid())):
+        raise OSError(f"no inherited socket is called {name}")
+    sock = socket.socket(fileno=3 + names.index(name))
+    sock.setblocking(False)
+    return sock
+
+
+def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], None]) -> int:
+    """Bind, fork, serve; returns when stopped. Raises OSError when a listener cannot be bound."""
+    root = data_dir(config)
+    for folder in (root, root / "run", root / "queue", root / "mail"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in ("delivery", "srs"):
+        keys.secret(root, name)
+    sockets = bind_all(config)
+    drop_rights(config)
+    count = config.server.workers or os.cpu_count() or 1
+    roles = [
+        Role(f"worker-{index}", lambda index=index: run_loop(worker(config, sockets, index)))  # type: ignore[misc]  # index bound now
+        for index in range(count)
+    ]
+    roles.append(Role("sender", lambda: run_loop(sender(config))))
+    return Group(roles, pid_file=root / "run" / "filterd.pid", ready=lambda: announce(sockets)).run()
+
+
+def drop_rights(config: Config) -> None:
+    """Become ``server.user`` once the ports are bound."""
+    if not config.server.user or os.geteuid() != 0:
+        return
+    import pwd
+
+    entry = pwd.getpwnam(config.server.user)
+    os.initgroups(entry.pw_name, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+
+
+def mail_folder(config: Config, account: str) -> Path:
+    return Path(account_folder(config, account))

@@ -1,0 +1,105 @@
+"""Check, show and explain the configuration.
+
+Examples:
+  filterd config check -c filterd.toml        every mistake, with line and column
+  filterd config show --origin                the values in force and where each came from
+  filterd config explain stage.clamav.found   what a key means
+  filterd config sample > filterd.toml        a complete file to start from
+
+See also: filterd help configuration
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+from filterd.cli import FOUND, OK, USAGE, CliError
+from filterd.cli.options import add_config, add_json, config_path, load_config, print_json
+from filterd.config import describe, schema
+from filterd.config.errors import ConfigErrors, Problem, render
+from filterd.config.load import load
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser("check", help="look for mistakes; exit 1 when there are any")
+    add_config(check)
+    add_json(check)
+    show = actions.add_parser("show", help="the values in force")
+    add_config(show)
+    add_json(show)
+    show.add_argument("--origin", action="store_true", help="also where each value came from")
+    show.add_argument("key", nargs="?", default="", metavar="KEY", help="only this key or section")
+    explain = actions.add_parser("explain", aliases=["docs"], help="what keys mean; without KEY, all of them")
+    explain.add_argument("key", nargs="?", default="", metavar="KEY")
+    actions.add_parser("sample", help="a complete file with every key and its default")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.action == "check":
+        return check(arguments)
+    if arguments.action == "show":
+        return show(arguments)
+    if arguments.action == "sample":
+        print(describe.sample(), end="")
+        return OK
+    return explain(arguments.key)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    path = config_path(arguments.config)
+    try:
+        problems: tuple[Problem, ...] = ()
+        warnings = load(path).warnings
+    except ConfigErrors as error:
+        problems, warnings = error.errors, ()
+    if arguments.json:
+        print_json(
+            [_as_json(problem, "error") for problem in problems] + [_as_json(w, "warning") for w in warnings]
+        )
+        return FOUND if problems else OK
+    if problems or warnings:
+        print(render([*problems, *warnings]))
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        print(f"{count}. Nothing was changed; a running server keeps its old configuration.")
+        return FOUND
+    noted = f", {len(warnings)} remark{'s' if len(warnings) > 1 else ''}" if warnings else ""
+    print(f"{path} is fine{noted}.")
+    return OK
+
+
+def show(arguments: argparse.Namespace) -> int:
+    wanted = arguments.key
+    rows = [
+        row
+        for row in describe.values(load_config(arguments))
+        if not wanted or row[0] == wanted or row[0].startswith((f"{wanted}.", f"{wanted}["))
+    ]
+    if not rows:
+        raise CliError(f'nothing is set under "{wanted}"; {describe.suggest(wanted)}'.rstrip("; "))
+    if arguments.json:
+        print_json({key: {"value": value, "origin": origin} for key, value, origin in rows})
+        return OK
+    width = max(len(f"{key} = {value}") for key, value, _ in rows)
+    for key, value, origin in rows:
+        line = f"{key} = {value}"
+        print(f"{line:<{min(width, 60)}}  # {origin}" if arguments.origin else line)
+    return OK
+
+
+def explain(key: str) -> int:
+    if not key:
+        names = [entry.name for entry in schema.all_keys() if not entry.section]
+        print("\n\n".join(text for name in names if (text := describe.explain(name))))
+        return OK
+    text = describe.explain(key)
+    if text is None:
+        raise CliError(f'there is no key "{key}"; {describe.suggest(key)}'.rstrip("; "), USAGE)
+    print(text)
+    return OK
+
+
+def _as_json(problem: Problem, severity: str) -> dict[str, object]:
+    return {"severity": severity, **dataclasses.asdict(problem)}

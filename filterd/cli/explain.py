@@ -1,0 +1,193 @@
+"""Tell why a message went where it is: every stage's verdict and time, the script line that decided, the file it is in.
+
+WHAT is a trace id (from the header X-Filterd-Trace or the SMTP reply), a queue id, a Message-ID, ACCOUNT/FOLDER/UID,
+a message file, or: last from ADDRESS.
+
+Examples:
+  filterd explain 7K3QM-2XNPA
+  filterd explain last from billing@shop.example
+  filterd explain ann@example.org/Junk/881
+  filterd explain --steps '<1042@shop.example>'         shows every test of the script too
+
+See also: filterd help explain
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sqlite3
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from filterd.cli import FOUND, OK, CliError
+from filterd.cli.options import add_config, add_json, load_config, print_json
+from filterd.cli.storage import open_store
+from filterd.config.schema import Config
+from filterd.explain.text import explain
+from filterd.explain.traces import TraceReader
+from filterd.store.base import Store, StoreError
+from pipeline.trace import MessageTrace, RecipientTrace
+
+TRACE = re.compile(r"[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}-?[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}(\.[0-9]+)?\Z")
+PLACE = re.compile(r"(?P<mailbox>.+) uid (?P<uid>[0-9]+)\Z")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="WHAT",
+        help="trace id, queue id, Message-ID, ACCOUNT/FOLDER/UID, file, last from X",
+    )
+    parser.add_argument("--account", default="", help="only what the owner of this account may see")
+    parser.add_argument("--steps", action="store_true", help="every evaluated test of the script too")
+    add_config(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments)
+    path = Path(config.server.data_dir) / "traces.db"
+    if not path.exists():
+        raise CliError(f"no message has been traced here yet ({path} does not exist)", FOUND)
+    reader = TraceReader(path)
+    try:
+        with _store(config) as store:
+            found = _find(arguments.what, arguments.account, reader, store)
+            if found is None:
+                wanted = " ".join(arguments.what)
+                raise CliError(
+                    f"nothing is known of “{wanted}”; traces are kept for pipeline.keep_traces", FOUND
+                )
+            trace, only = found
+            if arguments.account:
+                mine = [r for r in trace.recipients if r.account == arguments.account.lower()]
+                if not mine:
+                    raise CliError(f"{arguments.account} was no recipient of that message", FOUND)
+                only = mine[0]
+            events = reader.events(trace.id)
+            now_at = _now(trace, only, store)
+            if arguments.json:
+                if only is not None:
+                    trace.recipients = [only]
+                print_json({**asdict(trace), "events": [asdict(event) for event in events], "now": now_at})
+            else:
+                sys.stdout.write(explain(trace, events, only, now_at, arguments.steps))
+    except sqlite3.Error as error:
+        raise CliError(f"the traces cannot be read: {error}", 75) from None
+    finally:
+        reader.close()
+    return OK
+
+
+class _store:
+    """The store, closed at the end."""
+
+    def __init__(self, config: Config) -> None:
+        self._store = open_store(config)
+
+    def __enter__(self) -> Store:
+        return self._store
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+
+def _find(
+    what: list[str], account: str, reader: TraceReader, store: Store
+) -> tuple[MessageTrace, RecipientTrace | None] | None:
+    if len(what) == 3 and what[0].lower() == "last" and what[1].lower() == "from":
+        return _whole(reader.last_from(what[2], account.lower()))
+    word = " ".join(what)
+    if TRACE.match(word):
+        return _part(reader, word)
+    if os.path.isfile(word):
+        return _of_header(Path(word).read_bytes(), reader)
+    place = word.split("/")
+    if len(place) >= 3 and place[-1].isdigit() and "@" in place[0]:
+        return _of_place(place[0].lower(), "/".join(place[1:-1]), int(place[-1]), reader, store)
+    queued = reader.by_queue_id(word.upper())
+    if queued is not None:
+        return queued, None
+    matches = reader.by_message_id(word)
+    return (matches[0], None) if matches else None
+
+
+def _whole(trace: MessageTrace | None) -> tuple[MessageTrace, None] | None:
+    return (trace, None) if trace is not None else None
+
+
+def _part(reader: TraceReader, name: str) -> tuple[MessageTrace, RecipientTrace | None] | None:
+    """``ID.2`` is the second recipient's part."""
+    trace = reader.get(name)
+    if trace is None:
+        return None
+    number = name.partition(".")[2]
+    if number.isdigit() and 1 <= int(number) <= len(trace.recipients):
+        return trace, trace.recipients[int(number) - 1]
+    return trace, None
+
+
+def _of_header(data: bytes, reader: TraceReader) -> tuple[MessageTrace, RecipientTrace | None] | None:
+    from rules.mail.header import scan
+
+    header = scan(data)
+    mark = header.first(b"x-filterd-trace")
+    if mark:
+        return _part(reader, mark.decode("ascii", "replace"))
+    name = header.first(b"message-id")
+    matches = reader.by_message_id(name.decode("utf-8", "replace")) if name else []
+    return (matches[0], None) if matches else None
+
+
+def _of_place(
+    account: str, mailbox: str, uid: int, reader: TraceReader, store: Store
+) -> tuple[MessageTrace, RecipientTrace | None] | None:
+    try:
+        data = store.account(account).read(mailbox, uid)
+    except StoreError as error:
+        raise CliError(f"{account}/{mailbox}/{uid}: {error}", FOUND) from None
+    return _of_header(data, reader) if data is not None else None
+
+
+def _now(trace: MessageTrace, only: RecipientTrace | None, store: Store) -> str:
+    """Where the message is today: still there, moved (found by its trace mark), or gone."""
+    out = []
+    for number, recipient in enumerate(trace.recipients, 1):
+        if only is not None and recipient is not only:
+            continue
+        for place in recipient.places:
+            match = PLACE.match(place)
+            if match and recipient.account:
+                out.append(
+                    _look(
+                        store, recipient.account, match["mailbox"], int(match["uid"]), f"{trace.id}.{number}"
+                    )
+                )
+    return ", ".join(out)
+
+
+def _look(store: Store, account: str, mailbox: str, uid: int, mark: str) -> str:
+    try:
+        opened = store.account(account)
+        if any(info.name == mailbox for info in opened.mailboxes()) and opened.rows(mailbox, [uid]):
+            return f"{account}/{mailbox} uid {uid}"
+        for info in opened.mailboxes():
+            for row in _rows(store, account, info.name):
+                if row[1] == mark:
+                    return f"{account}/{info.name} uid {row[0]} (moved from {mailbox})"
+    except StoreError as error:
+        return f"{account}/{mailbox} uid {uid} ({error})"
+    return f"no longer in {account}'s folders (was {mailbox} uid {uid})"
+
+
+def _rows(store: Store, account: str, mailbox: str) -> list[tuple[int, str]]:
+    opened = store.account(account)
+    uids = opened.snapshot(mailbox).uids
+    out = []
+    for at in range(0, len(uids), 1000):
+        out.extend((row.uid, row.trace) for row in opened.rows(mailbox, uids[at : at + 1000]))
+    return out

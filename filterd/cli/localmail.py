@@ -1,0 +1,113 @@
+"""What ``filterd-deliver`` and ``filterd-sendmail`` share: the message handed to the reception without a socket, and sysexits.
+
+The codes of sysexits.h are read by other mail servers: 75 means "try again" and is the answer to everything unexpected, so
+that nothing is ever lost by a fault of ours; 1 is never used, senders would read it as a bounce.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from filterd.accounts.directory import Account
+from filterd.cli import CliError
+from filterd.cli.options import config_path
+from filterd.config.errors import ConfigErrors, render
+from filterd.config.load import load
+from filterd.config.schema import Config
+from pipeline.reply import Reply
+
+EX_OK, EX_USAGE, EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE = 0, 64, 65, 67, 69
+EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
+CHUNK = 1 << 20
+
+
+class ExitWith(Exception):
+    """Ends the command with a code of sysexits.h and a line on standard error."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+def guarded(program: str, work: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """Run a command so that whatever happens ends in a code of sysexits.h."""
+    try:
+        return work(arguments)
+    except ExitWith as stop:
+        print(f"{program}: {stop.text}", file=sys.stderr)
+        return stop.code
+    except SystemExit as stop:  # argparse: --help
+        return stop.code if isinstance(stop.code, int) else EX_USAGE
+    except BaseException as error:
+        print(f"{program}: {type(error).__name__}: {error}; try again later", file=sys.stderr)
+        if os.environ.get("FILTERD_DEBUG"):
+            traceback.print_exc()
+        return EX_TEMPFAIL
+
+
+def configuration(named: str | None) -> Config:
+    """Raises ExitWith 78."""
+    try:
+        return load(config_path(named))
+    except CliError as error:
+        raise ExitWith(EX_CONFIG, error.text) from None
+    except ConfigErrors as error:
+        raise ExitWith(EX_CONFIG, "the configuration has errors\n" + render(error.errors)) from None
+
+
+def read_message(limit: int) -> bytes:
+    """Standard input. Raises ExitWith 65 when it is larger than ``limit`` octets."""
+    parts: list[bytes] = []
+    size = 0
+    while part := sys.stdin.buffer.read(CHUNK):
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise ExitWith(EX_DATAERR, f"the message has more than {limit} octets (limits.message_size)")
+    return b"".join(parts)
+
+
+def with_domain(address: str, config: Config) -> str:
+    """``ann`` -> ``ann@`` the first domain of ours; "" and ``<>`` stay the null path."""
+    bare = address.strip().removeprefix("<").removesuffix(">")
+    return f"{bare}@{config.domain[0].name}" if bare and "@" not in bare else bare
+
+
+def hand_in(
+    config: Config, sender: str, recipients: Sequence[str], data: bytes, account: Account | None = None
+) -> list[Reply]:
+    """One reply a recipient. ``account``: who is sending, when one of ours is; only then may mail leave."""
+    from filterd import app
+    from filterd.local_delivery import LocalDelivery
+    from pipeline.envelope import Profile
+
+    async def work() -> int:
+        parts = app.build(config, f"deliver-{os.getpid()}")
+        try:
+            local = LocalDelivery(parts.reception, parts.delivery)
+            replies.extend(await local.deliver(sender, list(recipients), data, Profile.DELIVER, account))
+        finally:
+            parts.close()
+        return 0
+
+    replies: list[Reply] = []
+    app.drop_rights(config)
+    for name in ("", "run", "queue", "mail"):
+        os.makedirs(os.path.join(config.server.data_dir, name), mode=0o700, exist_ok=True)
+    app.run_loop(work())
+    return replies
+
+
+def exit_code(reply: Reply) -> int:
+    """What a reply means to a program that reads exit codes."""
+    if reply.positive:
+        return EX_OK
+    if reply.temporary:
+        return EX_TEMPFAIL
+    if reply.enhanced_code.startswith("5.1."):
+        return EX_NOUSER
+    return EX_UNAVAILABLE if reply.enhanced_code.startswith("5.2.") else EX_NOPERM

@@ -1,0 +1,34 @@
+"""Files made by root for a server that runs as somebody else (``server.user``) are handed over to it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from filterd.cli import CliError
+from filterd.config.schema import Config
+
+
+def hand_over(config: Config, *paths: str) -> None:
+    """Give ``paths`` (and what is in them) to ``server.user``; nothing to do unless we are root and there is one."""
+    if not config.server.user or os.geteuid() != 0:
+        return
+    try:
+        user = pwd.getpwnam(config.server.user)
+    except KeyError:
+        raise CliError(f"server.user: this system has no user {config.server.user}") from None
+    for path in paths:
+        if not os.path.lexists(path):
+            continue
+        os.lchown(path, user.pw_uid, user.pw_gid)
+        for folder, names, files in os.walk(path):
+            for name in (*names, *files):
+                os.lchown(os.path.join(folder, name), user.pw_uid, user.pw_gid)
+
+
+def down_to(data_dir: str, path: str) -> list[str]:
+    """``path`` and the folders between it and ``data_dir``, outermost first, to be handed over one by one."""
+    out = [path]
+    while os.path.dirname(out[0]).startswith(data_dir) and out[0] != data_dir:
+        out.insert(0, os.path.dirname(out[0]))
+    return out

@@ -1,0 +1,31 @@
+"""argparse, with "did you mean" for a misspelt action or option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from difflib import get_close_matches
+from typing import NoReturn
+
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+_OPTION = re.compile(r"unrecognized arguments: (--?[\w-]+)")
+
+
+class Parser(argparse.ArgumentParser):
+    """Subparsers are made of the same class."""
+
+    def error(self, message: str) -> NoReturn:
+        match = _CHOICE.search(message)
+        if match:
+            known = re.findall(r"[\w-]+", match[2])
+            message = f'there is no "{match[1]}"' + _hint(match[1], known)
+        else:
+            match = _OPTION.search(message)
+            if match:
+                message += _hint(match[1], list(self._option_string_actions))
+        super().error(message)
+
+
+def _hint(word: str, known: list[str]) -> str:
+    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else f"; there are: {', '.join(known)}"

@@ -1,0 +1,32 @@
+"""The queue as ``mailq`` prints it: one line a recipient that still waits."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from filterd.cli import OK
+from filterd.config.schema import Config
+from filterd.queue.journal import Journal
+
+FOLDER = "queue"
+
+
+def print_queue(config: Config) -> int:
+    folder = Path(config.server.data_dir) / FOLDER
+    if not os.path.isdir(folder):
+        print("Mail queue is empty")
+        return OK
+    journal = Journal(folder)
+    try:
+        items = journal.items()
+    finally:
+        journal.close()
+    for item in items:
+        arrived = datetime.fromtimestamp(item.created).astimezone().strftime("%a %d %b %H:%M:%S")
+        print(f"{item.id:<14} {arrived}  <{item.reverse_path}>")
+        reason = f"   ({item.last_reply})" if item.last_reply else ""
+        print(f"{'':<14} {item.state:<8} to <{item.recipient}>, {item.attempts} tries{reason}")
+    print(f"{len(items)} in the queue" if items else "Mail queue is empty")
+    return OK

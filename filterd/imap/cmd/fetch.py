@@ -1,0 +1,90 @@
+"""FETCH and UID FETCH with their modifiers.
+
+Specification: RFC 9051 6.4.5, RFC 7162 3.1.4 (CHANGEDSINCE) and 3.2.6 (VANISHED), RFC 9394 3.4 (PARTIAL). Complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from filterd.imap import columns, fetch, fetch_items, numset, resync
+from filterd.imap.call import Call, Run, Spec, Steps
+from filterd.imap.errors import Bad
+from filterd.imap.numset import NumSet
+from filterd.imap.parse import Parser
+from filterd.imap.partial import Partial
+from filterd.imap.state import SELECTED
+
+if TYPE_CHECKING:
+    from filterd.imap.session import Session
+
+
+@dataclass(slots=True)
+class Modifiers:
+    changed_since: int | None = None
+    vanished: bool = False
+    partial: Partial | None = None
+
+
+def parse(p: Parser, session: Session, uid: bool) -> Run:
+    p.sp()
+    wanted = p.set()
+    p.sp()
+    plan = fetch_items.parse(p)
+    modifiers = _modifiers(p) if p.more() else Modifiers()
+    p.end()
+    if modifiers.vanished and not (uid and session.qresync and modifiers.changed_since is not None):
+        raise Bad("VANISHED needs QRESYNC, UID FETCH and CHANGEDSINCE")
+    if modifiers.partial is not None and not uid:
+        raise Bad("PARTIAL needs UID FETCH")
+
+    def run(call: Call) -> Steps:
+        if modifiers.changed_since is not None:
+            session.condstore = True
+            plan.add(columns.MODSEQ)
+        session.condstore |= columns.MODSEQ in plan.columns
+        spans = _narrow(call, wanted, call.spans(wanted), modifiers)
+        return fetch.run(call, plan, spans)
+
+    return run
+
+
+def _modifiers(p: Parser) -> Modifiers:
+    found = Modifiers()
+    p.open()
+    while True:
+        word = p.word()
+        if word == b"CHANGEDSINCE":
+            p.sp()
+            found.changed_since = p.modseq()
+        elif word == b"VANISHED":
+            found.vanished = True
+        elif word == b"PARTIAL":
+            p.sp()
+            found.partial = Partial.parse(p)
+        else:
+            raise Bad("Unknown modifier")
+        if p.close():
+            return found
+        p.sp()
+
+
+def _narrow(call: Call, wanted: NumSet, spans: numset.Spans, modifiers: Modifiers) -> numset.Spans:
+    view = call.view
+    if modifiers.changed_since is not None:
+        if modifiers.vanished:
+            gone = resync.vanished(call, view, modifiers.changed_since, wanted)
+            if gone:
+                call.write(b"* VANISHED (EARLIER) %b\r\n" % gone)
+        changed = resync.changed_uids(call, view, modifiers.changed_since)
+        inside = set(numset.positions(spans))
+        at = [view.number_of(uid) - 1 for uid in changed]
+        spans = numset.merge([(place, place + 1) for place in at if place in inside])
+    if modifiers.partial is not None:
+        places = modifiers.partial.cut(list(numset.positions(spans)))
+        spans = numset.merge([(place, place + 1) for place in places])
+    return spans
+
+
+FETCH = Spec(b"FETCH", SELECTED, parse, expunge=False, uid=True)

@@ -1,0 +1,52 @@
+"""SEARCH and UID SEARCH with RETURN options.
+
+Specification: RFC 9051 6.4.4, RFC 4731 (ESEARCH), RFC 5182 (SAVE), RFC 7162 3.1.5, RFC 9394 (PARTIAL). Complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from filterd.imap import result
+from filterd.imap.call import Call, Run, Spec, Steps
+from filterd.imap.parse import Parser
+from filterd.imap.search import Searcher
+from filterd.imap.search_keys import KeyParser, parse_charset
+from filterd.imap.state import SELECTED
+
+if TYPE_CHECKING:
+    from filterd.imap.session import Session
+
+
+def parse(p: Parser, session: Session, uid: bool) -> Run:
+    p.sp()
+    options = result.parse_options(p)
+    charset = "utf-8"
+    if p.take(b"CHARSET "):
+        charset = parse_charset(p)
+        p.sp()
+    keys = KeyParser(p, charset)
+    key = keys.keys()
+    p.end()
+    extended = options is not None or session.rev2
+
+    def run(call: Call) -> Steps:
+        session.condstore |= keys.modseq
+        places: Sequence[int] = range(len(call.view))
+        found = yield from Searcher(call, session.clock.time()).run(key, places)
+        highest = 0
+        if keys.modseq:
+            highest = yield from result.highest_modseq(call, found)
+        if options is not None and options.save:
+            result.save(call, options, found)
+        if extended:
+            result.write_esearch(call, options or result.Options(all=True), found, highest)
+        else:
+            result.write_list(call, b"SEARCH", found, highest)
+        return "SEARCH completed"
+
+    return run
+
+
+SEARCH = Spec(b"SEARCH", SELECTED, parse, expunge=False, uid=True)

@@ -1,0 +1,162 @@
+"""SORT and UID SORT, with the extended forms.
+
+Specification: RFC 5256 (SORT), RFC 5267 2 and 3 (ESORT), RFC 5957 (SORT=DISPLAY). Complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from filterd.imap import result, subject
+from filterd.imap.call import Call, Run, Spec, Steps
+from filterd.imap.errors import Bad
+from filterd.imap.ext.base import Extension
+from filterd.imap.parse import Parser
+from filterd.imap.render import NOT_CACHED
+from filterd.imap.search import Searcher
+from filterd.imap.search_keys import KeyParser, fold, parse_charset
+from filterd.imap.state import SELECTED
+from filterd.store.base import Row
+from rules.mail import words
+from rules.mail.message import Message
+
+if TYPE_CHECKING:
+    from filterd.imap.session import Session
+
+Value = int | str
+_MAX_CRITERIA = 32
+
+
+def parse(p: Parser, session: Session, uid: bool) -> Run:
+    p.sp()
+    options = result.parse_options(p)
+    criteria = _criteria(p)
+    p.sp()
+    charset = parse_charset(p)
+    p.sp()
+    keys = KeyParser(p, charset)
+    key = keys.keys()
+    p.end()
+
+    def run(call: Call) -> Steps:
+        session.condstore |= keys.modseq
+        places: Sequence[int] = range(len(call.view))
+        found = yield from Searcher(call, session.clock.time()).run(key, places)
+        highest = 0
+        if keys.modseq:
+            highest = yield from result.highest_modseq(call, found)
+        if options is not None and options.save:
+            result.save(call, options, found)
+        found = yield from _sort(call, criteria, found)
+        if options is not None:
+            result.write_esearch(call, options, found, highest)
+        else:
+            result.write_list(call, b"SORT", list(found), highest)
+        return "SORT completed"
+
+    return run
+
+
+def _criteria(p: Parser) -> list[tuple[bytes, bool]]:
+    found: list[tuple[bytes, bool]] = []
+    p.open()
+    reverse = False
+    first = True
+    while first or reverse or not p.close():
+        if not first:
+            p.sp()
+        first = False
+        word = p.word()
+        if word == b"REVERSE" and not reverse:
+            reverse = True
+            continue
+        if word not in _VALUES:
+            raise Bad("Unknown sort criterion")
+        found.append((word, reverse))
+        reverse = False
+        if len(found) > _MAX_CRITERIA:
+            raise Bad("Too many sort criteria")
+    return found
+
+
+class Cached:
+    """A row's header fields, decoded as sorting needs them."""
+
+    __slots__ = ("message", "row")
+
+    def __init__(self, call: Call, row: Row) -> None:
+        self.row = row
+        data = row.headers
+        if data == NOT_CACHED:
+            data = call.store.read(call.view.mailbox, row.uid) or b""
+        self.message = Message(data)
+
+    def sent(self) -> int:
+        """RFC 5256 2.2: the Date field, else INTERNALDATE, in UTC."""
+        moment = self.message.date()
+        if moment is None:
+            return self.row.date
+        try:
+            return int(moment.timestamp())
+        except (OverflowError, ValueError):
+            return int(datetime.min.replace(tzinfo=UTC).timestamp())
+
+    def mailbox(self, name: bytes) -> str:
+        """The local part of the first address (RFC 5256 3)."""
+        found = self.message.addresses(name)
+        return fold(found[0].local) if found else ""
+
+    def display(self, name: bytes) -> str:
+        """RFC 5957 3: the display name, else the address."""
+        found = self.message.addresses(name)
+        if not found:
+            return ""
+        shown = (
+            words.decode(found[0].name.encode("utf-8", "replace")) if "=?" in found[0].name else found[0].name
+        )
+        return fold(shown or f"{found[0].local}@{found[0].domain}")
+
+
+_VALUES: dict[bytes, Callable[[Cached], Value]] = {
+    b"ARRIVAL": lambda c: c.row.date,
+    b"SIZE": lambda c: c.row.size,
+    b"DATE": Cached.sent,
+    b"SUBJECT": lambda c: fold(subject.base(c.message.subject())[0]),
+    b"FROM": lambda c: c.mailbox(b"from"),
+    b"TO": lambda c: c.mailbox(b"to"),
+    b"CC": lambda c: c.mailbox(b"cc"),
+    b"DISPLAYFROM": lambda c: c.display(b"from"),
+    b"DISPLAYTO": lambda c: c.display(b"to"),
+}
+
+
+def _sort(
+    call: Call, criteria: list[tuple[bytes, bool]], places: Sequence[int]
+) -> Generator[None, None, list[int]]:
+    cold = any(name not in (b"ARRIVAL", b"SIZE") for name, _ in criteria)
+    values: dict[int, list[Value]] = {}
+    limit = call.session.config.limits.rows
+    for start in range(0, len(places), limit):
+        view = call.view
+        block = places[start : start + limit]
+        uids = [view.uids[place] for place in block]
+        at = dict(zip(uids, block, strict=True))
+        for row in call.store.rows(view.mailbox, uids, cold):
+            cached = Cached(call, row)
+            values[at[row.uid]] = [_VALUES[name](cached) for name, _ in criteria]
+        yield
+    found = [place for place in places if place in values]
+    # Stable sorts from the last criterion to the first; equal messages stay in the order of the mailbox.
+    for index in range(len(criteria) - 1, -1, -1):
+        column = {place: values[place][index] for place in found}
+        found.sort(key=column.__getitem__, reverse=criteria[index][1])
+    return found
+
+
+SORT = Extension(
+    5256,
+    (b"SORT", b"SORT=DISPLAY", b"ESORT"),
+    (Spec(b"SORT", SELECTED, parse, expunge=False, uid=True),),
+)

@@ -1,0 +1,124 @@
+"""Results of SEARCH, SORT and their extended forms.
+
+Specification: RFC 4731 (ESEARCH), RFC 5182 (SEARCHRES), RFC 5267 (ESORT), RFC 9394 (PARTIAL), RFC 7162 3.1.6 (MODSEQ). Complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from filterd.imap import numset
+from filterd.imap.call import Call
+from filterd.imap.errors import Bad
+from filterd.imap.names import astring
+from filterd.imap.parse import Parser
+from filterd.imap.partial import Partial
+
+
+@dataclass(slots=True)
+class Options:
+    """RETURN (...)."""
+
+    min: bool = False
+    max: bool = False
+    all: bool = False
+    count: bool = False
+    save: bool = False
+    partial: Partial | None = None
+
+
+def parse_options(p: Parser) -> Options | None:
+    """``RETURN (...) `` if it is next, with the space behind it."""
+    if not p.take(b"RETURN "):
+        return None
+    found = Options()
+    p.open()
+    first = True
+    while not p.close():
+        if not first:
+            p.sp()
+        first = False
+        word = p.word()
+        if word in (b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE"):
+            setattr(found, word.decode("ascii").lower(), True)
+        elif word == b"PARTIAL":
+            p.sp()
+            found.partial = Partial.parse(p)
+        else:
+            raise Bad("Unknown return option")
+    if found.partial is not None and found.all:
+        raise Bad("PARTIAL and ALL exclude each other")  # RFC 9394 3.1
+    if not (found.min or found.max or found.count or found.save or found.partial):
+        found.all = True
+    p.sp()
+    return found
+
+
+def numbers(call: Call, places: Sequence[int]) -> Sequence[int]:
+    """Positions as the command counts: UIDs or message numbers."""
+    if call.uid or call.session.uidonly:
+        uids = call.view.uids
+        return (
+            uids
+            if len(places) == len(uids) and isinstance(places, range)
+            else [uids[place] for place in places]
+        )
+    if isinstance(places, range):
+        return range(places.start + 1, places.stop + 1)
+    return [place + 1 for place in places]
+
+
+def write_list(call: Call, name: bytes, places: Sequence[int], highest: int) -> None:
+    """* SEARCH 2 84 882, the old form."""
+    shown = b"".join([b" %d" % number for number in numbers(call, places)])
+    modseq = b" (MODSEQ %d)" % highest if highest else b""
+    call.write(b"* %b%b%b\r\n" % (name, shown, modseq))
+
+
+def write_esearch(
+    call: Call, options: Options, places: Sequence[int], highest: int, ordered: bool = False
+) -> None:
+    """``ordered``: the result of a SORT, whose order is kept."""
+    parts = [b"* ESEARCH (TAG %b)" % astring(call.tag)]
+    if call.uid or call.session.uidonly:
+        parts.append(b"UID")
+    found = numbers(call, places)
+    if found and options.min:
+        parts.append(b"MIN %d" % found[0])
+    if found and options.max:
+        parts.append(b"MAX %d" % found[-1])
+    if found and options.all:
+        parts.append(b"ALL " + numset.render(found))
+    if options.count:
+        parts.append(b"COUNT %d" % len(found))
+    if options.partial is not None:
+        window = options.partial.cut(found)
+        shown = numset.render(window) if window else b"NIL"
+        parts.append(b"PARTIAL (%b %b)" % (options.partial.text, shown))
+    if highest:
+        parts.append(b"MODSEQ %d" % highest)
+    call.write(b" ".join(parts) + b"\r\n")
+
+
+def save(call: Call, options: Options, places: Sequence[int]) -> None:
+    """RFC 5182 2.4: with only MIN and/or MAX just those are saved, else everything found."""
+    uids = call.view.uids
+    if options.partial is not None and not (options.all or options.count):
+        places = options.partial.cut(places)
+    elif (options.min or options.max) and not (options.all or options.count):
+        ends = ([places[0]] if options.min else []) + ([places[-1]] if options.max else []) if places else []
+        places = sorted(set(ends))
+    call.session.saved = tuple(sorted(uids[place] for place in places))
+
+
+def highest_modseq(call: Call, places: Sequence[int]) -> Generator[None, None, int]:
+    """RFC 7162 3.1.5: the highest modseq of the messages found."""
+    limit = call.session.config.limits.rows
+    highest = 0
+    for start in range(0, len(places), limit):
+        view = call.view
+        uids = [view.uids[place] for place in places[start : start + limit]]
+        highest = max([highest, *(row.modseq for row in call.store.rows(view.mailbox, uids))])
+        yield
+    return highest

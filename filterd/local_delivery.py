@@ -1,0 +1,75 @@
+"""Delivery without a socket: ``filterd deliver``, mail of the queue for our own people, stores rolled forward.
+
+Exit codes of the commands are the callers'; here a reply says how it ended.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from filterd.accounts.directory import Account
+from filterd.delivery import Delivery
+from filterd.queue.base import PendingStore
+from filterd.reception import Reception
+from filterd.servers.ports import SmtpSession, SmtpTransaction
+from pipeline.envelope import Client, Profile
+from pipeline.reply import Reply
+
+
+@dataclass(slots=True)
+class LocalDelivery:
+    """The reception, asked as a door would ask it."""
+
+    reception: Reception
+    delivery: Delivery
+
+    async def deliver(
+        self,
+        reverse_path: str,
+        recipients: list[str],
+        data: bytes,
+        profile: Profile,
+        account: Account | None = None,
+    ) -> list[Reply]:
+        """One reply a recipient for ``Profile.DELIVER``; refused recipients keep their refusal. ``data``: any line ends."""
+        session = SmtpSession(
+            profile,
+            profile.value,
+            Client(helo=socket.gethostname(), facts_trusted=False, auth=account.id if account else ""),
+            account=account,
+        )
+        await self.reception.connect(session)
+        replies: list[Reply] = []
+        for address in recipients:
+            replies.append(await self._one(session, reverse_path, address, crlf(data)))
+        return replies
+
+    async def _one(self, session: SmtpSession, reverse_path: str, address: str, data: bytes) -> Reply:
+        transaction = SmtpTransaction(reverse_path=reverse_path, mail_params={})
+        reply = await self.reception.mail(session, transaction)
+        if not reply.positive:
+            return reply
+        reply = await self.reception.rcpt(session, transaction, address, {})
+        if not reply.positive:
+            return reply
+        transaction.recipients.append(address)
+        transaction.rcpt_params.append({})
+        answers = await self.reception.message(session, transaction, data)
+        self.reception.acknowledged(session)  # who called us has the answer in hand
+        return answers[0]
+
+    async def queued(self, reverse_path: str, recipient: str, data: bytes) -> Reply:
+        """A queued message for one of our own people: a bounce that came home, a redirect inside the house."""
+        return (await self.deliver(reverse_path, [recipient], data, Profile.DELIVER))[0]
+
+    async def store_later(self, pending: PendingStore) -> None:
+        """Roll a store forward that a worker began (HOUSE item 10). Raises StoreError."""
+        await self.delivery.roll_forward(pending)
+
+
+def crlf(data: bytes) -> bytes:
+    """Text of a command's standard input as it goes over SMTP: CRLF line ends, a final one too."""
+    if data.count(b"\r\n") != data.count(b"\n") or data.count(b"\r") != data.count(b"\n"):
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+    return data if data.endswith(b"\r\n") or not data else data + b"\r\n"

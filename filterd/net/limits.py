@@ -1,0 +1,124 @@
+"""Admission: who may have one more connection, decided at accept, before TLS and before any task (RELIABILITY 7).
+
+Invariants: one network (an IPv4 address, an IPv6 /64) never holds more than ``per_address`` places, so flooding from one
+costs the others nothing; when all places are taken, the oldest connection that has not settled (not logged in, no
+MAIL yet) gives up its place. Counts are of one worker process: with N workers a client may have up to N times as many.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LOCAL = ""  # the key of unix sockets: trusted by file mode, counted in the total only
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    total: int = 4000
+    per_address: int = 100
+
+
+class Ticket:
+    """One admitted connection. ``settle`` when it has shown what it is; ``release`` when it is over (any number of times).
+
+    The connection sets ``evict`` (cut it at once, to take the place back) and ``stop`` (say good-bye and close).
+    """
+
+    __slots__ = ("_admission", "evict", "key", "stop")
+
+    def __init__(self, admission: Admission, key: str) -> None:
+        self._admission: Admission | None = admission
+        self.key = key
+        self.evict: Callable[[], None] | None = None
+        self.stop: Callable[[], None] | None = None
+
+    def settle(self) -> None:
+        if self._admission is not None:
+            self._admission.newcomers.pop(self, None)
+
+    def release(self) -> None:
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.release(self)
+
+
+class Admission:
+    """The places of one listener or of several that share them."""
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self.limits = limits
+        self.total = 0
+        self.by_key: dict[str, int] = {}
+        self.tickets: set[Ticket] = set()
+        self.newcomers: dict[Ticket, None] = {}  # in order of arrival
+        self.refused = 0
+
+    def admit(self, ip: str | None) -> Ticket | None:
+        """A place for a client at ``ip`` (None: unix socket), or None: refuse it now."""
+        key = network_key(ip)
+        held = self.by_key.get(key, 0)
+        if key != LOCAL and held >= self.limits.per_address:
+            self.refused += 1
+            return None
+        if self.total >= self.limits.total and not self._make_room():
+            self.refused += 1
+            return None
+        self.total += 1
+        self.by_key[key] = self.by_key.get(key, 0) + 1
+        ticket = Ticket(self, key)
+        self.newcomers[ticket] = None
+        self.tickets.add(ticket)
+        return ticket
+
+    def release(self, ticket: Ticket) -> None:
+        self.newcomers.pop(ticket, None)
+        self.tickets.discard(ticket)
+        self.total -= 1
+        left = self.by_key[ticket.key] - 1
+        if left:
+            self.by_key[ticket.key] = left
+        else:
+            del self.by_key[ticket.key]
+
+    def shut_down(self) -> None:
+        """Ask every connection to end between two commands; those that do not listen are cut by the loop's end."""
+        for ticket in list(self.tickets):
+            if ticket.stop is not None:
+                ticket.stop()
+
+    def _make_room(self) -> bool:
+        victim = next(iter(self.newcomers), None)
+        if victim is None:
+            return False
+        victim.release()
+        if victim.evict is not None:
+            victim.evict()
+        return True
+
+
+def network_key(ip: str | None) -> str:
+    """What counts as one client: the IPv4 address, the IPv6 /64 (every host there can take 2^64 addresses)."""
+    if ip is None:
+        return LOCAL
+    if ":" not in ip:
+        return ip
+    try:
+        address = ipaddress.IPv6Address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+
+
+def plain_ip(peername: object) -> tuple[str | None, int]:
+    """(address, port) of a socket's peer name; IPv4 in IPv6 unwrapped, scope dropped; (None, 0) for unix sockets."""
+    if not isinstance(peername, tuple) or len(peername) < 2 or not isinstance(peername[0], str):
+        return None, 0
+    ip = peername[0].partition("%")[0]
+    if ip.startswith("::ffff:") and "." in ip:
+        ip = ip[7:]
+    port = peername[1]
+    return ip, port if isinstance(port, int) else 0

@@ -1,0 +1,249 @@
+"""Listening sockets: addresses as people write them, binding, and the accept loop.
+
+An address is ``HOST:PORT``, ``[V6]:PORT``, ``:PORT`` (all interfaces, both families) or ``unix:/PATH``. The sockets are
+bound once, by the parent; each forked worker runs its own ``Server`` on the same inherited socket.
+
+The accept loop asks ``Admission`` before anything else is spent on a client (no TLS, no task, no object of ours); who is
+refused gets one short line without waiting, or just the end under implicit TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from filterd.net.limits import Admission, Ticket, plain_ip
+
+ACCEPT_BATCH = 64  # accepted in one go before other connections get their turn
+BACKLOG = 1024
+OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+PAUSE = 0.5  # seconds without accepting when the process has no descriptors left
+
+log = logging.getLogger("filterd.net")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """``path`` for a unix socket, else ``host`` ("" = all interfaces) and ``port`` (0: the kernel chooses)."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse(text: str) -> ListenAddress:
+    """Raises ValueError with a text for the operator."""
+    if text.startswith("unix:"):
+        path = text[5:]
+        if not path.startswith("/"):
+            raise ValueError(f"{text!r}: a unix socket needs an absolute path, as in unix:/run/filterd/lmtp")
+        if len(path.encode()) > 107:
+            raise ValueError(f"{text!r}: the path of a unix socket may have at most 107 octets")
+        return ListenAddress(path=path)
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError(f"{text!r}: expected HOST:PORT, [IPV6]:PORT or unix:/PATH")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:{port}")
+    return ListenAddress(host="" if host == "*" else host, port=int(port))
+
+
+def bind(address: ListenAddress, *, backlog: int = BACKLOG, mode: int = 0o660) -> socket.socket:
+    """A listening, non-blocking socket. ``mode`` is for a unix socket. Raises OSError."""
+    if address.path:
+        return _bind_unix(address.path, backlog, mode)
+    last: OSError | None = None
+    for family, sockaddr in _candidates(address):
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            last = error
+            continue
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if sockaddr[0] == "::" else 1)
+            sock.bind(sockaddr)
+            sock.listen(backlog)
+        except OSError as error:
+            sock.close()
+            last = error
+            continue
+        sock.setblocking(False)
+        return sock
+    raise last or OSError(errno.EADDRNOTAVAIL, f"nothing to bind for {address}")
+
+
+def _candidates(address: ListenAddress) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    if address.host in ("", "::"):
+        # One socket for both families; hosts without IPv6 fall back to IPv4.
+        return [(socket.AF_INET6, ("::", address.port)), (socket.AF_INET, ("0.0.0.0", address.port))]
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [(family, (str(sockaddr[0]), int(sockaddr[1]))) for family, _, _, _, sockaddr in found]
+
+
+def _bind_unix(path: str, backlog: int, mode: int) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        Path(path).chmod(mode)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Take away a socket that nobody listens on any more; leave anything else alone."""
+    try:
+        found = Path(path).lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            with contextlib.suppress(FileNotFoundError):
+                Path(path).unlink()
+        except OSError:
+            return
+
+
+def bound_address(sock: socket.socket) -> ListenAddress:
+    """Where a socket listens, with the port the kernel chose."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return ListenAddress(path=str(name))
+    return ListenAddress(host=str(name[0]), port=int(name[1]))
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+class Factory(Protocol):
+    """Makes the protocol of one connection, which must release the ticket when the connection is lost."""
+
+    def __call__(self, ticket: Ticket) -> asyncio.Protocol: ...
+
+
+class Server:
+    """Accepts on one socket in one worker.
+
+    ``factory(ticket)`` makes the protocol of a connection. ``context`` gives the TLS context of an implicit-TLS
+    listener at each connection (so a reloaded certificate is used at once), None for a plain one. ``refusal`` is
+    sent to who is not admitted on a plain listener.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        factory: Factory,
+        admission: Admission,
+        *,
+        context: Callable[[], ssl.SSLContext] | None = None,
+        refusal: bytes = b"",
+        handshake_seconds: float = 30.0,
+    ) -> None:
+        self.sock = sock
+        self._factory = factory
+        self._admission = admission
+        self._context = context
+        self._refusal = refusal
+        self._handshake_seconds = handshake_seconds
+        self._loop = asyncio.get_running_loop()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._accepting = False
+
+    def start(self) -> None:
+        self._accepting = True
+        self._loop.add_reader(self.sock.fileno(), self._accept)
+
+    def stop(self) -> None:
+        """Accept no more; the socket stays open (the parent owns it)."""
+        if self._accepting:
+            self._accepting = False
+            self._loop.remove_reader(self.sock.fileno())
+        for task in self._starting:
+            task.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_BATCH):
+            try:
+                client, peer = self.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in OUT_OF_FILES:
+                    self._rest(error)
+                    return
+                continue  # the client is gone already (ECONNABORTED and the like)
+            ip = None if client.family == socket.AF_UNIX else plain_ip(peer)[0]
+            ticket = self._admission.admit(ip)
+            if ticket is None:
+                self._refuse(client)
+                continue
+            client.setblocking(False)
+            if ip is not None:
+                with contextlib.suppress(OSError):
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self._loop.create_task(self._serve(client, ticket))
+            ticket.evict = partial(_cancel, task)  # until the connection has its own way
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
+
+    def _rest(self, error: OSError) -> None:
+        log.error("cannot accept: %s", error.strerror)
+        self._loop.remove_reader(self.sock.fileno())
+        self._loop.call_later(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        if self._accepting:
+            self._loop.add_reader(self.sock.fileno(), self._accept)
+
+    def _refuse(self, client: socket.socket) -> None:
+        with client:
+            if self._refusal and self._context is None:
+                client.setblocking(False)
+                with contextlib.suppress(OSError):
+                    client.send(self._refusal)
+
+    async def _serve(self, client: socket.socket, ticket: Ticket) -> None:
+        try:
+            context = self._context() if self._context is not None else None
+            await self._loop.connect_accepted_socket(
+                lambda: self._factory(ticket),
+                client,
+                ssl=context,
+                ssl_handshake_timeout=self._handshake_seconds if context is not None else None,
+            )
+        except (TimeoutError, OSError, ssl.SSLError) as error:
+            log.info("connection failed before its greeting: %s", type(error).__name__)
+            ticket.release()
+            client.close()
+        except asyncio.CancelledError:
+            ticket.release()
+            client.close()
+            raise

@@ -1,0 +1,82 @@
+"""Failed log-ins cost time: a delay that grows with the failures of one network, and one answer for every reason.
+
+``LoginGuard`` stands between the doors and the directory; it implements ``filterd.servers.ports.LoginService`` and is
+what ``SmtpService.authenticate`` asks too. Invariants: a log-in that fails is answered no sooner than ``FLOOR`` after it
+was asked for, whoever was named; failures of one network delay nobody else; what is remembered is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from filterd.accounts.directory import Account
+from filterd.net.limits import network_key
+from pipeline.envelope import Client
+from pipeline.ports import Clock
+
+FLOOR = 1.0  # seconds from question to refusal, at least
+CEILING = 15.0  # the longest delay
+GRACE = 2  # failures that cost FLOOR only: people mistype
+FORGIVE = 900.0  # seconds without a failure until a network is forgotten
+REMEMBERED = 10_000  # networks
+WAITING = 8  # log-ins of one network that may wait at once; more are refused without being checked
+
+Check = Callable[[str, str], Awaitable[Account | None]]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Record:
+    failures: int = 0
+    last: float = 0.0
+    waiting: int = 0
+
+
+class LoginGuard:
+    """``check(login, password)`` asks the directory (in its pool). ``sleep`` is asyncio's but in tests."""
+
+    def __init__(self, check: Check, clock: Clock, sleep: Sleep = asyncio.sleep) -> None:
+        self._check = check
+        self._clock = clock
+        self._sleep = sleep
+        self._records: dict[str, _Record] = {}
+
+    async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None:
+        """None after the delay for wrong, unknown, disabled and too many at once alike."""
+        key = network_key(client.ip)
+        began = self._clock.monotonic()
+        record = self._record(key, began)
+        if record.waiting >= WAITING:
+            await self._sleep(FLOOR)
+            return None
+        record.waiting += 1
+        try:
+            account = await self._check(login, password)
+            if account is not None:
+                record.failures = 0
+                return account
+            record.failures += 1
+            record.last = self._clock.monotonic()
+            await self._sleep(max(0.0, self.delay(record.failures) - (record.last - began)))
+            return None
+        finally:
+            record.waiting -= 1
+
+    @staticmethod
+    def delay(failures: int) -> float:
+        """Seconds that failure number ``failures`` (from 1) takes."""
+        doublings = min(max(0, failures - GRACE), 10)
+        return min(CEILING, FLOOR * float(1 << doublings))
+
+    def _record(self, key: str, now: float) -> _Record:
+        record = self._records.pop(key, None)
+        if record is None or (now - record.last > FORGIVE and not record.waiting):
+            record = _Record(last=now)
+        self._records[key] = record  # moved to the end: the least recent go first
+        if len(self._records) > REMEMBERED:
+            for old in list(self._records)[: REMEMBERED // 10]:
+                if not self._records[old].waiting:
+                    del self._records[old]
+        return record

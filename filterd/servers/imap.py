@@ -1,0 +1,204 @@
+"""The shell of IMAP: one ``ImapConnection`` a client, driving ``filterd.imap.session``.
+
+Wiring (``filterd.app``)::
+
+    door = ImapDoor(ImapServerConfig(tls=True, message_size=...), login, jobs, notices, clock, context=tls.current)
+    server = Server(sock, door.connection, Admission(AdmissionLimits()), refusal=ImapDoor.REFUSAL)      # filterd.net.listen
+    server.start()
+
+For implicit TLS also give ``Server(..., context=tls.current)``: the core sees that TLS is active and offers no STARTTLS.
+
+An idle connection is this object, its core, one timer and, while it idles, a place in ``Notices``; no handle of the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import zlib
+from asyncio import TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from filterd.imap.config import ImapServerConfig
+from filterd.imap.session import Authenticate, Close, Idle, IdleEnd, Session, StartCompress, StartTls
+from filterd.imap.work import IdleWork, Work
+from filterd.net.connection import HIGH_WATER, Connection
+from filterd.net.limits import Ticket
+from filterd.servers.ports import Jobs, LoginService, Notices
+from filterd.store.base import StoreError
+from pipeline.envelope import Client
+from pipeline.ports import Clock
+
+log = logging.getLogger("filterd.imap")
+
+_INFLATE = 65_536  # octets decompressed in one go
+_INFLATE_PAUSE = 0.05  # seconds until the next look when the core has enough to do
+_HANDSHAKE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImapDoor:
+    """A listener's settings: what every connection by this door has in common.
+
+    ``context`` gives the TLS context of STARTTLS (``config.tls`` must then be true).
+    """
+
+    config: ImapServerConfig
+    login: LoginService
+    jobs: Jobs
+    notices: Notices
+    clock: Clock
+    context: Callable[[], ssl.SSLContext] | None = None
+
+    REFUSAL = b"* BYE Too many connections; try again later\r\n"
+
+    def connection(self, ticket: Ticket) -> ImapConnection:
+        """The factory for ``filterd.net.listen.Server``."""
+        return ImapConnection(self, ticket)
+
+
+class ImapConnection(Connection[Session]):
+    """One client."""
+
+    __slots__ = ("_alive", "_deflate", "_inflate", "_tail", "_unwatch", "client", "door")
+    close_event = Close
+
+    def __init__(self, door: ImapDoor, ticket: Ticket | None = None) -> None:
+        super().__init__(ticket)
+        self.door = door
+        self._unwatch: Callable[[], None] | None = None
+        self._alive: TimerHandle | None = None
+        self._deflate: zlib._Compress | None = None
+        self._inflate: zlib._Decompress | None = None
+        self._tail = b""
+
+    def begin(self) -> Session:
+        tls = self.tls_name()
+        self.client = Client(ip=self.ip, port=self.port, tls=tls)
+        return Session(self.door.config, self.door.clock, tls=bool(tls))
+
+    async def perform(self, event: object) -> None:
+        match event:
+            case Work() | IdleWork():
+                await self._work(event)
+            case Authenticate(login, password):
+                self.core.authenticated(
+                    await self.door.login.authenticate(login, password, self.client, "imap")
+                )
+            case Idle(mailbox):
+                self._watch(mailbox)
+            case IdleEnd():
+                self._end_watch()
+            case StartTls():
+                await self._start_tls()
+            case StartCompress(rest):
+                self._start_compress(rest)
+
+    async def _work(self, work: Work | IdleWork) -> None:
+        """Step by step; each step's answer is written, and taken by the client, before the next is made."""
+        try:
+            while not work.done:
+                if self._lost:
+                    work.close()
+                    break
+                self._put(await self.door.jobs.run(work.account, work.step))
+                if self._drained is not None:
+                    await self.drain()
+        except StoreError as error:
+            log.warning("the store of %s failed: %s", work.account, error)
+            self.core.unavailable()
+            return
+        self.core.work_done(work)
+
+    # -- IDLE ---------------------------------------------------------------------------------------------------------
+    def _watch(self, mailbox: str | None) -> None:
+        account = self.core.account
+        if mailbox is not None and account is not None and not self._lost:
+            self._unwatch = self.door.notices.watch(account.id, mailbox, self._woken)
+        self._alive = self.loop.call_later(self.door.config.limits.idle_refresh, self._still_here)
+
+    def _woken(self) -> None:
+        self.core.wake()
+        self._go()
+
+    def _still_here(self) -> None:
+        self._alive = self.loop.call_later(self.door.config.limits.idle_refresh, self._still_here)
+        self.core.wake(alive=True)
+        self._go()
+
+    def _end_watch(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        if self._alive is not None:
+            self._alive.cancel()
+            self._alive = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_watch()
+        super().connection_lost(exc)
+
+    # -- TLS and compression --------------------------------------------------------------------------------------------
+    async def _start_tls(self) -> None:
+        context = self.door.context
+        if context is None or not await self.start_tls(context(), _HANDSHAKE):
+            self._cut()
+            return
+        self.client = Client(ip=self.ip, port=self.port, tls=self.tls_name())
+
+    def _start_compress(self, rest: bytes) -> None:
+        self.flush()  # the OK itself is not compressed (RFC 4978 3)
+        self._deflate = zlib.compressobj(level=3, wbits=-15, memLevel=6)
+        self._inflate = zlib.decompressobj(wbits=-15)
+        self.core.compress_started()
+        if rest:
+            self.loop.call_soon(self.data_received, rest)
+
+    def data_received(self, data: bytes) -> None:
+        if self._inflate is None:
+            super().data_received(data)
+        elif self._tail:
+            self._tail += data
+        else:
+            self._tail = data
+            self._inflate_some()
+
+    def _inflate_some(self) -> None:
+        """Feed the core as much as it takes: a small input may grow a thousandfold."""
+        inflate = self._inflate
+        try:
+            while self._tail and inflate is not None and not self._lost:
+                if len(self.core) > HIGH_WATER:
+                    self.loop.call_later(_INFLATE_PAUSE, self._inflate_some)
+                    return
+                data = inflate.decompress(self._tail, _INFLATE)
+                self._tail = inflate.unconsumed_tail
+                if data:
+                    super().data_received(data)
+                if inflate.eof:
+                    self._tail = b""
+        except zlib.error:
+            self._cut()
+
+    def flush(self) -> None:
+        if self._deflate is None:
+            super().flush()
+        else:
+            self._put([])
+
+    def _put(self, pieces: list[bytes]) -> None:
+        """Write the pieces behind what the core has ready, in one go."""
+        head = self.core.data_to_send()
+        if head:
+            pieces = [head, *pieces]
+        if not pieces or self._lost:
+            return
+        deflate = self._deflate
+        if deflate is not None:
+            packed = b"".join([deflate.compress(piece) for piece in pieces])
+            pieces = [packed, deflate.flush(zlib.Z_SYNC_FLUSH)]
+        if len(pieces) == 1:
+            self.transport.write(pieces[0])
+        else:
+            self.transport.writelines(pieces)

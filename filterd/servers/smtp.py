@@ -1,0 +1,191 @@
+"""The shell of SMTP, submission and LMTP: one ``SmtpConnection`` a client, driving ``filterd.proto.smtp``.
+
+Wiring (``filterd.app``)::
+
+    door = SmtpDoor(SmtpConfig(hostname, Profile.SUBMISSION, starttls=True, auth=True, auth_required=True), service,
+                    listener="submission", context=tls.current, xclient_trusted=networks)
+    server = Server(sock, door.connection, Admission(AdmissionLimits()), refusal=SmtpDoor.REFUSAL)      # filterd.net.listen
+    server.start()
+
+For implicit TLS also give ``Server(..., context=tls.current)``; ``SmtpConfig.starttls`` is then not offered by itself,
+since the core sees that TLS is active. The shell keeps ``SmtpSession.client`` current and owns the ``SmtpTransaction``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from filterd.net.connection import Connection
+from filterd.net.limits import Ticket
+from filterd.proto.smtp import SmtpCore
+from filterd.proto.smtp_events import (
+    Abort,
+    Acknowledged,
+    Auth,
+    Close,
+    Connected,
+    Helo,
+    Mail,
+    Rcpt,
+    StartTls,
+    Text,
+    Xclient,
+)
+from filterd.proto.smtp_limits import SmtpConfig
+from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
+from pipeline.envelope import Client, Profile
+from pipeline.reply import Reply
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+log = logging.getLogger("filterd.smtp")
+
+_LOGGED_IN = Reply(235, "2.7.0", "Authentication successful")
+_LOGIN_UNAVAILABLE = Reply(454, "4.7.0", "Temporary authentication failure")
+_FAULT = Reply(451, "4.3.0", "Internal error; try again later")
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpDoor:
+    """A listener's settings: what every connection by this door has in common.
+
+    ``context`` gives the TLS context of STARTTLS. ``xclient_trusted``: networks whose clients may use XCLIENT;
+    ``xclient_unix``: those of a unix socket may.
+    """
+
+    config: SmtpConfig
+    service: SmtpService
+    listener: str = "smtp"
+    context: Callable[[], ssl.SSLContext] | None = None
+    xclient_trusted: Sequence[Network] = ()
+    xclient_unix: bool = False
+
+    REFUSAL = b"421 4.7.0 Too many connections; try again later\r\n"
+
+    def connection(self, ticket: Ticket) -> SmtpConnection:
+        """The factory for ``filterd.net.listen.Server``."""
+        return SmtpConnection(self, ticket)
+
+    def trusts(self, ip: str | None) -> bool:
+        if ip is None:
+            return self.xclient_unix
+        address = ipaddress.ip_address(ip)
+        return any(
+            address in network for network in self.xclient_trusted if network.version == address.version
+        )
+
+
+class SmtpConnection(Connection[SmtpCore]):
+    """One client."""
+
+    __slots__ = ("door", "session", "transaction")
+    close_event = Close
+
+    def __init__(self, door: SmtpDoor, ticket: Ticket | None = None) -> None:
+        super().__init__(ticket)
+        self.door = door
+        self.transaction: SmtpTransaction | None = None
+
+    def begin(self) -> SmtpCore:
+        door = self.door
+        tls = self.tls_name()
+        # By LMTP and unix sockets mail comes from a hop of ours: what we see of it says nothing about the sender.
+        outside = door.config.profile is not Profile.LMTP and self.ip is not None
+        client = Client(ip=self.ip, port=self.port, tls=tls, facts_trusted=outside)
+        self.session = SmtpSession(door.config.profile, door.listener, client)
+        return SmtpCore(door.config, tls=bool(tls), xclient=door.trusts(self.ip))
+
+    async def perform(self, event: object) -> None:
+        core, service, session = self.core, self.door.service, self.session
+        match event:
+            case Rcpt(address, params):
+                if self.transaction is not None:
+                    reply = await service.rcpt(session, self.transaction, address, params)
+                    if reply.positive:
+                        self.transaction.recipients.append(address)
+                        self.transaction.rcpt_params.append(params)
+                    core.reply(reply)
+            case Mail(reverse_path, params):
+                self.transaction = SmtpTransaction(reverse_path, params)
+                core.reply(await service.mail(session, self.transaction))
+            case Text(data):
+                await self._text(data)
+            case Acknowledged():
+                service.acknowledged(session)
+            case Abort():
+                transaction, self.transaction = self.transaction, None
+                if transaction is not None:
+                    service.abort(session, transaction)
+            case Connected():
+                core.reply(await service.connect(session))
+            case Helo(name, esmtp):
+                session.client = replace(session.client, helo=name, esmtp=esmtp)
+                core.reply(await service.helo(session))
+            case Auth(login, password):
+                await self._authenticate(login, password)
+            case StartTls():
+                await self._start_tls()
+            case Xclient(facts):
+                self._speak_for(facts)
+
+    async def _text(self, data: bytes) -> None:
+        transaction, self.transaction = self.transaction, None
+        if transaction is None:
+            self.core.internal_error()
+            return
+        self.flush()  # what was answered so far does not wait for the filters
+        try:
+            replies = await self.door.service.message(self.session, transaction, data)
+        except Exception:
+            log.exception("bug while a message was taken in")
+            self.door.service.abort(self.session, transaction)
+            self.core.internal_error()
+            return
+        self.core.reply(*replies)
+
+    async def _authenticate(self, login: str, password: str) -> None:
+        try:
+            account = await self.door.service.authenticate(self.session, login, password)
+        except Exception:
+            log.exception("bug while logging in")
+            self.core.reply(_LOGIN_UNAVAILABLE)
+            return
+        if account is None:
+            self.core.reply(None)
+            return
+        self.session.account = account
+        self.session.client = replace(self.session.client, auth=account.id)
+        self.core.reply(_LOGGED_IN)
+
+    async def _start_tls(self) -> None:
+        context = self.door.context
+        if context is None or not await self.start_tls(context(), self.core.config.patience.handshake):
+            self._cut()
+            return
+        # RFC 3207 4.2: what the client said before is forgotten; only the peer's address stays, and what XCLIENT told.
+        client = replace(self.session.client, helo="", esmtp=True, tls=self.tls_name(), auth="")
+        self.session.client = client
+        self.session.account = None
+
+    def _speak_for(self, facts: Mapping[str, str]) -> None:
+        """XCLIENT: the connection now counts as the named client's own (Postfix XCLIENT_README)."""
+        client = replace(self.session.client, facts_trusted=True, esmtp=True)
+        if "ADDR" in facts:
+            client = replace(client, ip=facts["ADDR"] or None, port=0, name="")
+        if "PORT" in facts:
+            client = replace(client, port=int(facts["PORT"] or 0))
+        if "NAME" in facts:
+            client = replace(client, name=facts["NAME"])
+        if "HELO" in facts:
+            client = replace(client, helo=facts["HELO"])
+        if "PROTO" in facts:
+            client = replace(client, esmtp=facts["PROTO"] != "SMTP")
+        if "LOGIN" in facts:
+            client = replace(client, auth=facts["LOGIN"])
+        self.session.client = client
+        self.session.account = None
+        self.session.state = None

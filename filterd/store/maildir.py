@@ -1,0 +1,273 @@
+"""The Maildir++ store: accounts as directories of message files, with an SQLite index beside each (HOUSE items 12-17, 20).
+
+``<root>/<domain>/<user>/`` is a Maildir++ (``cur new tmp`` and ``.Folder`` directories) that other programs may use at the same
+time. ``.filterd/`` in it holds ``index.db`` and the lock (elsewhere when ``index_root`` is given: the index must not lie on a
+network file system). The theory of operation is at the head of ``core``; each kind of operation has its module. This one puts
+them behind the contract of ``base`` and turns what disk and database say into StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from filterd.store import delivery, names, quota, transfer, tree, views
+from filterd.store.base import (
+    AccountStore,
+    Changes,
+    Copied,
+    FlagChange,
+    MailboxInfo,
+    NewMessage,
+    Quota,
+    Row,
+    SieveState,
+    Snapshot,
+    Status,
+    Store,
+    Stored,
+    StoreError,
+    StoreUnavailable,
+)
+from filterd.store.core import INDEX_DIRECTORY, Core, Settings
+from filterd.store.durable import Disk, RealDisk
+from pipeline.ports import Clock, Ids
+
+OPEN_ACCOUNTS = 300  # descriptors: 5 an account and 3 an open folder
+NEWLINES = ("crlf", "lf")
+MAX_METADATA_OCTETS = 64 * 1024
+
+
+class MaildirAccount(AccountStore):
+    """One account. Not for two threads at once, not across a fork."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._views = views.Views(core)
+
+    # -- mailboxes ------------------------------------------------------------------------------------------------
+    def mailboxes(self) -> tuple[MailboxInfo, ...]:
+        with self._core.guard():
+            subscribed = set(tree.subscriptions(self._core))
+            return tuple(
+                MailboxInfo(row.mid, row.name, row.uidvalidity, row.special_use, row.name in subscribed)
+                for row in tree.listing(self._core)
+            )
+
+    def info(self, mailbox: str) -> MailboxInfo:
+        with self._core.guard():
+            return tree.info_of(self._core, self._core.box(mailbox)[1])
+
+    def create(self, mailbox: str, special_use: str = "") -> MailboxInfo:
+        with self._core.guard():
+            return tree.create(self._core, mailbox, special_use)
+
+    def delete(self, mailbox: str) -> None:
+        with self._core.guard():
+            tree.delete(self._core, mailbox)
+
+    def rename(self, old: str, new: str) -> None:
+        with self._core.guard():
+            if names.normalise(old) == names.INBOX:
+                transfer.rename_inbox(self._core, new)
+            else:
+                tree.rename(self._core, old, new)
+
+    def subscribe(self, mailbox: str, on: bool) -> None:
+        with self._core.guard():
+            tree.subscribe(self._core, mailbox, on)
+
+    def subscriptions(self) -> tuple[str, ...]:
+        with self._core.guard():
+            return tree.subscriptions(self._core)
+
+    def status(self, mailbox: str) -> Status:
+        with self._core.guard():
+            return self._views.status(mailbox)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+    def snapshot(self, mailbox: str) -> Snapshot:
+        with self._core.guard():
+            return self._views.snapshot(mailbox)
+
+    def changes(self, mailbox: str, since_modseq: int) -> Changes:
+        with self._core.guard():
+            return self._views.changes(mailbox, since_modseq)
+
+    def rows(self, mailbox: str, uids: Sequence[int], cold: bool = False) -> list[Row]:
+        with self._core.guard():
+            return views.rows(self._core, mailbox, uids, cold)
+
+    def read(self, mailbox: str, uid: int) -> bytes | None:
+        with self._core.guard():
+            return views.read(self._core, mailbox, uid)
+
+    def text_candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> Sequence[int] | None:
+        return None
+
+    # -- writing --------------------------------------------------------------------------------------------------
+    def deliver(self, mailbox: str, message: NewMessage, state: SieveState | None = None) -> Stored:
+        result = self.deliver_many([(mailbox, message, state)])[0]
+        if isinstance(result, StoreError):
+            raise result
+        return result
+
+    def deliver_many(self, items: Sequence[delivery.Item]) -> list[Stored | StoreError]:
+        """Many deliveries with one lock, one sync a directory and one index transaction; each its own result."""
+        try:
+            with self._core.guard():
+                return delivery.store_many(self._core, items)
+        except StoreError as error:
+            return [error] * len(items)
+
+    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+        with self._core.guard():
+            self._core.box(mailbox)
+            return delivery.store_all(self._core, mailbox, messages)
+
+    def set_flags(
+        self,
+        mailbox: str,
+        uids: Sequence[int],
+        mode: str,
+        flags: Iterable[str],
+        unchanged_since: int | None = None,
+    ) -> FlagChange:
+        with self._core.guard():
+            return transfer.set_flags(self._core, mailbox, uids, mode, flags, unchanged_since)
+
+    def copy(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+        with self._core.guard():
+            return transfer.copy(self._core, mailbox, uids, destination)
+
+    def move(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+        with self._core.guard():
+            return transfer.move(self._core, mailbox, uids, destination)
+
+    def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:
+        with self._core.guard():
+            return transfer.expunge(self._core, mailbox, uids)
+
+    def acknowledge(self, keys: Sequence[bytes]) -> None:
+        """Kept in memory until the next transaction, ``flush`` or ``close``."""
+        self._core.acks.update(delivery.fingerprint(key) for key in keys)
+
+    def flush(self) -> None:
+        """Write the acknowledgements that wait."""
+        core = self._core
+        if core.acks:
+            with core.guard(), core.locked(), core.index.transaction():
+                delivery.forget_acknowledged(core)
+
+    # -- what else belongs to the account -----------------------------------------------------------------------------
+    def remembered(self, key: bytes, now: float) -> bool:
+        with self._core.guard():
+            return bool(self._core.index.query("select 1 from state where key=? and until>?", (key, now)))
+
+    def remember(self, state: SieveState) -> None:
+        core = self._core
+        with core.guard(), core.locked(), core.index.transaction(durable=True):
+            delivery.remember(core, state)
+
+    def get_metadata(self, mailbox: str | None, name: str) -> str | None:
+        with self._core.guard():
+            found = self._core.index.query(
+                "select value from metadata where mbox=? and name=?",
+                (self._metadata_owner(mailbox), name.lower()),
+            )
+            return str(found[0][0]) if found else None
+
+    def set_metadata(self, mailbox: str | None, name: str, value: str | None) -> None:
+        core = self._core
+        with core.guard(), core.locked():
+            owner = self._metadata_owner(mailbox)
+            with core.index.transaction(durable=True):
+                if value is None:
+                    core.index.execute("delete from metadata where mbox=? and name=?", (owner, name.lower()))
+                else:
+                    core.index.execute(
+                        "insert or replace into metadata values(?, ?, ?)", (owner, name.lower(), value)
+                    )
+
+    def _metadata_owner(self, mailbox: str | None) -> int:
+        return 0 if mailbox is None else self._core.box(mailbox)[1].id
+
+    def quota(self) -> Quota:
+        with self._core.guard():
+            return quota.current(self._core)
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        except StoreError:
+            self._core.acks.clear()  # need not be durable
+        self._core.close()
+
+
+class MaildirStore(Store):
+    """The accounts below ``root``; a bounded number is kept open. One a process, made after the fork."""
+
+    def __init__(
+        self,
+        root: Path,
+        host: str,
+        newline: str,
+        quota_of: Callable[[str], int],
+        clock: Clock,
+        ids: Ids,
+        disk: Disk | None = None,
+        index_root: Path | None = None,
+        notify: Callable[[str, str, int], None] = lambda account, mailbox, modseq: None,
+    ) -> None:
+        if newline not in NEWLINES:
+            raise ValueError(f"store.newline is one of {NEWLINES}")
+        self._root = root
+        self._index_root = index_root
+        self._quota_of = quota_of
+        self._settings = Settings(disk or RealDisk(), clock, ids, host, newline, notify)
+        self._open: OrderedDict[str, MaildirAccount] = OrderedDict()
+
+    def account(self, account: str) -> MaildirAccount:
+        """Raises StoreUnavailable when it cannot be opened."""
+        found = self._open.get(account)
+        if found is not None:
+            self._open.move_to_end(account)
+            return found
+        path = self.path(account)
+        index_path = (
+            f"{self._index_root}/{self._below(account)}" if self._index_root else f"{path}/{INDEX_DIRECTORY}"
+        )
+        quota_of = self._quota_of
+        try:
+            core = Core(account, path, index_path, self._settings, lambda: quota_of(account))
+        except OSError as error:
+            raise StoreUnavailable(f"store: {error.strerror or error}") from error
+        self._open[account] = opened = MaildirAccount(core)
+        return opened
+
+    def surplus(self) -> list[str]:
+        """Accounts that should be closed, longest unused first (``close_account``): more than OPEN_ACCOUNTS are open."""
+        return list(self._open)[: max(0, len(self._open) - OPEN_ACCOUNTS)]
+
+    def close_account(self, account: str) -> None:
+        found = self._open.pop(account, None)
+        if found is not None:
+            found.close()
+
+    def path(self, account: str) -> str:
+        return f"{self._root}/{self._below(account)}"
+
+    @staticmethod
+    def _below(account: str) -> str:
+        """``user@domain`` -> ``domain/user``; nothing in it can lead elsewhere."""
+        local, _, domain = account.rpartition("@")
+        parts = [domain, local] if local else [domain]
+        for part in parts:
+            if not part or part.startswith(".") or "/" in part or "\0" in part or len(part.encode()) > 200:
+                raise StoreUnavailable(f"the account {account!r} has no place on disk")
+        return "/".join(parts)
+
+    def close(self) -> None:
+        for account in list(self._open):
+            self.close_account(account)

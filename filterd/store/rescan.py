@@ -1,0 +1,366 @@
+"""Making the index agree with the files again: foreign changes, and healing after a crash.
+
+A scan lists ``new`` and then ``cur`` (files move that way) and compares names. A name that changed behind its base is a change
+of flags; a name that is missing is believed gone only after a second listing, because a directory that is renamed in while it
+is read may hide an entry; what remains is new and gets a UID, in the order of the delivery times in the names, and a file name
+that carries it. A file that cannot be read or renamed costs that one message and nothing else.
+
+A UID in a file name is believed only while healing, only from ``trust`` on (what the index had not yet given out when it was
+last whole: smaller ones it would know, so they were expunged), only for this mailbox, and once.
+
+Work is cut into slices of SLICE_SECONDS, each with its own lock and transaction; ``trust`` is kept in the index meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from filterd.store import flags as fl
+from filterd.store import intake, quota
+from filterd.store.base import FIRST_KEYWORD_BIT
+from filterd.store.folder import Folder, claimed_uid, key_of, read_mailbox_file, seconds_of, with_uid
+from filterd.store.index import AFTER_POWER, FRESH, Cold, HotRow, MailboxRow
+from filterd.store.record import render
+
+if TYPE_CHECKING:
+    from filterd.store.core import Core
+
+log = logging.getLogger("filterd.store")
+
+SLICE_SECONDS = 0.25
+SURE_AFTER = 2_000_000_000  # ns: an mtime this old cannot hide another change
+COARSE = 50_000_000  # ns: the file system's tick, with a margin
+CONFIRM_FACTOR = 50  # a confirming scan may take one part in so many of the time
+KEY_LIFE = 86_400
+
+
+@dataclass(slots=True)
+class _Scan:
+    """One comparison of names."""
+
+    vanished: dict[str, HotRow] = field(default_factory=dict)  # by base
+    renamed: list[tuple[HotRow, str, int]] = field(default_factory=list)  # (row, name, fresh)
+    appeared: list[tuple[str, int]] = field(default_factory=list)  # (name, fresh)
+
+
+def refresh(core: Core, folder: Folder, row: MailboxRow) -> MailboxRow:
+    """The row after foreign changes have been taken in; cheap when there are none."""
+    times = folder.times()
+    if times == (row.new_mtime, row.cur_mtime):
+        if not row.unsure or core.settings.disk.now() - max(times) < SURE_AFTER:
+            return row
+        if core.settings.clock.monotonic() < core.confirm.get(folder.id, 0.0):
+            return row
+    return force(core, folder)
+
+
+def force(core: Core, folder: Folder) -> MailboxRow:
+    """Scan now, whatever the mtimes say."""
+    clock = core.settings.clock
+    started = clock.monotonic()
+    done = False
+    while not done:
+        with core.locked():
+            row = core.fresh_row(folder)
+            done = _slice(core, folder, row, trust=0)
+    core.confirm[folder.id] = clock.monotonic() + max(2.0, CONFIRM_FACTOR * (clock.monotonic() - started))
+    return row
+
+
+def heal(core: Core, folder: Folder) -> bool:
+    """After an unclean stop: numbering goes on at the marks, files and index agree, the mailbox is fresh again.
+
+    Under the lock, one slice a call: False means come again. A mailbox that is not whole yet is shown to nobody.
+    """
+    index = core.index
+    row = index.mailbox(folder.id)
+    if row is None or row.stale == FRESH:
+        return True
+    key = f"trust:{row.id}"
+    trust = int(index.meta(key) or 0)
+    if not trust:
+        trust = row.uidnext
+        _restart_numbering(folder, row)
+        with index.transaction():
+            index.set_meta(key, str(trust))
+            index.save(row)
+    if not _slice(core, folder, row, trust):
+        return False
+    index.recount(row)
+    row.stale = FRESH
+    with index.transaction():
+        index.save(row)
+        index.execute("delete from meta where key=?", (key,))
+    quota.rewrite(core)
+    core.changed(row)
+    return True
+
+
+def _restart_numbering(folder: Folder, row: MailboxRow) -> None:
+    """HOUSE item 13: never reused, never backwards."""
+    file = read_mailbox_file(folder.top)
+    if file is not None and file.id == row.mid:
+        row.uid_mark = max(row.uid_mark, file.uids)
+        row.modseq_mark = max(row.modseq_mark, file.modseqs)
+        row.uidvalidity = max(row.uidvalidity, file.uidvalidity)
+    words = folder.read_keywords()
+    if len(words) > len(row.keyword_list):
+        row.keywords = "\n".join(words)
+    row.uidnext = max(row.uidnext, row.uid_mark)
+    row.modseq = max(row.modseq, row.modseq_mark)
+    if row.stale == AFTER_POWER:
+        row.floor = row.modseq  # what was expunged in the lost part is not known
+
+
+def _slice(core: Core, folder: Folder, row: MailboxRow, trust: int) -> bool:
+    """Compare, and change what SLICE_SECONDS allow. True when the index agrees with the files."""
+    before = folder.times()
+    seen_at = core.settings.disk.now()
+    scan = _compare(folder, core.index.hot_all(row.id))
+    if not scan.vanished and not scan.renamed and not scan.appeared:
+        unsure = int(seen_at - max(before) < COARSE)
+        if (row.new_mtime, row.cur_mtime, row.unsure) != (*before, unsure):
+            row.new_mtime, row.cur_mtime, row.unsure = *before, unsure
+            with core.index.transaction():
+                core.index.save(row)
+        return True
+    folder.reserve(row, len(scan.appeared), 2)
+    with core.publishing(row.id):
+        done = _Apply(core, folder, row, trust).run(scan)
+    if done:
+        after = folder.times()
+        row.new_mtime, row.cur_mtime, row.unsure = *after, 1
+        with core.index.transaction():
+            core.index.save(row)
+    core.changed(row)
+    return done
+
+
+def list_names(folder: Folder) -> dict[str, int]:
+    """File names and whether they lie in ``new``; hidden ones are nobody's mail."""
+    names = dict.fromkeys((name for name in os.listdir(folder.new.fd) if name[0] != "."), 1)
+    names.update(dict.fromkeys((name for name in os.listdir(folder.cur.fd) if name[0] != "."), 0))
+    return names
+
+
+def _compare(folder: Folder, known: Sequence[HotRow]) -> _Scan:
+    listing = list_names(folder)
+    missing = []
+    for hot in known:
+        if listing.get(hot.name) == hot.fresh:
+            del listing[hot.name]
+        else:
+            missing.append(hot)
+    scan = _Scan()
+    if missing:
+        listing = _match(scan, missing, listing)
+        if scan.vanished:  # not believed before a second look
+            again = list_names(folder)
+            rows, scan.vanished = scan.vanished, {}
+            still = []
+            for base, hot in rows.items():
+                if again.get(hot.name) == hot.fresh:
+                    continue
+                still.append((base, hot))
+            taken = {name for _, name, _ in scan.renamed}
+            by_base = {fl.split_name(name)[0]: name for name in again if name not in taken} if still else {}
+            for base, hot in still:
+                name = by_base.get(base)
+                if name is None:
+                    scan.vanished[base] = hot
+                else:
+                    scan.renamed.append((hot, name, again[name]))
+                    listing.pop(name, None)
+    scan.appeared = list(listing.items())
+    if scan.appeared:
+        _moved_while_listing(folder, scan, known)
+    return scan
+
+
+def _moved_while_listing(folder: Folder, scan: _Scan, known: Sequence[HotRow]) -> None:
+    """A file seen in ``new`` may have gone to ``cur`` before that was listed: its second name is no second message."""
+    rows = {fl.split_name(hot.name)[0]: hot for hot in known}
+    moved = {hot.uid for hot, _, _ in scan.renamed}
+    appeared, scan.appeared = scan.appeared, []
+    for name, fresh in appeared:
+        hot = rows.get(fl.split_name(name)[0])
+        if hot is None or hot.uid in moved or os.path.lexists(f"{folder.place(hot.fresh).path}/{hot.name}"):
+            scan.appeared.append((name, fresh))
+        else:
+            moved.add(hot.uid)
+            scan.renamed.append((hot, name, fresh))
+
+
+def _match(scan: _Scan, missing: list[HotRow], listing: dict[str, int]) -> dict[str, int]:
+    """Pair missing rows with listed names of the same base; what is left of the listing."""
+    rows = {fl.split_name(hot.name)[0]: hot for hot in missing}
+    left = {}
+    for name, fresh in listing.items():
+        hot = rows.pop(fl.split_name(name)[0], None)
+        if hot is None:
+            left[name] = fresh
+        else:
+            scan.renamed.append((hot, name, fresh))
+    scan.vanished = rows
+    return left
+
+
+class _Apply:
+    """Writes one slice of a scan into files and index."""
+
+    def __init__(self, core: Core, folder: Folder, row: MailboxRow, trust: int) -> None:
+        self.core = core
+        self.folder = folder
+        self.row = row
+        self.trust = trust
+        self.modseq = row.modseq + 1
+        self.keywords = len(row.keyword_list)
+        self.renames = 0
+
+    def run(self, scan: _Scan) -> bool:
+        core, row, index = self.core, self.row, self.core.index
+        used = row.modseq
+        deadline = core.settings.clock.monotonic() + SLICE_SECONDS
+        changes = [self._renamed(hot, name, fresh) for hot, name, fresh in scan.renamed]
+        arrivals = self._in_order(scan.appeared)
+        ready: list[tuple[HotRow, Cold]] = []
+        taken = 0
+        for name, fresh, uid in arrivals:
+            if ready and core.settings.clock.monotonic() > deadline:
+                break
+            taken += 1
+            arrival = self._arrived(name, fresh, uid)
+            if arrival is not None:
+                ready.append(arrival)
+        if self.renames:
+            core.settings.disk.sync_dir(self.folder.new)
+            core.settings.disk.sync_dir(self.folder.cur)
+        with index.transaction():
+            index.change(row, changes)
+            if scan.vanished:
+                index.remove(row, list(scan.vanished.values()), self.modseq, core.now())
+                used = self.modseq
+            if ready:
+                index.add(row, ready)
+                self._restore_keys([hot for hot, _ in ready])
+                used = self.modseq
+            if any(mask != hot.flags for hot, mask, _, _, _ in changes):
+                used = self.modseq
+            row.modseq = used
+            index.save(row)
+        gone = list(scan.vanished.values())
+        if gone or ready:
+            added = [hot.disk_size for hot, _ in ready]
+            quota.count(core, sum(added) - sum(hot.disk_size for hot in gone), len(added) - len(gone))
+        return taken == len(arrivals)
+
+    def _mask(self, letters: str, old: int) -> int:
+        """File names are the truth of what they can say; the index of the rest (HOUSE item 12)."""
+        mask, _ = fl.mask_of_letters(letters, min(self.keywords, fl.LETTER_KEYWORDS))
+        return mask | old & ~fl.NAMED_MASK
+
+    def _renamed(self, hot: HotRow, name: str, fresh: int) -> tuple[HotRow, int, int, int, str]:
+        mask = self._mask(fl.split_name(name)[1], hot.flags)
+        return hot, mask, hot.modseq if mask == hot.flags else self.modseq, fresh, name
+
+    def _in_order(self, appeared: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
+        """(name, fresh, believed UID or 0): believed ones first, by UID; then by the time in the name."""
+        believed: dict[int, tuple[str, int]] = {}
+        others = []
+        for name, fresh in sorted(appeared):
+            uid = claimed_uid(fl.split_name(name)[0], self.row.mid)
+            if uid >= self.trust > 0 and uid not in believed:
+                believed[uid] = (name, fresh)
+            else:
+                others.append((name, fresh))
+        for uid in self._given_out(list(believed)):
+            others.append(believed.pop(uid))
+        others.sort(key=lambda item: (seconds_of(item[0]), item[0]))
+        first = [(name, fresh, uid) for uid, (name, fresh) in sorted(believed.items())]
+        return [*first, *((name, fresh, 0) for name, fresh in others)]
+
+    def _given_out(self, uids: list[int]) -> set[int]:
+        """Those of ``uids`` that another message has or had."""
+        index, box = self.core.index, self.row.id
+        known = {hot.uid for hot in index.hot(box, uids)}
+        for at in range(0, len(uids), 500):
+            block = uids[at : at + 500]
+            marks = ", ".join("?" * len(block))
+            rows = index.query(f"select uid from expunged where mbox=? and uid in ({marks})", (box, *block))
+            known |= {int(uid) for (uid,) in rows if isinstance(uid, int)}
+        return known
+
+    def _arrived(self, name: str, fresh: int, uid: int) -> tuple[HotRow, Cold] | None:
+        at = self.folder.place(fresh)
+        try:
+            found = intake.read_file(at, name)
+        except OSError as error:
+            log.warning("%s: %r is left out: %s", at.path, name, error.strerror)
+            return None
+        if found is None:
+            return None
+        if not uid:
+            uid = self.row.uidnext
+            self.row.uidnext += 1
+        name = self._name_for(name, fresh, uid)
+        if not name:
+            return None
+        record = render(found.text)
+        mask = self._mask(fl.split_name(name)[1], 0)
+        seconds = found.mtime // 1_000_000_000
+        hot = HotRow(
+            mbox=self.row.id,
+            uid=uid,
+            flags=mask & ((1 << (FIRST_KEYWORD_BIT + self.keywords)) - 1),
+            modseq=self.modseq,
+            born=self.modseq,
+            size=record.size,
+            date=seconds,
+            savedate=seconds_of(name) or seconds,
+            header_size=record.header_size,
+            email_id=record.email_id,
+            form=found.form,
+            fresh=fresh,
+            name=name,
+            inode=found.inode,
+            disk_size=found.disk_size,
+            mtime=found.mtime,
+        )
+        return hot, intake.cold_of(record)
+
+    def _name_for(self, name: str, fresh: int, uid: int) -> str:
+        """Make the file's name carry the UID; "" when it must and cannot."""
+        base, letters = fl.split_name(name)
+        wanted = with_uid(base, self.row.mid, uid) if claimed_uid(base, self.row.mid) != uid else base
+        if not fresh or letters:
+            wanted += fl.MARK + letters
+        at = self.folder.place(fresh)
+        if wanted == name:
+            return name
+        try:
+            self.core.settings.disk.rename(at, name, at, wanted)
+            self.renames += 1
+        except OSError as error:
+            log.warning("%s: %r keeps its name: %s", at.path, name, error.strerror)
+            return name if name.isascii() and os.path.lexists(f"{at.path}/{name}") else ""
+        return wanted
+
+    def _restore_keys(self, rows: list[HotRow]) -> None:
+        """While healing: a delivery that nobody may have heard of is known again, unacknowledged (HOUSE item 11)."""
+        if not self.trust:
+            return
+        row = self.row
+        limit = self.core.now() - KEY_LIFE
+        keys = [(key_of(hot.name), hot.uid) for hot in rows]
+        self.core.index.execute_many(
+            "insert or ignore into delivery values(?, ?, ?, ?, ?, ?)",
+            [
+                (key[1], row.id, row.name, row.uidvalidity, uid, key[0])
+                for key, uid in keys
+                if key is not None and key[0] > limit
+            ],
+        )

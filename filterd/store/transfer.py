@@ -1,0 +1,360 @@
+"""Messages that are there already: flags, copies, moves, removal.
+
+Order: names on disk, then the index (HOUSE item 12). Copies and removals are synced before the index commits, so that what was
+answered survives; changes of flags are not (no protocol asks for it), a power failure may undo the last seconds of them.
+Whatever was not where the index said (ENOENT: another program renamed it) is looked for once by a scan and tried once more.
+Long lists go in blocks of BLOCK messages, each its own lock and transaction, but for ``copy``, which is all or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from filterd.store import flags as fl
+from filterd.store import names, quota, rescan, tree
+from filterd.store.base import DELETED, Copied, FlagChange, StoreError
+from filterd.store.core import touched
+from filterd.store.folder import Folder, stem
+from filterd.store.index import HotRow, MailboxRow
+from filterd.store.memory import new_mask
+
+if TYPE_CHECKING:
+    from filterd.store.core import Core
+
+BLOCK = 2000
+
+
+def blocks(uids: Iterable[int]) -> list[list[int]]:
+    """Ascending, without repeats, in blocks."""
+    ordered = sorted(set(uids))
+    return [ordered[at : at + BLOCK] for at in range(0, len(ordered), BLOCK)]
+
+
+# -- flags --------------------------------------------------------------------------------------------------------------------
+
+
+def set_flags(
+    core: Core,
+    mailbox: str,
+    uids: Sequence[int],
+    mode: str,
+    flags: Iterable[str],
+    unchanged_since: int | None,
+) -> FlagChange:
+    flags = tuple(flags)
+    core.box(mailbox)
+    changed: list[tuple[int, int, int]] = []
+    modified: list[int] = []
+    for block in blocks(uids):
+        with core.locked():
+            folder, _ = core.box(mailbox)
+            missing = _flag_block(core, folder, block, (mode, flags, unchanged_since), (changed, modified))
+            if missing:
+                rescan.force(core, folder)
+                _flag_block(core, folder, missing, (mode, flags, unchanged_since), (changed, modified))
+    return FlagChange(tuple(sorted(changed)), tuple(sorted(modified)))
+
+
+def _flag_block(
+    core: Core,
+    folder: Folder,
+    uids: list[int],
+    how: tuple[str, tuple[str, ...], int | None],
+    out: tuple[list[tuple[int, int, int]], list[int]],
+) -> list[int]:
+    """Appends to ``out`` (changed, modified); the UIDs whose file was not found."""
+    mode, flags, unchanged_since = how
+    changed, modified = out
+    row = core.fresh_row(folder)
+    mask, keywords = fl.mask_of(flags, row.keyword_list, create=mode != "remove")
+    todo: list[tuple[HotRow, int]] = []
+    for hot in core.index.hot(row.id, uids):
+        if unchanged_since is not None and hot.modseq > unchanged_since:
+            modified.append(hot.uid)
+        elif (new := new_mask(hot.flags, mode, mask)) == hot.flags:
+            changed.append((hot.uid, new, hot.modseq))
+        else:
+            todo.append((hot, new))
+    if not todo:
+        return []
+    if keywords != row.keyword_list:
+        folder.write_keywords(keywords)
+        row.keywords = "\n".join(keywords)
+    folder.reserve(row, 0)
+    modseq = row.modseq + 1
+    with core.publishing(row.id):
+        before = folder.times()
+        changes, missing = _rename_for_flags(core, folder, todo, modseq)
+        touched(row, before, folder.times())
+        if changes:
+            row.modseq = modseq
+        with core.index.transaction():
+            core.index.change(row, changes)
+            core.index.save(row)
+    if changes:
+        core.changed(row)
+        changed += [(hot.uid, new, modseq) for hot, new, _, _, _ in changes]
+    return missing
+
+
+def _rename_for_flags(
+    core: Core, folder: Folder, todo: list[tuple[HotRow, int]], modseq: int
+) -> tuple[list[tuple[HotRow, int, int, int, str]], list[int]]:
+    changes = []
+    missing = []
+    rename = core.settings.disk.rename
+    for hot, mask in todo:
+        base, letters = fl.split_name(hot.name)
+        unknown = fl.mask_of_letters(letters)[1] if letters else ""
+        name = base + fl.info_of(mask, unknown)
+        if name != hot.name or hot.fresh:
+            try:
+                rename(folder.place(hot.fresh), hot.name, folder.cur, name)
+            except FileNotFoundError:
+                missing.append(hot.uid)
+                continue
+        changes.append((hot, mask, modseq, 0, name))
+    return changes, missing
+
+
+# -- removal ------------------------------------------------------------------------------------------------------------------
+
+
+def expunge(core: Core, mailbox: str, uids: Sequence[int] | None) -> tuple[int, ...]:
+    folder, row = core.box(mailbox)
+    if uids is None:
+        found = core.index.query(
+            "select uid from hot where mbox=? and flags & ? order by uid", (row.id, DELETED)
+        )
+        uids = [int(uid) for (uid,) in found if isinstance(uid, int)]
+    gone: list[int] = []
+    for block in blocks(uids):
+        with core.locked():
+            folder, _ = core.box(mailbox)
+            missing = _expunge_block(core, folder, block, gone)
+            if missing:
+                rescan.force(core, folder)
+                _expunge_block(core, folder, missing, gone)
+    return tuple(sorted(gone))
+
+
+def _expunge_block(core: Core, folder: Folder, uids: list[int], gone: list[int]) -> list[int]:
+    row = core.fresh_row(folder)
+    doomed = [hot for hot in core.index.hot(row.id, uids) if hot.flags & DELETED]
+    if not doomed:
+        return []
+    folder.reserve(row, 0)
+    missing = []
+    removed = []
+    disk = core.settings.disk
+    with core.publishing(row.id):
+        before = folder.times()
+        for hot in doomed:
+            try:
+                disk.unlink(folder.place(hot.fresh), hot.name)
+                removed.append(hot)
+            except FileNotFoundError:
+                missing.append(hot.uid)
+        for fresh in {hot.fresh for hot in removed}:
+            disk.sync_dir(folder.place(fresh))
+        touched(row, before, folder.times())
+        _forget(core, row, removed)
+    quota.count(core, -sum(hot.disk_size for hot in removed), -len(removed))
+    gone += [hot.uid for hot in removed]
+    return missing
+
+
+def _forget(core: Core, row: MailboxRow, removed: list[HotRow]) -> None:
+    with core.index.transaction():
+        if removed:
+            row.modseq += 1
+            core.index.remove(row, removed, row.modseq, core.now())
+            core.changed(row)
+        core.index.save(row)
+
+
+# -- copies and moves -----------------------------------------------------------------------------------------------------------
+
+
+class _Transfer:
+    """Messages of one mailbox into another (or the same one), under one lock."""
+
+    def __init__(self, core: Core, mailbox: str, destination: str) -> None:
+        self.core = core
+        self.disk = core.settings.disk
+        self.target_folder, _ = core.box(destination)
+        self.folder, _ = core.box(mailbox)
+        self.target = core.fresh_row(self.target_folder)
+        same = self.folder.id == self.target_folder.id
+        self.source = self.target if same else core.fresh_row(self.folder)
+        self.done: list[tuple[HotRow, HotRow]] = []
+        self.keywords = self.target.keyword_list
+
+    def run(self, uids: Sequence[int], move: bool) -> list[tuple[int, int]]:
+        """(UID there, UID here) of what was transferred."""
+        hots = self._known(uids)
+        if not hots:
+            return []
+        if not move:
+            quota.check(self.core, sum(hot.disk_size for hot in hots))
+        copies = self._plan(hots)
+        self.target_folder.reserve(self.target, len(hots), 2)
+        self.folder.reserve(self.source, 0)
+        if self.keywords != self.target.keyword_list:
+            self.target_folder.write_keywords(self.keywords)
+            self.target.keywords = "\n".join(self.keywords)
+        with self.core.publishing(self.source.id, self.target.id):
+            try:
+                self._names(copies, move)
+                self._commit(move)
+            except BaseException:
+                self._undo(move)
+                raise
+        octets, count = sum(hot.disk_size for hot, _ in self.done), len(self.done)
+        if not move:
+            quota.count(self.core, octets, count)
+        return [(hot.uid, copy.uid) for hot, copy in self.done]
+
+    def _known(self, uids: Sequence[int]) -> list[HotRow]:
+        """The rows; the files are made sure of by one scan when the directory moved under us."""
+        row = rescan.refresh(self.core, self.folder, self.source)
+        if row is not self.source:
+            if self.source is self.target:
+                self.target = row
+            self.source = row
+        return self.core.index.hot(self.source.id, uids)
+
+    def _plan(self, hots: list[HotRow]) -> list[tuple[HotRow, HotRow]]:
+        words = self.source.keyword_list
+        uid, modseq, now = self.target.uidnext, self.target.modseq + 1, self.core.now()
+        copies = []
+        for hot in hots:
+            mask, self.keywords = fl.translate(hot.flags, words, self.keywords)
+            base, letters = fl.split_name(hot.name)
+            unknown = fl.mask_of_letters(letters)[1] if letters else ""
+            name = f"{stem(base)},U={self.target.mid}.{uid}{fl.info_of(mask, unknown)}"
+            copy = dataclasses.replace(
+                hot,
+                mbox=self.target.id,
+                uid=uid,
+                flags=mask,
+                modseq=modseq,
+                born=modseq,
+                savedate=now,
+                fresh=0,
+                name=name,
+            )
+            copies.append((hot, copy))
+            uid += 1
+        return copies
+
+    def _names(self, copies: list[tuple[HotRow, HotRow]], move: bool) -> None:
+        befores = self.folder.times(), self.target_folder.times()
+        act = self.disk.rename if move else self.disk.link
+        for hot, copy in copies:
+            try:
+                act(self.folder.place(hot.fresh), hot.name, self.target_folder.cur, copy.name)
+            except FileNotFoundError:
+                continue  # somebody else took or renamed it: the next look tells
+            self.done.append((hot, copy))
+        self.disk.sync_dir(self.target_folder.cur)
+        if move:
+            for fresh in {hot.fresh for hot, _ in self.done}:
+                self.disk.sync_dir(self.folder.place(fresh))
+        touched(self.target, befores[1], self.target_folder.times())
+        if self.source is not self.target:
+            touched(self.source, befores[0], self.folder.times())
+
+    def _commit(self, move: bool) -> None:
+        index = self.core.index
+        if not self.done:
+            return
+        with index.transaction():
+            self.target.modseq += 1
+            self.target.uidnext = self.done[-1][1].uid + 1
+            index.add_copies(self.target, self.done)
+            if move:
+                self.source.modseq += 1
+                index.remove(self.source, [hot for hot, _ in self.done], self.source.modseq, self.core.now())
+                index.save(self.source)
+            index.save(self.target)
+        self.core.changed(self.target)
+        if move:
+            self.core.changed(self.source)
+
+    def _undo(self, move: bool) -> None:
+        for hot, copy in self.done:
+            with contextlib.suppress(OSError):
+                if move:
+                    self.disk.rename(
+                        self.target_folder.cur, copy.name, self.folder.place(hot.fresh), hot.name
+                    )
+                else:
+                    self.disk.unlink(self.target_folder.cur, copy.name)
+
+
+def copy(core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+    with core.locked():
+        transfer = _Transfer(core, mailbox, destination)
+        pairs = transfer.run(sorted(set(uids)), move=False)
+        if len(pairs) < len(set(uids)):
+            pairs += _rest(core, transfer, mailbox, destination, (uids, pairs), move=False)
+        return _copied(core, transfer, pairs)
+
+
+def move(core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+    pairs: list[tuple[int, int]] = []
+    with core.locked():
+        transfer = _Transfer(core, mailbox, destination)
+    for block in blocks(uids):
+        with core.locked():
+            transfer = _Transfer(core, mailbox, destination)
+            done = transfer.run(block, move=True)
+            if len(done) < len(block):
+                done += _rest(core, transfer, mailbox, destination, (block, done), move=True)
+            pairs += done
+    return _copied(core, transfer, pairs)
+
+
+def _rest(
+    core: Core,
+    transfer: _Transfer,
+    mailbox: str,
+    destination: str,
+    what: tuple[Sequence[int], list[tuple[int, int]]],
+    move: bool,
+) -> list[tuple[int, int]]:
+    """Some had no file under the name we knew: look, and try those once more."""
+    uids, pairs = what
+    left = set(uids) - {uid for uid, _ in pairs}
+    known = core.index.hot(transfer.source.id, sorted(left))
+    if not known:
+        return []
+    rescan.force(core, transfer.folder)
+    try:
+        return _Transfer(core, mailbox, destination).run([hot.uid for hot in known], move)
+    except StoreError:
+        if move:
+            return []
+        raise
+
+
+def _copied(core: Core, transfer: _Transfer, pairs: list[tuple[int, int]]) -> Copied:
+    pairs.sort()
+    info = tree.info_of(core, transfer.target)
+    return Copied(info, tuple(source for source, _ in pairs), tuple(uid for _, uid in pairs))
+
+
+def rename_inbox(core: Core, new: str) -> None:
+    """RFC 9051 6.3.6: INBOX's messages move to a new mailbox, INBOX stays."""
+    tree.create(core, new)
+    _, row = core.box(names.INBOX)
+    uids = [
+        int(uid)
+        for (uid,) in core.index.query("select uid from hot where mbox=?", (row.id,))
+        if isinstance(uid, int)
+    ]
+    move(core, names.INBOX, uids, new)

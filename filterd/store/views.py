@@ -1,0 +1,242 @@
+"""What sessions see: snapshots, changes, status, rows, texts.
+
+A snapshot is kept per mailbox and shared by all sessions of the process; it is brought forward from its modseq by what changed
+since. The first one of a process starts from the ``view`` table (uid and flags arrays at a modseq), which is written when a
+mailbox of VIEW_FROM messages or more was read row by row, or has moved on by VIEW_AGE changes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from filterd.store import intake, rescan, tree
+from filterd.store.base import Changes, Row, Snapshot, Status, StoreUnavailable
+from filterd.store.folder import Folder
+from filterd.store.index import HotRow, MailboxRow
+from filterd.store.record import email_id_text, render
+
+if TYPE_CHECKING:
+    from filterd.store.core import Core
+
+VIEW_FROM = 1000
+VIEW_AGE = 2000
+KEPT_VIEWS = 32
+ROW_BLOCK = 1000
+
+Arrays = tuple["array[int]", "array[int]"]
+
+
+class Views:
+    """The snapshots of one account."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._kept: dict[int, Snapshot] = {}
+
+    def snapshot(self, mailbox: str) -> Snapshot:
+        core = self._core
+        folder, row = core.box(mailbox)
+        row = rescan.refresh(core, folder, row)
+        kept = self._kept.pop(row.id, None)
+        info = tree.info_of(core, row)
+        if kept is None or kept.modseq != row.modseq or kept.uidnext != row.uidnext or kept.info != info:
+            kept = self._build(row.id, kept)
+        self._kept[row.id] = kept  # last used is last
+        while len(self._kept) > KEPT_VIEWS:
+            del self._kept[next(iter(self._kept))]
+        return kept
+
+    def _build(self, mailbox_id: int, kept: Snapshot | None) -> Snapshot:
+        core, index = self._core, self._core.index
+        moved = 0
+        with index.reading():
+            row = index.mailbox(mailbox_id)
+            if row is None:
+                raise StoreUnavailable("the mailbox went away")
+            start = self._start(row, kept)
+            if start is None:
+                arrays = _read_all(core, row.id)
+                moved = len(arrays[0])
+            else:
+                since, arrays = start
+                moved, arrays = _forward(core, row, since, arrays)
+        if len(arrays[0]) >= VIEW_FROM and (start is None or (kept is None and moved > VIEW_AGE)):
+            self._keep(row, arrays)
+        return Snapshot(tree.info_of(core, row), row.modseq, row.uidnext, *arrays, row.keyword_list)
+
+    def _start(self, row: MailboxRow, kept: Snapshot | None) -> tuple[int, Arrays] | None:
+        if kept is not None and kept.modseq >= row.floor:
+            return kept.modseq, (kept.uids, kept.flags)
+        if row.messages < VIEW_FROM:
+            return None
+        found = self._core.index.query("select modseq, uids, flags from view where mbox=?", (row.id,))
+        if not found or int(found[0][0] or 0) < row.floor:
+            return None
+        modseq, uid_octets, flag_octets = found[0]
+        uids, masks = array("I"), array("Q")
+        if not isinstance(uid_octets, bytes) or not isinstance(flag_octets, bytes):
+            return None
+        uids.frombytes(uid_octets)
+        masks.frombytes(flag_octets)
+        return int(modseq or 0), (uids, masks)
+
+    def _keep(self, row: MailboxRow, arrays: Arrays) -> None:
+        core = self._core
+        with contextlib.suppress(StoreUnavailable), core.locked(), core.index.transaction():
+            core.index.execute(
+                "insert or replace into view values(?, ?, ?, ?)",
+                (row.id, row.modseq, arrays[0].tobytes(), arrays[1].tobytes()),
+            )
+
+    def changes(self, mailbox: str, since: int) -> Changes:
+        core, index = self._core, self._core.index
+        folder, row = core.box(mailbox)
+        row = rescan.refresh(core, folder, row)
+        if since >= row.modseq:
+            return Changes(row.modseq, row.uidnext, (), (), (), row.keyword_list)
+        with index.reading():
+            now = index.mailbox(row.id) or row
+            found = _numbers(
+                core,
+                "select uid, flags, modseq, born from hot where mbox=? and modseq>? order by uid",
+                (row.id, since),
+            )
+            gone = _numbers(
+                core,
+                "select uid from expunged where mbox=? and modseq>? and born<=? order by uid",
+                (row.id, since, since),
+            )
+        return Changes(
+            modseq=now.modseq,
+            uidnext=now.uidnext,
+            appended=tuple((uid, mask) for uid, mask, _, born in found if born > since),
+            flags=tuple((uid, mask, modseq) for uid, mask, modseq, born in found if born <= since),
+            expunged=tuple(uid for (uid,) in gone),
+            keywords=now.keyword_list,
+            complete=since >= now.floor,
+        )
+
+    def status(self, mailbox: str) -> Status:
+        folder, row = self._core.box(mailbox)
+        row = rescan.refresh(self._core, folder, row)
+        return Status(
+            messages=row.messages,
+            unseen=row.unseen,
+            recent=row.recent,
+            uidnext=row.uidnext,
+            uidvalidity=row.uidvalidity,
+            highestmodseq=row.modseq,
+            size=row.size,
+            deleted=row.deleted,
+        )
+
+
+def _numbers(core: Core, statement: str, values: Sequence[int]) -> list[tuple[int, ...]]:
+    return core.index.query(statement, values)  # type: ignore[return-value]  # integer columns only
+
+
+def _read_all(core: Core, mailbox_id: int) -> Arrays:
+    rows = _numbers(core, "select uid, flags from hot where mbox=? order by uid", (mailbox_id,))
+    if not rows:
+        return array("I"), array("Q")
+    uids, masks = zip(*rows, strict=True)
+    return array("I", uids), array("Q", masks)
+
+
+def _forward(core: Core, row: MailboxRow, since: int, arrays: Arrays) -> tuple[int, Arrays]:
+    """(number of changes, the arrays at the row's modseq). The given ones are left as they are."""
+    later = _numbers(
+        core, "select uid, flags from hot where mbox=? and modseq>? order by uid", (row.id, since)
+    )
+    gone = _numbers(core, "select uid from expunged where mbox=? and modseq>? order by uid", (row.id, since))
+    uids, masks = arrays[0][:], arrays[1][:]
+    if len(gone) > 500:
+        dead = {uid for (uid,) in gone}
+        left = [(uid, mask) for uid, mask in zip(uids, masks, strict=True) if uid not in dead]
+        uids, masks = array("I", [uid for uid, _ in left]), array("Q", [mask for _, mask in left])
+    else:
+        for (uid,) in gone:
+            at = bisect.bisect_left(uids, uid)
+            if at < len(uids) and uids[at] == uid:
+                del uids[at], masks[at]
+    for uid, mask in later:
+        at = len(uids) if not uids or uid > uids[-1] else bisect.bisect_left(uids, uid)
+        if at < len(uids) and uids[at] == uid:
+            masks[at] = mask
+        else:
+            uids.insert(at, uid)
+            masks.insert(at, mask)
+    return len(later) + len(gone), (uids, masks)
+
+
+# -- rows and texts ---------------------------------------------------------------------------------------------------------------
+
+
+def rows(core: Core, mailbox: str, uids: Sequence[int], cold: bool) -> list[Row]:
+    _, box = core.box(mailbox)
+    found = core.index.full(box.id, uids, cold)
+    return [
+        Row(uid, mask, modseq, size, date, savedate, header_size, email_id_text(email_id), *more)  # type: ignore[arg-type]  # columns as index.full says
+        for _, uid, mask, modseq, size, date, savedate, header_size, email_id, *more in found
+    ]
+
+
+def read(core: Core, mailbox: str, uid: int) -> bytes | None:
+    """The text of a message; looked for once when it is not under the name we knew."""
+    folder, row = core.box(mailbox)
+    for attempt in range(2):
+        hots = core.index.hot(row.id, (uid,))
+        if not hots:
+            return None
+        hot = hots[0]
+        try:
+            found = intake.read_file(folder.place(hot.fresh), hot.name)
+        except FileNotFoundError:
+            if attempt == 0:
+                rescan.force(core, folder)
+            continue
+        if found is None:
+            return None
+        if (found.inode, found.disk_size, found.mtime) != (hot.inode, hot.disk_size, hot.mtime):
+            _render_anew(core, folder, hot, found)
+        return found.text
+    return None
+
+
+def _render_anew(core: Core, folder: Folder, seen: HotRow, found: intake.Found) -> None:
+    """HOUSE item 12: another program changed the file's content; the index follows, the UID stays."""
+    with core.locked():
+        row = core.fresh_row(folder)
+        hots = core.index.hot(row.id, (seen.uid,))
+        if not hots or hots[0].name != seen.name:
+            return
+        old = hots[0]
+        record = render(found.text)
+        folder.reserve(row, 0)
+        row.modseq += 1
+        new = HotRow(
+            row.id,
+            old.uid,
+            old.flags,
+            row.modseq,
+            old.born,
+            record.size,
+            old.date,
+            old.savedate,
+            record.header_size,
+            record.email_id,
+            found.form,
+            old.fresh,
+            old.name,
+            found.inode,
+            found.disk_size,
+            found.mtime,
+        )
+        with core.index.transaction():
+            core.index.replace(row, old, new, intake.cold_of(record))
+            core.index.save(row)
+        core.changed(row)

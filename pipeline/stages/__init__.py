@@ -1,0 +1,18 @@
+"""Every stage there is, in the order of the default incoming list (HOUSE item 7). One file, one line here."""
+
+from __future__ import annotations
+
+from pipeline.registry import StageEntry
+from pipeline.stages.clamav import ClamavSettings, ClamavStage
+from pipeline.stages.privacy import PrivacySettings
+from pipeline.stages.spamassassin import SpamassassinSettings, SpamassassinStage
+from pipeline.stages.srs import SrsSettings
+
+STAGES: tuple[StageEntry, ...] = (
+    StageEntry("clamav", ClamavSettings, ClamavStage, "Viruses, by clamd."),
+    StageEntry("spamassassin", SpamassassinSettings, SpamassassinStage, "Spam, by spamd."),
+    StageEntry(
+        "privacy", PrivacySettings, None, "What leaves tells less about the sender's machine.", "plan"
+    ),
+    StageEntry("srs", SrsSettings, None, "Our own reverse-path on what is sent on.", "plan"),
+)

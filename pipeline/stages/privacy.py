@@ -1,0 +1,164 @@
+"""privacy: what leaves tells less about the sender's machine, network and programs.
+
+Acts on what leaves: mail of our own people, and what scripts and aliases send on (HOUSE item 8). On forwarded mail a
+field that a passing DKIM or ARC signature covers (``h=``) stays, or the signature would break: the evidence says
+``kept: signed``; the fields of MIME parts and the comment of Mime-Version lie under the body hash or in signed fields as
+often as not, so they are touched only when nothing is signed. Our own Received line is written by pipeline/received.py.
+
+Invariants: whole fields are cut, nothing is rewritten but the comment of Mime-Version; the content of attached messages
+(message/rfc822) is the sender's text and stays; ``X-Filterd-*``, which tells of one recipient, always goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.edits import Splice
+from pipeline.registry import setting
+from rules.mail.header import HeaderBlock, HeaderField
+from rules.mail.message import Message
+from rules.mail.mime import Part
+
+OURS = b"x-filterd-"
+SHOWN = 12  # names in the evidence
+_MIME_VERSION = re.compile(rb"[ \t]*1[ \t]*\.[ \t]*0[ \t]*(?=\()")
+DEFAULT_STRIP = (
+    "User-Agent",
+    "X-Mailer",
+    "X-MimeOLE",
+    "X-Newsreader",
+    "X-Mail-Client",
+    "X-Mozilla-*",
+    "X-Enigmail-*",
+    "X-Originating-*",
+    "X-Originator-IP",
+    "X-Client-IP",
+    "X-ClientAddr",
+    "X-ClientProxiedBy",
+    "X-Forwarded-For",
+    "X-Remote-IP",
+    "X-Remote-Addr",
+    "X-Real-IP",
+    "X-Sender-IP",
+    "X-Source*",
+    "X-PHP-*",
+    "X-AntiAbuse",
+    "X-Authenticated-Sender",
+    "X-Authenticated-User",
+    "X-Authentication-Warning",
+    "X-Get-Message-Sender-Via",
+    "X-HTTP-*",
+    "X-WebMail-*",
+    "X-Unix-Mode",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacySettings:
+    enabled: bool = setting(True, "Take what tells about the sender's machine out of what leaves.")
+    strip: tuple[str, ...] = setting(
+        DEFAULT_STRIP,
+        "Fields to remove; a name may end in * (X-PHP-*). A field that a passing signature covers stays.",
+        "patterns",
+    )
+    client_ip: str = setting(
+        "hide", "The client's address and name in our own Received line.", choices=("hide", "keep")
+    )
+    parts: bool = setting(True, "Also in the headers of the MIME parts.")
+
+
+@dataclass(frozen=True, slots=True)
+class Stripped:
+    """What is to be cut out, and what to say about it (``removed``, ``kept``)."""
+
+    splices: tuple[Splice, ...] = ()
+    evidence: Mapping[str, str] = field(default_factory=dict)
+
+
+class Patterns:
+    """Field names, some ending in ``*``; compared without case."""
+
+    def __init__(self, patterns: Collection[str]) -> None:
+        lower = [pattern.strip().lower().encode("utf-8", "replace") for pattern in patterns]
+        self.exact = frozenset(name for name in lower if name and not name.endswith(b"*"))
+        # A lone "*" would take the message's whole header: it names nothing.
+        self.prefixes = (OURS, *(name[:-1] for name in lower if name.endswith(b"*") and len(name) > 1))
+
+    def match(self, lname: bytes) -> bool:
+        return lname in self.exact or lname.startswith(self.prefixes)
+
+
+def strip(
+    message: Message,
+    settings: PrivacySettings,
+    signed_fields: Collection[bytes] = frozenset(),
+    signed: bool = False,
+) -> Stripped:
+    """What privacy cuts out of ``message``.
+
+    ``signed_fields``: lower-case names covered by a passing signature on forwarded mail; ``signed``: there is such a
+    signature (it covers the body), known when ``signed_fields`` is not empty.
+    """
+    if not settings.enabled:
+        return Stripped()
+    patterns = Patterns(settings.strip)
+    signed = signed or bool(signed_fields)
+    cuts: list[Splice] = []
+    removed: dict[str, None] = {}
+    kept: dict[str, None] = {}
+    for one in message.header.fields:
+        if not patterns.match(one.lname):
+            continue
+        name = one.name.decode("ascii", "replace")
+        if one.lname in signed_fields:
+            kept[name] = None
+        else:
+            removed[name] = None
+            cuts.append(Splice(one.start, one.end))
+    if not signed:
+        cuts += _version_comment(message.header, removed)
+        if settings.parts:
+            cuts += _part_fields(message, patterns, removed)
+    evidence = {}
+    if removed:
+        evidence["removed"] = _names(removed)
+    if kept:
+        evidence["kept"] = f"signed: {_names(kept)}"
+    return Stripped(tuple(cuts), evidence)
+
+
+def _names(names: Collection[str]) -> str:
+    shown = list(names)[:SHOWN]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _version_comment(header: HeaderBlock, removed: dict[str, None]) -> Iterator[Splice]:
+    """``Mime-Version: 1.0 (Mac OS X Mail 16.0)`` names the program: the comment goes."""
+    for one in header.fields_named(b"mime-version"):
+        value = header.value(one)
+        match = _MIME_VERSION.match(value)
+        if match:
+            removed["Mime-Version comment"] = None
+            yield Splice(one.value_start, one.value_start + len(value), b" 1.0")
+
+
+def _part_fields(message: Message, patterns: Patterns, removed: dict[str, None]) -> Iterator[Splice]:
+    if message.header.first(b"content-type") is None:
+        return
+    waiting: list[Part] = list(message.root.children)
+    if message.root.message is not None:
+        return
+    while waiting:
+        part = waiting.pop()
+        for one in _matching(part.header, patterns):
+            removed[one.name.decode("ascii", "replace")] = None
+            yield Splice(one.start, one.end)
+        if part.message is None:
+            waiting.extend(part.children)
+
+
+def _matching(header: HeaderBlock, patterns: Patterns) -> Iterator[HeaderField]:
+    return (one for one in header.fields if patterns.match(one.lname))

@@ -1,0 +1,226 @@
+"""spf: may this client send mail in the name of its MAIL FROM domain, and of its HELO name?
+
+Specification: RFC 7208 (evaluation in pipeline/adapters/pyspf.py), RFC 8601 2.7.2 (results), RFC 7372 (reply codes).
+
+Both identities are checked (RFC 7208 2.3, 2.4); the verdict is that of MAIL FROM, or of postmaster@HELO for the null
+reverse-path. Tags ``spf.result``, ``spf.domain``, ``spf.identity``, ``spf.helo``; ``state["spf"]`` is the SpfResult.
+Authenticated clients are skipped; a client whose address is not known or not believed (HOUSE item 6) gives ``none``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from pipeline.adapters.pyspf import SpfQuestion, SpfResult, check, check_cached, printable
+from pipeline.envelope import Client, Envelope
+from pipeline.forged import from_outside, removals
+from pipeline.registry import StageContext, setting
+from pipeline.reply import Reply
+from pipeline.stage import OnError, Phase
+from pipeline.transaction import Transaction
+from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
+
+_COMMENT = {
+    "pass": "{domain} allows {ip}",
+    "fail": "{domain} does not allow {ip}",
+    "softfail": "{domain} discourages mail from {ip}",
+    "neutral": "{domain} says nothing about {ip}",
+    "none": "{domain} has no SPF record",
+    "temperror": "DNS failure while asking {domain}",
+    "permerror": "the SPF record of {domain} is broken",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SpfSettings:
+    fail: str = setting(
+        "note",
+        "What a fail means: note, junk or reject. SPF alone rejects forwarded mail: note is sane.",
+        choices=("note", "junk", "reject"),
+    )
+    temperror: str = setting(
+        "note",
+        "What a DNS failure means: note, or defer (the sender tries again).",
+        choices=("note", "defer"),
+    )
+    helo: bool = setting(True, "Also check the HELO name (RFC 7208 2.3).")
+    header: bool = setting(True, "Also write Received-SPF.")
+    timeout: float = setting(20.0, "For all look-ups of one message together (RFC 7208 4.6.4).", "duration")
+
+
+class SpfStage:
+    """The stage; one for the life of a configuration."""
+
+    name = "spf"
+    phases = frozenset({Phase.EOM})
+    after: tuple[str, ...] = ()
+    on_error = OnError.ACCEPT
+
+    def __init__(self, settings: SpfSettings, context: StageContext) -> None:
+        self.settings = settings
+        self.timeout = settings.timeout + 2.0  # the stage keeps its own limit and answers temperror
+        self._context = context
+        self._early: set[asyncio.Task[SpfResult]] = set()
+
+    def quick(self, transaction: Transaction) -> Verdict | None:
+        """The verdict when no look-up is needed."""
+        why = _not_checked(transaction.envelope.client)
+        if why is not None:
+            return why
+        questions = self._questions(transaction.envelope)
+        results: list[SpfResult] = []
+        for question in questions:
+            found = check_cached(self._context.resolver, self._context.clock, question)
+            if found is None:
+                return None
+            results.append(found)
+        return self._verdict(transaction, results)
+
+    async def check(self, transaction: Transaction) -> Verdict:
+        why = _not_checked(transaction.envelope.client)
+        if why is not None:
+            return why
+        questions = self._questions(transaction.envelope)
+        results = await asyncio.gather(*(self._ask(question) for question in questions))
+        return self._verdict(transaction, results)
+
+    def prefetch(self, envelope: Envelope) -> None:
+        """Start the look-ups in the background (at MAIL): ``check`` then finds them in the cache or under way."""
+        if _not_checked(envelope.client) is not None:
+            return
+        for question in self._questions(envelope):
+            task = asyncio.get_running_loop().create_task(self._ask(question))
+            self._early.add(task)
+            task.add_done_callback(self._early.discard)
+
+    def abort(self, transaction: Transaction) -> None:
+        """Nothing is held for a transaction."""
+
+    async def close(self) -> None:
+        """End what ``prefetch`` began."""
+        tasks = list(self._early)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, question: SpfQuestion) -> SpfResult:
+        return await check(self._context.resolver, self._context.clock, question, self.settings.timeout)
+
+    def _questions(self, envelope: Envelope) -> list[SpfQuestion]:
+        """The main identity first."""
+        client = envelope.client
+        receiver = self._context.hostname or "unknown"
+        main = SpfQuestion(client.ip or "", envelope.reverse_path, client.helo, receiver)
+        named = client.helo.strip("[]") == client.helo and "." in client.helo
+        if not self.settings.helo or not named or main.domain.lower() == client.helo.lower():
+            return [main]
+        return [main, SpfQuestion(client.ip or "", "", client.helo, receiver)]
+
+    def _verdict(self, transaction: Transaction, results: list[SpfResult]) -> Verdict:
+        envelope = transaction.envelope
+        ip = envelope.client.ip or ""
+        main = results[0]
+        transaction.state["spf"] = main
+        comment = printable(_COMMENT[main.result].format(domain=main.domain or "the client", ip=ip))
+        tags = {"spf.result": main.result, "spf.domain": main.domain, "spf.identity": main.identity}
+        if len(results) == 2:
+            tags["spf.helo"] = results[1].result
+        elif main.identity == "helo" or main.domain.lower() == envelope.client.helo.lower():
+            tags["spf.helo"] = main.result
+        disposition, reply = self._decide(main, ip)
+        return Verdict(
+            stage=self.name,
+            disposition=disposition,
+            result=main.result,
+            summary=comment + (f" ({main.mechanism})" if main.mechanism else ""),
+            reply=reply,
+            evidence=_evidence(results, ip),
+            authres=tuple(
+                _authres(result, envelope, comment if result is main else "") for result in results
+            ),
+            edits=self._edits(transaction, main, comment),
+            tags=tags,
+        )
+
+    def _decide(self, main: SpfResult, ip: str) -> tuple[Disposition, Reply | None]:
+        if main.result == "fail" and self.settings.fail == "reject":
+            text = f"SPF: {printable(main.domain)} does not allow mail from {ip}"
+            if main.explanation:  # RFC 7208 8.4: say whose words they are
+                text += f"\nThe domain explains: {main.explanation}"
+            return Disposition.REJECT, Reply(550, "5.7.23", text)
+        if main.result == "fail" and self.settings.fail == "junk":
+            return Disposition.QUARANTINE, None
+        if main.result == "temperror" and self.settings.temperror == "defer":
+            text = f"SPF: temporary DNS failure while asking {printable(main.domain)}"
+            return Disposition.TEMPFAIL, Reply(451, "4.7.24", text)
+        return Disposition.CONTINUE, None
+
+    def _edits(self, transaction: Transaction, main: SpfResult, comment: str) -> tuple[HeaderEdit, ...]:
+        edits: tuple[HeaderEdit, ...] = ()
+        if self.settings.header or from_outside(transaction.envelope):
+            edits = removals(transaction.message, b"received-spf")
+        if not self.settings.header:
+            return edits
+        value = received_spf(main, transaction.envelope, self._context.hostname, comment)
+        return (*edits, HeaderEdit("add", "Received-SPF", value))
+
+
+def _not_checked(client: Client) -> Verdict | None:
+    if client.auth:
+        return Verdict("spf", result="skipped", summary="authenticated")
+    if client.ip is None:
+        why = "the client's address is not known"
+    elif not client.facts_trusted:
+        why = "the address belongs to a hop of ours"
+    else:
+        return None
+    return Verdict("spf", result="none", summary=why, tags={"spf.result": "none"})
+
+
+def _evidence(results: list[SpfResult], ip: str) -> dict[str, str]:
+    main = results[0]
+    out = {"ip": ip, "identity": main.identity, "domain": printable(main.domain)}
+    for key in ("mechanism", "explanation", "problem"):
+        value: str = getattr(main, key)
+        if value:
+            out[key] = value
+    if len(results) == 2:
+        out["helo"] = f"{results[1].result} ({printable(results[1].domain)})"
+    return out
+
+
+def _authres(result: SpfResult, envelope: Envelope, comment: str) -> AuthResult:
+    if result.identity == "helo":
+        properties = (("smtp.helo", envelope.client.helo),)
+    else:
+        properties = (("smtp.mailfrom", envelope.reverse_path),)
+    return AuthResult("spf", result.result, reason=result.problem, properties=properties, comment=comment)
+
+
+def received_spf(result: SpfResult, envelope: Envelope, hostname: str, comment: str) -> str:
+    """The value of a Received-SPF field (RFC 7208 9.1), on one line."""
+    pairs = [("client-ip", envelope.client.ip or "")]
+    if result.identity == "mailfrom":
+        pairs.append(("envelope-from", envelope.reverse_path))
+    pairs += [
+        ("helo", envelope.client.helo),
+        ("receiver", hostname or "unknown"),
+        ("identity", result.identity),
+    ]
+    if result.mechanism:
+        pairs.append(("mechanism", result.mechanism))
+    if result.problem:
+        pairs.append(("problem", result.problem))
+    said = comment.translate({40: "[", 41: "]", 92: "/"})
+    return f"{result.result} ({hostname or 'unknown'}: {said}) " + "; ".join(
+        f"{key}={_word(value)}" for key, value in pairs if value
+    )
+
+
+def _word(value: str) -> str:
+    """A dot-atom as it is, anything else as a quoted-string of visible ASCII."""
+    text = printable(value)
+    if text and all(char.isalnum() or char in "!#$%&'*+-/=?^_`{|}~.:" for char in text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,111 @@
+"""The replies of spamd, judged strictly.
+
+Format (SpamAssassin's spamd/PROTOCOL): ``SPAMD/1.1 0 EX_OK`` CRLF, header lines, an empty line, ``Content-length``
+octets; ``Spam: True ; 6.2 / 5.0`` holds the verdict. For SYMBOLS the body is the names of the rules that hit, with
+commas; for REPORT a text with a line ``points NAME description`` for each of them.
+Invariant: whatever does not fit raises StageFault; a score that is no finite number is not a score.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from pipeline.errors import StageFault
+from pipeline.wire.clamd import shown
+
+REPLY_LIMIT = 1 << 16  # octets of a whole reply
+HEADER_LIMIT = 4096  # octets of status line and headers
+RULES = 200  # names that are kept
+SCORE_LIMIT = 1e6
+
+_STATUS = re.compile(rb"SPAMD/\d{1,3}\.\d{1,3} (?P<code>\d{1,3}) (?P<word>[\x21-\x7e][\x20-\x7e]{0,200})")
+_LENGTH = re.compile(rb"content-length:[ \t]*(\d{1,9})[ \t]*", re.IGNORECASE)
+_SPAM = re.compile(
+    rb"spam:[ \t]*(?P<flag>true|false|yes|no)[ \t]*;[ \t]*(?P<score>[-+]?\d{1,9}(?:\.\d{1,9})?)"
+    rb"[ \t]*/[ \t]*(?P<threshold>[-+]?\d{1,9}(?:\.\d{1,9})?)[ \t]*",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(rb"[!-9;-~]{1,60}:[\x20-\x7e\t]*")
+_RULE = re.compile(rb"[A-Za-z_][A-Za-z0-9_]{0,79}")
+_RULER = re.compile(rb"^[ \t]*-{3,10} -{10,40} -{20,60}[ \t\r]*$", re.M)
+_REPORT_LINE = re.compile(
+    rb"^[ \t*]*(?P<points>-?\d{1,4}(?:\.\d{1,3})?) (?P<name>[A-Z_][A-Z0-9_]{1,79})(?=[ \t\r\n]|$)", re.M
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``rules``: (name, points) of the rules that hit, as spamd told them; points None when it told only names."""
+
+    score: float
+    threshold: float
+    rules: tuple[tuple[str, float | None], ...] = ()
+
+
+def wanted(received: bytes) -> int | None:
+    """How many octets the whole reply has, None while that is not known. Raises StageFault over a limit."""
+    head, blank, _body = received.partition(b"\r\n\r\n")
+    if not blank:
+        if len(received) > HEADER_LIMIT:
+            raise StageFault("protocol", f"spamd's header is longer than {HEADER_LIMIT} octets")
+        return None
+    length = _content_length(head.split(b"\r\n")[1:])
+    if length is None:
+        return None
+    whole = len(head) + len(blank) + length
+    if whole > REPLY_LIMIT:
+        raise StageFault("protocol", f"spamd's reply is longer than {REPLY_LIMIT} octets")
+    return whole
+
+
+def _content_length(lines: list[bytes]) -> int | None:
+    found = [match for match in map(_LENGTH.fullmatch, lines) if match]
+    if len(found) > 1:
+        raise StageFault("protocol", "spamd told more than one length")
+    return int(found[0][1]) if found else None
+
+
+def judge(raw: bytes) -> Judgement:
+    """A whole reply to SYMBOLS or REPORT. Raises StageFault for anything but a clear verdict."""
+    if not raw:
+        raise StageFault("protocol", "spamd closed the connection without an answer")
+    if len(raw) > REPLY_LIMIT:
+        raise StageFault("protocol", f"spamd's reply is longer than {REPLY_LIMIT} octets")
+    head, blank, body = raw.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    status = _STATUS.fullmatch(lines[0])
+    if status is None:
+        raise StageFault("protocol", f"not an answer of spamd: {shown(raw)}")
+    if int(status["code"]) != 0:
+        word = status["word"].decode("ascii")
+        kind = "unavailable" if 64 <= int(status["code"]) <= 79 else "protocol"  # sysexits(3)
+        raise StageFault(kind, f"spamd reports an error: {word}")
+    if not blank or len(head) > HEADER_LIMIT or not all(map(_HEADER.fullmatch, lines[1:])):
+        raise StageFault("protocol", f"spamd's header is cut or odd: {shown(raw)}")
+    length = _content_length(lines[1:])
+    if length is None or length != len(body):
+        raise StageFault("protocol", f"spamd announced {length} octets and sent {len(body)}")
+    verdicts = [match for match in map(_SPAM.fullmatch, lines[1:]) if match]
+    if len(verdicts) != 1:
+        raise StageFault("protocol", f"spamd gave {len(verdicts)} verdicts")
+    score, threshold = float(verdicts[0]["score"]), float(verdicts[0]["threshold"])
+    if not (math.isfinite(score) and abs(score) <= SCORE_LIMIT and abs(threshold) <= SCORE_LIMIT):
+        raise StageFault("protocol", "spamd's score is no sensible number")
+    return Judgement(score, threshold, _rules(body))
+
+
+def _rules(body: bytes) -> tuple[tuple[str, float | None], ...]:
+    """Names, with points when the body is a report; what does not look like a rule is left out (evidence only)."""
+    rulers = list(_RULER.finditer(body))
+    if rulers:  # the last one: the preview above it is the message's own text
+        table = body[rulers[-1].end() :]
+        found = [
+            (match["name"].decode("ascii"), float(match["points"])) for match in _REPORT_LINE.finditer(table)
+        ]
+        return tuple(found[:RULES])
+    names = [name.strip() for name in body.strip().split(b",")]
+    if not all(map(_RULE.fullmatch, names)):
+        return ()
+    return tuple((name.decode("ascii"), None) for name in names[:RULES])

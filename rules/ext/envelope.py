@@ -1,0 +1,124 @@
+"""envelope: the SMTP envelope.
+
+Specification: RFC 5228 section 5.4; "orig_to" and "auth" after what Pigeonhole's tests use; RFC 6009 adds parts (envelope-dsn).
+Complete: yes. The null path is the empty string for :all, and has no local part and no domain to compare but the empty one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rules.bound import constants
+from rules.errors import RunError
+from rules.ext.envelope_dsn import DSN_PARTS, dsn_values
+from rules.mail import address
+from rules.match import expand, link_match
+from rules.registry import Extension, Kind, Param, TestFn, TestSpec
+from rules.sources import Source, is_plain, link_sources, parts
+
+if TYPE_CHECKING:
+    from rules.bound import Bound
+    from rules.checker import Checker
+    from rules.context import Run
+
+_PARTS = ("from", "to", "orig_to", "auth")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeSource:
+    """One part of the envelope."""
+
+    name: str
+    part: str
+
+    def values(self, run: Run) -> Sequence[str]:
+        """The value, as no, one or several strings."""
+        return envelope_values(run, self.name, self.part)
+
+
+def envelope_values(run: Run, name: str, part: str) -> list[str]:
+    """RFC 5228 5.4: the values of one envelope part."""
+    envelope = run.envelope
+    if name == "auth":
+        return [envelope.auth] if envelope.auth else []
+    if name in DSN_PARTS:
+        return dsn_values(run, name)
+    path = {"from": envelope.mail_from, "to": envelope.rcpt_to}.get(name)
+    if name == "orig_to":
+        path = envelope.orig_to or envelope.rcpt_to
+    if path is None:
+        return []
+    path = path.strip()
+    if path.startswith("<") and path.endswith(">"):
+        path = path[1:-1]
+    if not path:
+        # RFC 5228 5.4: the null reverse-path is compared as the empty string, whatever the address part.
+        return [""] if name == "from" else []
+    if path.startswith("@") and ":" in path:
+        path = path.partition(":")[2]  # RFC 5321 4.1.1.3: source routes are ignored
+    return parts(run, part, [address.split(path)])
+
+
+def _check(checker: Checker, bound: Bound) -> None:
+    for item, text in enumerate(bound.texts(0)):
+        if not isinstance(text, str):
+            continue
+        name = text.lower()
+        if name in DSN_PARTS:
+            if not checker.has("envelope-dsn") and not checker.has("envelope-deliverby"):
+                message = f'the envelope part "{name}" needs the capability "envelope-dsn"'
+                checker.error(
+                    checker.where(bound, 0, item), "missing-require", message, 'add "envelope-dsn" to require'
+                )
+        elif name not in _PARTS:
+            message = f'the envelope has no part "{text[:40]}"'
+            checker.error(checker.where(bound, 0, item), "envelope-part", message, 'use "from" or "to"')
+
+
+def _sources(bound: Bound) -> tuple[Source, ...] | None:
+    names = constants(bound.texts(0))
+    if names is None or bound.part is None or not is_plain(bound):
+        return None
+    return tuple(EnvelopeSource(name.lower(), bound.part.name) for name in names)
+
+
+def _envelope(bound: Bound) -> TestFn:
+    sources = _sources(bound)
+    if sources is not None:
+        return link_sources(bound, sources)
+    match = link_match(bound)
+    names = bound.texts(0)
+    assert bound.part is not None
+    part = bound.part.name
+
+    def test(run: Run) -> bool:
+        values: list[str] = []
+        for name in expand(run, names):
+            if name.lower() not in (*_PARTS, *DSN_PARTS):
+                raise RunError(f'envelope: there is no part "{name[:40]}"')
+            values.extend(envelope_values(run, name.lower(), part))
+        return match(run, values)
+
+    return test
+
+
+EXTENSION = Extension(
+    "envelope",
+    ("envelope",),
+    dialect="RFC 5228",
+    tests=(
+        TestSpec(
+            "envelope",
+            needs=("envelope",),
+            params=(Param("envelope parts", Kind.STRINGS), Param("keys", Kind.STRINGS)),
+            check=_check,
+            link=_envelope,
+            matches=True,
+            part=True,
+            reads=("envelope",),
+            sources=_sources,
+        ),
+    ),
+)

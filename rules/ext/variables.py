@@ -1,0 +1,158 @@
+"""variables: set with its modifiers, and the test string. References in strings are ``rules/variables.py``.
+
+Specification: RFC 5229 sections 4 and 5; :encodeurl from RFC 5435 6, :quoteregex from the regex draft (those tags are listed by
+their own files). Complete: yes. ``string`` compares with i;ascii-casemap by default, as the base language says of all tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from rules.errors import RunError
+from rules.match import expand, link_match
+from rules.registry import (
+    CommandFn,
+    CommandSpec,
+    Extension,
+    Kind,
+    Namespace,
+    Param,
+    TagSpec,
+    TestFn,
+    TestSpec,
+)
+from rules.variables import Local, Outer, parse_name
+
+if TYPE_CHECKING:
+    from rules.bound import Bound
+    from rules.checker import Checker
+    from rules.context import Run
+
+# RFC 5229 4.1: modifiers are applied from the highest precedence to the lowest.
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+_ASCII_UPPER = {lower: lower - 32 for lower in range(ord("a"), ord("z") + 1)}
+
+
+def _quote_wildcards(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("*", "\\*").replace("?", "\\?")
+
+
+def _quote_regex(value: str) -> str:
+    return "".join("\\" + char if char in "\\^$.[]|()?*+{}" else char for char in value)
+
+
+_MODIFIERS: tuple[tuple[str, int, Callable[[str], str]], ...] = (
+    ("lower", 40, lambda value: value.translate(_ASCII_LOWER)),
+    ("upper", 40, lambda value: value.translate(_ASCII_UPPER)),
+    ("lowerfirst", 30, lambda value: value[:1].translate(_ASCII_LOWER) + value[1:]),
+    ("upperfirst", 30, lambda value: value[:1].translate(_ASCII_UPPER) + value[1:]),
+    ("quotewildcard", 20, _quote_wildcards),
+    ("quoteregex", 20, _quote_regex),
+    ("encodeurl", 15, lambda value: quote(value, safe="-._~", errors="replace")),
+    ("length", 10, lambda value: str(len(value))),
+)
+
+
+def modifier_tag(name: str, needs: tuple[str, ...]) -> TagSpec:
+    """The tag of a modifier of ``set``; only one of each precedence may be used."""
+    precedence = next(number for modifier, number, _ in _MODIFIERS if modifier == name)
+    return TagSpec(name, ("set",), needs, group=f"modifier of precedence {precedence}")
+
+
+def modify(name: str) -> Callable[[str], str]:
+    """The function of one modifier."""
+    return next(change for modifier, _, change in _MODIFIERS if modifier == name)
+
+
+def _namespaces(run: Run) -> dict[str, Namespace]:
+    assert run.script is not None
+    return {
+        name: space
+        for name, space in run.script.registry.namespaces.items()
+        if not space.needs or any(need in run.script.uses for need in space.needs)
+    }
+
+
+def assign(run: Run, name: str, value: str) -> None:
+    """Assigns to a variable by its written name; raises RunError when that is none."""
+    target = parse_name(name, _namespaces(run), run.limits)
+    match target:
+        case Local(local):
+            run.variables.set(local, value)
+        case Outer(namespace, rest):
+            assert namespace.write is not None
+            namespace.write(run, rest, value[: run.limits.variable_size])
+        case str():
+            raise RunError(target)
+
+
+def read_variable(run: Run, name: str) -> str:
+    """The value of a variable by its written name; empty when that is none."""
+    target = parse_name(name, _namespaces(run), run.limits)
+    match target:
+        case Local(local):
+            return run.variables.get(local)
+        case Outer(namespace, rest):
+            return namespace.read(run, rest)
+        case _:
+            return ""
+
+
+def _check_set(checker: Checker, bound: Bound) -> None:
+    checker.check_variable(bound.text(0), checker.where(bound, 0))
+
+
+def _set(bound: Bound) -> CommandFn:
+    changes = [change for name, _, change in _MODIFIERS if bound.has(name)]
+    name, value = bound.text(0), bound.text(1)
+
+    def act(run: Run) -> None:
+        text = run.expand(value)
+        for change in changes:
+            text = change(text)
+        target = run.expand(name)
+        run.seen, run.key = text, target
+        assign(run, target, text)
+
+    return act
+
+
+def _string(bound: Bound) -> TestFn:
+    match = link_match(bound)
+    sources = bound.texts(0)
+    counts = bound.match is not None and bound.match.name == "count"
+
+    def test(run: Run) -> bool:
+        values = expand(run, sources)
+        if counts:  # RFC 5229 5: :count counts the strings that are not empty
+            values = tuple(value for value in values if value)
+        return match(run, values)
+
+    return test
+
+
+_NEEDS = ("variables",)
+_SOURCE = Param("source", Kind.STRINGS)
+
+EXTENSION = Extension(
+    "variables",
+    _NEEDS,
+    dialect="RFC 5229",
+    commands=(
+        CommandSpec(
+            "set",
+            _NEEDS,
+            (Param("name", Kind.STRING, constant=True), Param("value", Kind.STRING)),
+            check=_check_set,
+            link=_set,
+            keeps_message=True,
+        ),
+    ),
+    tests=(TestSpec("string", _NEEDS, (_SOURCE, Param("keys", Kind.STRINGS)), link=_string, matches=True),),
+    tags=tuple(
+        modifier_tag(name, _NEEDS)
+        for name in ("lower", "upper", "lowerfirst", "upperfirst", "quotewildcard", "length")
+    ),
+)

@@ -1,0 +1,136 @@
+"""Warnings: what compiles, but hardly does what its author wants.
+
+Dead code behind ``stop`` is found by the checker. Here: rules that an earlier rule shadows, ``:contains ""``, redirects to
+oneself. Linear in the script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rules.ast import Number, Strings, Test
+from rules.bound import Bound, constants
+from rules.registry import CommandSpec
+
+if TYPE_CHECKING:
+    from rules.checker import Checker
+
+Signature = tuple[object, ...]
+
+
+def lint(checker: Checker, bounds: Sequence[Bound]) -> None:
+    """Adds warnings about these commands, and all inside them, to the checker."""
+    seen: dict[Signature, dict[str, int]] = {}
+    whole: dict[Signature, int] = {}
+    for index, bound in enumerate(bounds):
+        for test in bound.tests:
+            _test(checker, test)
+        if bound.block is not None:
+            lint(checker, bound.block)
+        if bound.name not in ("if", "elsif", "else"):
+            if not (isinstance(bound.spec, CommandSpec) and bound.spec.keeps_message):
+                seen, whole = {}, {}
+            if bound.name == "redirect":
+                _redirect(checker, bound)
+            continue
+        if bound.name == "if":
+            follower = bounds[index + 1].name if index + 1 < len(bounds) else ""
+            _shadowed(checker, bound, seen, whole, follower in ("elsif", "else"))
+            if not _calm(bound.block or ()):
+                seen, whole = {}, {}
+        elif not _calm(bound.block or ()):
+            seen, whole = {}, {}
+
+
+def _calm(block: Sequence[Bound]) -> bool:
+    """Does the block leave everything that tests look at alone (or end the script)?"""
+    if block and _ends(block):
+        return True
+    for bound in block:
+        if bound.name in ("if", "elsif", "else"):
+            if not _calm(bound.block or ()):
+                return False
+        elif not (isinstance(bound.spec, CommandSpec) and bound.spec.keeps_message):
+            return False
+    return True
+
+
+def _ends(block: Sequence[Bound]) -> bool:
+    return bool(block) and isinstance(block[-1].spec, CommandSpec) and block[-1].spec.ends
+
+
+def _shadowed(
+    checker: Checker,
+    bound: Bound,
+    seen: dict[Signature, dict[str, int]],
+    whole: dict[Signature, int],
+    chained: bool,
+) -> None:
+    """Warns when an earlier rule with a ``stop`` is true whenever this one is."""
+    if not bound.tests or bound.tests[0].constant is not None:
+        return
+    test = bound.tests[0]
+    line = None
+    keys = constants(test.keys) if test.match is not None else None
+    if keys is not None and isinstance(test.node, Test):
+        frame = _frame(test.node)
+        known = seen.get(frame, {})
+        lines = [known[key] for key in keys if key in known]
+        if lines and len(lines) == len(keys):
+            line = max(lines)
+        elif not chained and _ends(bound.block or ()):
+            table = seen.setdefault(frame, {})
+            for key in keys:
+                table.setdefault(key, bound.line)
+    elif isinstance(test.node, Test) and not _varies(test):
+        signature = _signature(test.node)
+        line = whole.get(signature)
+        if line is None and _ends(bound.block or ()):
+            whole[signature] = bound.line
+    if line is not None:
+        message = f"this rule never acts: the rule in line {line} is true whenever it is, and ends the script"
+        checker.warn(bound.node.pos, "shadowed", message, "remove it, or move it above the other one")
+
+
+def _varies(test: Bound) -> bool:
+    """Does its outcome depend on more than the message (variables, memory)?"""
+    for value in (*test.args, *test.tags.values()):
+        if isinstance(value, tuple) and constants(value) is None:
+            return True
+    if "state" in getattr(test.spec, "reads", ()) or "other" in getattr(test.spec, "reads", ()):
+        if test.name not in ("allof", "anyof", "not"):
+            return True
+    return any(map(_varies, test.tests))
+
+
+def _frame(node: Test) -> Signature:
+    """A matching test without its keys."""
+    return (node.name, node.shape[:-1], tuple(_plain(arg) for arg in node.args[:-1]))
+
+
+def _signature(node: Test) -> Signature:
+    return (node.name, node.shape, tuple(map(_plain, node.args)), tuple(map(_signature, node.tests)))
+
+
+def _plain(arg: object) -> object:
+    if isinstance(arg, Strings):
+        return arg.values
+    return arg.value if isinstance(arg, Number) else None
+
+
+def _test(checker: Checker, test: Bound) -> None:
+    if test.match is not None and test.match.name == "contains":
+        keys = constants(test.keys)
+        if keys is not None and "" in keys:
+            message = f'"{test.name}" with :contains "" is true for every value'
+            checker.warn(test.node.pos, "broad-contains", message, "write what is looked for, or use exists")
+    for inner in test.tests:
+        _test(checker, inner)
+
+
+def _redirect(checker: Checker, bound: Bound) -> None:
+    address = bound.text(0)
+    if isinstance(address, str) and address.lower() in checker.own_addresses:
+        message = f"this redirects to your own address {address}: the mail comes back here"
+        checker.warn(checker.where(bound, 0), "redirect-loop", message, "redirect elsewhere, or use keep")
