@@ -19,6 +19,7 @@ from pathlib import Path
 from filterd import keys
 from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase
+from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
 from filterd.accounts.places import account_folder, database_path, scripts_of
 from filterd.assembly import departure, dns, incoming, srs_of, stage_context
@@ -35,11 +36,12 @@ from filterd.queue.sender import Sender, SenderSettings
 from filterd.queue.spool import GroupSpool
 from filterd.reception import Reception, ReceptionSettings
 from filterd.scripts import ScriptService
-from filterd.store import open_store
 from filterd.store.changes import NoticeHub
 from filterd.store.durable import RealDisk
 from filterd.store.jobs import AccountJobs
+from filterd.store.maildir import MaildirStore
 from filterd.workers import Group, Role
+from pipeline.srs import Original, Srs
 
 log = logging.getLogger("filterd")
 
@@ -74,9 +76,10 @@ def build(config: Config, name: str) -> Parts:
     root = data_dir(config)
     srs = srs_of(config, clock)
     database = AccountDatabase(database_path(config), clock)
-    directory = BuiltinDirectory(config, database, Passwords(clock), srs.reverse_or_none if srs else None)
+    directory = BuiltinDirectory(config, database, Passwords(clock), srs_verifier(srs))
     notices = NoticeHub(root / "run", name)
-    store = open_store(config, directory, clock, notices.changed)
+    store = maildir(config, quota_of(directory), notices.changed)
+    notices.follow(store.path)
     jobs = AccountJobs(store)
     scripts = ScriptService(
         lambda account: scripts_of(config, account, disk),
@@ -87,8 +90,8 @@ def build(config: Config, name: str) -> Parts:
     )
     traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
     spool = GroupSpool(root / "queue", clock)
-    context = stage_context(config, clock, ids, dns(config, clock))
-    leaving = departure(config, context, srs, root)
+    context = stage_context(config, clock, ids, dns(config, clock, ids))
+    leaving = departure(config, context, srs)
     delivery = Delivery(
         DeliverySettings(
             hostname=config.server.hostname,
@@ -133,6 +136,46 @@ def build(config: Config, name: str) -> Parts:
     return Parts(config, directory, jobs, notices, scripts, spool, traces, reception, delivery, close)
 
 
+def quota_of(directory: Directory) -> Callable[[str], int]:
+    """Octets an account may store; 0 = no limit, also for one that is not known."""
+
+    def quota(account: str) -> int:
+        found = directory.account(account)
+        return found.quota if found is not None else 0
+
+    return quota
+
+
+def no_notice(account: str, mailbox: str, modseq: int) -> None:
+    """Commands tell nobody: servers see their changes as those of any outside program."""
+
+
+def maildir(
+    config: Config, quota: Callable[[str], int], notify: Callable[[str, str, int], None]
+) -> MaildirStore:
+    clock, ids = SystemClock(), SystemIds()
+    root = data_dir(config) / "mail"
+    return MaildirStore(root, socket.gethostname(), config.store.newline, quota, clock, ids, notify=notify)
+
+
+def open_store(config: Config) -> MaildirStore:
+    """The store for a command of the command line, without a server."""
+    return maildir(config, lambda account: 0, no_notice)
+
+
+def srs_verifier(srs: Srs | None) -> Callable[[str], str | None] | None:
+    """Whom an SRS address of ours stands for; None when it is not genuine."""
+    if srs is None:
+        return None
+    rewriting = srs
+
+    def verify(address: str) -> str | None:
+        found = rewriting.reverse(address)
+        return found.address if isinstance(found, Original) else None
+
+    return verify
+
+
 def default_script(config: Config) -> Path:
     """The script of people who have none: the configured one, or the one we ship."""
     if config.stage.sieve.default:
@@ -165,7 +208,6 @@ async def worker(config: Config, sockets: list[tuple[str, socket.socket]], index
     """Serve until told to stop."""
     stop = stop_event()
     parts = build(config, f"worker-{index}")
-    await parts.notices.start()
     doors = Doors(parts, sockets)
     doors.open()
     await stop.wait()
@@ -178,7 +220,6 @@ async def sender(config: Config) -> int:
     """Send until told to stop."""
     stop = stop_event()
     parts = build(config, "sender")
-    await parts.notices.start()
     local = LocalDelivery(parts.reception, parts.delivery)
     relay = config.queue.relay
     clock, ids = SystemClock(), SystemIds()
@@ -194,7 +235,9 @@ async def sender(config: Config) -> int:
         our_names=frozenset({config.server.hostname}),
         our_domains=frozenset(domain.name for domain in config.domain),
     )
-    sending = Sender(settings, dns(config, clock), clock, ids, parts.traces, local.queued, local.store_later)
+    sending = Sender(
+        settings, dns(config, clock, ids), clock, ids, parts.traces, local.queued, local.store_later
+    )
     await sending.run(stop)
     parts.close()
     return 0

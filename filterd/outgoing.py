@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pipeline.srs import Srs
-
 from filterd.deliverykey import DeliveryKeys
 from filterd.queue.base import Outgoing
-from pipeline import edits, privacy
+from pipeline import edits
 from pipeline.plan import Answer, Bounce, Send
 from pipeline.reply import Reply
 from pipeline.runner import Runner
+from pipeline.srs import Rewritten, Srs, Unusable
+from pipeline.stages import privacy
 from pipeline.transaction import Transaction
 from rules.mail.message import Message
 
@@ -54,7 +54,7 @@ class Departure:
             data = self.sign(data, self._from_domain(base)) + data
         else:
             data = f"Delivered-To: {passed}\r\n".encode() + data
-            reverse_path = self._rewritten(reverse_path, to)
+            reverse_path = self._rewritten(reverse_path, to, passed)
         return Outgoing(
             key=key,
             reverse_path=reverse_path,
@@ -79,7 +79,7 @@ class Departure:
             params["BY"] = f"{step.by_time};{step.by_mode or 'N'}{'T' if step.by_trace else ''}"
         return Outgoing(
             key=key,
-            reverse_path=self._rewritten(step.reverse_path, step.to),
+            reverse_path=self._rewritten(step.reverse_path, step.to, account),
             recipient=step.to,
             data=marks.encode() + data,
             kind="redirect",
@@ -118,23 +118,27 @@ class Departure:
         if self.privacy_settings is None:
             return data
         signed = signed_fields(work) if forwarded else frozenset()
-        splices, _ = privacy.strip(Message(data), self.privacy_settings, signed)
-        return edits.splice(data, splices)
+        stripped = privacy.strip(Message(data), self.privacy_settings, signed)
+        return edits.splice(data, stripped.splices)
 
-    def _rewritten(self, reverse_path: str, to: str) -> str:
-        """SRS, when a foreign sender's mail goes on to a foreign host; ``<>`` stays ``<>``."""
+    def _rewritten(self, reverse_path: str, to: str, fallback: str) -> str:
+        """SRS, when a foreign sender's mail goes on to a foreign host; ``<>`` stays ``<>``. A sender that cannot be rewritten
+        gives way to ``fallback``, the address of ours whose rule sends the message on."""
         if self.srs is None or not reverse_path:
             return reverse_path
         if to.rpartition("@")[2].lower() in self.our_domains:
             return reverse_path
         if reverse_path.rpartition("@")[2].lower() in self.our_domains:
             return reverse_path
-        return self.srs.forward(reverse_path)
+        result = self.srs.forward(reverse_path)
+        if isinstance(result, Rewritten):
+            return result.address
+        return fallback if isinstance(result, Unusable) else reverse_path
 
     @staticmethod
     def _from_domain(base: Message) -> str:
         addresses = base.from_addresses()
-        return addresses[0].rpartition("@")[2].lower() if addresses else ""
+        return addresses[0].domain.lower() if addresses else ""
 
 
 def relayed(mail_params: Mapping[str, str], rcpt_params: Mapping[str, str]) -> dict[str, str]:
@@ -150,10 +154,5 @@ def relayed(mail_params: Mapping[str, str], rcpt_params: Mapping[str, str]) -> d
 
 def signed_fields(work: Transaction) -> frozenset[bytes]:
     """Lower-case names of the fields that a passing DKIM signature covers."""
-    found: set[bytes] = set()
-    passing = work.state.get("dkim")
-    for signature in passing if isinstance(passing, list | tuple) else ():
-        found.update(
-            name.lower() if isinstance(name, bytes) else str(name).lower().encode() for name in signature.h
-        )
-    return frozenset(found)
+    verdict = work.verdicts.get("dkim")
+    return frozenset(verdict.tags.get("dkim.signed", "").lower().encode().split()) if verdict else frozenset()

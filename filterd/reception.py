@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from filterd.accounts.directory import (
     Account,
@@ -40,13 +41,14 @@ from pipeline.runner import Runner, RunOutcome
 from pipeline.stage import Phase
 from pipeline.trace import MessageTrace, RecipientTrace, Span, trace_id
 from pipeline.transaction import Transaction
-from pipeline.verdict import Disposition, Verdict
+from pipeline.verdict import Disposition, HeaderEdit, Verdict
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.reception")
 
 MAX_HOPS = 50  # RFC 5321 6.3: Received fields; at least 100 is suggested as the limit of a simple counter, peers use 50
 
+TRACE_REMOVED = HeaderEdit("remove", "X-Filterd-Trace")  # only we say where a trace is
 OK_SENDER = Reply(250, "2.1.0", "Sender ok")
 OK_RECIPIENT = Reply(250, "2.1.5", "Recipient ok")
 NO_USER = Reply(550, "5.1.1", "No such user here")
@@ -268,25 +270,25 @@ class Reception(SmtpService):
         settings = self._settings
         message, envelope = work.message, work.envelope
         submitted = session.account is not None
-        line = received.build(
-            envelope,
-            hostname=settings.hostname,
-            queue_id=work.trace_id,
-            at=self._clock.time(),
+        smtputf8 = "SMTPUTF8" in envelope.mail_params
+        line = received.line(
+            envelope.client,
+            envelope.profile,
+            settings.hostname,
+            work.trace_id,
+            datetime.fromtimestamp(self._clock.time(), UTC),
+            [recipient.address for recipient in envelope.recipients],
+            smtputf8,
             hide_client=submitted and settings.hide_client,
         )
-        data = edits.apply(
-            message,
-            outcome.verdict.edits,
-            above=(line, *self._authentication_results(outcome, submitted)),
-            cut=() if submitted else authres.forged(message, settings.our_ids),
-        )
-        return Message(data)
-
-    def _authentication_results(self, outcome: RunOutcome, submitted: bool) -> tuple[bytes, ...]:
-        if submitted or not outcome.verdict.authres:
-            return ()
-        return (authres.build(self._settings.authserv_id, outcome.verdict.authres),)
+        own = [TRACE_REMOVED, *outcome.verdict.edits]
+        forged: Sequence[edits.Splice] = ()
+        if not submitted:
+            forged = authres.forged(message.header, settings.our_ids)
+            if outcome.verdict.authres:
+                own.append(authres.field(settings.authserv_id, outcome.verdict.authres))
+        data = edits.apply(message.data, own, forged, message.header)
+        return Message(line + edits.GUARD + data if data[:1] in (b" ", b"\t") else line + data)
 
     # -- ends ---------------------------------------------------------------------------
     def _refuse(
@@ -361,7 +363,7 @@ class Reception(SmtpService):
             reverse_path=envelope.reverse_path,
             message_id=message.message_id(),
             subject=message.subject()[:200],
-            sender=sender[0] if sender else "",
+            sender=sender[0].address if sender else "",
             size=message.size,
         )
         who = client.ip or "local"

@@ -12,10 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rules.compiler import CompiledScript, compile_script
-
 from filterd.accounts.scripts_base import ScriptStore, ScriptStoreError
 from rules import registry
+from rules.compiler import CompiledScript, compile_script
 from rules.errors import ScriptErrors, render
 
 log = logging.getLogger("filterd.sieve")

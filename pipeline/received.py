@@ -20,7 +20,7 @@ from rules.mail import date
 SUBMITTED = "from localhost (client address withheld)"  # RFC 5321 4.4 wants a From-domain in any case
 _DOMAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253}[A-Za-z0-9_])?\.?")
 _HARMLESS = re.compile(r"[^A-Za-z0-9._:+/@ -]")
-_ADDRESS = re.compile(r"[^\x00-\x20<>\x7f]{1,254}")
+_ADDRESS = re.compile(r"[^\x00-\x20<>()\"\\;,\x7f]{1,254}")
 
 
 def line(

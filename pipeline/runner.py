@@ -20,13 +20,14 @@ Optional members of a stage, looked up once:
 ``breaker: bool``                         True guards the stage by a circuit breaker (an outside service);
 ``fault_edits(transaction)``              header edits that hold even when the stage could not judge (forged results
                                           of ours must go, "not scanned" must be said);
-``close()``                               called once, at shutdown.
+``close()``                               called once, at shutdown; may be a coroutine function.
 Cost, measured by tests/unit/pipeline/test_runner.py: four quick answers 19 µs a message, four tasks 51 µs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,8 +159,9 @@ class Runner:
             await asyncio.wait(self._left_behind, timeout=5.0)
         for stage in self.stages:
             close = getattr(stage, "close", None)
-            if close is not None:
-                close()
+            ending = close() if close is not None else None
+            if inspect.isawaitable(ending):
+                await ending
 
     def leave_behind(self, task: asyncio.Task[Verdict]) -> None:
         """Cancel a running stage and keep hold of it until it is gone."""

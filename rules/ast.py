@@ -1,8 +1,8 @@
 """The syntax tree of a script, as the parser leaves it and the printer writes it.
 
-Specification: RFC 5228 section 8.2 (grammar). ``pos`` is a character offset into the script's text. Nodes are plain slots
-classes (made by the hundred thousand). ``shape`` describes the arguments in short (``S`` string, ``L`` list, ``N`` number,
-``:tag``) so that the checker decides once for all uses of the same shape.
+Specification: RFC 5228 section 8.2 (grammar). ``pos`` is a character offset into the script's text. Nodes are
+plain slots classes (made by the hundred thousand). ``shape`` describes the arguments in short (``S`` string,
+``L`` list, ``N`` number, ``:tag``) so that the checker decides once for all uses of the same shape.
 """
 
 from __future__ import annotations

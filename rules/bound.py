@@ -1,7 +1,8 @@
-"""A command or test whose arguments have found their parameters: what the checker hands to checks, compiler and links.
+"""A command or test whose arguments have found their parameters: what the checker hands to checks, compiler and
+links.
 
-Plain data. Strings are ``Text``: a ``str``, or a ``Template`` when they hold variables. Accessors raise KeyError or TypeError
-only when an extension asks for what its own specification does not have.
+Plain data. Strings are ``Text``: a ``str``, or a ``Template`` when they hold variables. Accessors raise
+KeyError or TypeError only when an extension asks for what its own specification does not have.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """From the syntax tree to bound commands: every word known, allowed, with the right arguments.
 
-Specification: RFC 5228 2.6 (arguments), 2.9 and 3.2 (require first), 2.10.5; RFC 5463 (ihave: what stands behind an ihave
-that fails is not checked). Invariants: all errors of the script are found in one pass; one fault is reported once; arguments
-of the same shape are matched to parameters once (``_Plan``), as scripts have ten thousand alike.
+Specification: RFC 5228 2.6 (arguments), 2.9 and 3.2 (require first), 2.10.5; RFC 5463 (ihave: what stands
+behind an ihave that fails is not checked). Invariants: all errors of the script are found in one pass; one
+fault is reported once; arguments of the same shape are matched to parameters once (``rules/planner.py``), as
+scripts have ten thousand alike.
 """
 
 from __future__ import annotations
@@ -11,51 +12,30 @@ import difflib
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rules import encoded
 from rules.ast import Command, Number, Script, Strings, Tag, Test
 from rules.bound import Bound, Text, Texts, Value
 from rules.errors import ScriptError
 from rules.limits import Limits
+from rules.planner import UNAVAILABLE_COMMAND, UNAVAILABLE_TEST, Plan, Planner, plan_key
 from rules.registry import (
     CommandSpec,
-    Kind,
     Namespace,
-    Param,
     Registry,
-    TagSpec,
     Tests,
     TestSpec,
     find_capability,
 )
 from rules.variables import Outer, Template, parse_name, parse_template
 
-_KIND_SHAPE = {Kind.STRING: ("S",), Kind.STRINGS: ("S", "L"), Kind.NUMBER: ("N",)}
-_SHAPE_NAME = {"S": "a string", "L": "a list of strings", "N": "a number"}
+if TYPE_CHECKING:
+    pass
+
 _DEFAULT_COMPARATOR = "i;ascii-casemap"
+_ABSENT = ("missing-require", "unknown-tag")
 _GUESSES = 200  # unknown words for which a near one is looked for
-
-
-@dataclass(slots=True)
-class _Problem:
-    arg: int  # index of the argument, -1: the word itself
-    code: str
-    message: str
-    cure: str
-
-
-@dataclass(slots=True)
-class _Plan:
-    """How arguments of one shape go to the parameters of one word."""
-
-    positional: tuple[int, ...]  # argument index for each parameter, -1: left out
-    tags: tuple[tuple[str, int], ...]  # tag, index of its argument or -1
-    specs: tuple[TagSpec, ...]
-    problems: tuple[_Problem, ...]
-    match: str = "is"
-    part: str = "all"
-    checks: tuple[TagSpec, ...] = ()
-    constants: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -88,11 +68,12 @@ class Checker:
         self.scope = Scope()
         self.depth = 0  # of blocks
         self._lines = _line_starts(script.text)
-        self._plans: dict[tuple[str, bool, tuple[str, ...]], _Plan] = {}
+        self._plans: dict[tuple[str, bool, tuple[str, ...]], Plan] = {}
         self._told: set[tuple[str, str]] = set()
         self._guesses = 0
         self._variables = self._encoded = False
         self._unchecked = 0
+        self._deferring = False
         self.lost_require = False  # a require could not be parsed: what it would have allowed is not known
 
     # -- what check hooks use ---------------------------------------------------------------------------
@@ -114,7 +95,7 @@ class Checker:
 
     def where(self, bound: Bound, index: int, item: int = 0) -> int:
         """The offset of a parameter (of one of its strings), or of the word when it was left out."""
-        plan = self._plans[_plan_key(bound.spec, bound.node.shape)]
+        plan = self._plans[plan_key(bound.spec, bound.node.shape)]
         place = plan.positional[index]
         if place < 0:
             return bound.node.pos
@@ -123,7 +104,7 @@ class Checker:
 
     def where_tag(self, bound: Bound, tag: str, item: int = 0) -> int:
         """The offset of a tag's argument (of one of its strings), or of the tag."""
-        plan = self._plans[_plan_key(bound.spec, bound.node.shape)]
+        plan = self._plans[plan_key(bound.spec, bound.node.shape)]
         for name, place in plan.tags:
             if name == tag and place >= 0:
                 arg = bound.node.args[place]
@@ -139,7 +120,7 @@ class Checker:
 
     def require(self, capability: str) -> bool:
         """Makes a capability active; False when it is not to be had."""
-        if capability not in self.allowed or capability not in self.registry.known:
+        if not self.available(capability):
             return False
         self.active.add(capability)
         self.active.update(self.registry.implies.get(capability, ()))
@@ -147,6 +128,14 @@ class Checker:
         self._variables = "variables" in self.active
         self._encoded = "encoded-character" in self.active
         return True
+
+    def available(self, capability: str) -> bool:
+        """Could the capability be required?"""
+        return capability in self.allowed and capability in self.registry.known
+
+    def defer(self) -> None:
+        """From here on, words that are not to be had fail when they are reached, not now (RFC 5463)."""
+        self._deferring = True
 
     def check_variable(self, text: Text, pos: int) -> None:
         """An error unless the text is a name that can be assigned to; a template is judged at run time."""
@@ -236,6 +225,8 @@ class Checker:
 
     def _command(self, command: Command) -> Bound | None:
         spec = self.registry.commands.get(command.name)
+        if self._deferring and (spec is None or not self._active(spec.needs)):
+            return self._unavailable(command)
         if spec is None:
             self._unknown(command, "command", self.registry.commands)
             self._inner(command)
@@ -310,6 +301,8 @@ class Checker:
 
     def _test(self, node: Test) -> Bound | None:
         spec = self.registry.tests.get(node.name)
+        if self._deferring and (spec is None or not self._active(spec.needs)):
+            return self._unavailable(node)
         if spec is None:
             self._unknown(node, "test", self.registry.tests)
             return None
@@ -329,10 +322,12 @@ class Checker:
     # -- binding ----------------------------------------------------------------------------------------
 
     def _broken(self, bound: Bound) -> bool:
-        return bool(self._plans[_plan_key(bound.spec, bound.node.shape)].problems)
+        if bound.spec is UNAVAILABLE_COMMAND or bound.spec is UNAVAILABLE_TEST:
+            return True
+        return bool(self._plans[plan_key(bound.spec, bound.node.shape)].problems)
 
     def _bind(self, node: Command | Test, spec: CommandSpec | TestSpec) -> Bound:
-        key = _plan_key(spec, node.shape)
+        key = plan_key(spec, node.shape)
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans[key] = self._make_plan(spec, node)
@@ -349,6 +344,8 @@ class Checker:
             plan.specs,
         )
         if plan.problems:
+            if self._deferring and all(problem.code in _ABSENT for problem in plan.problems):
+                return self._unavailable(node)
             self._tell(node, plan)
             bound.args = tuple(None for _ in spec.params)
             return bound
@@ -408,7 +405,7 @@ class Checker:
                     arg.pos, "constant", "variables are not allowed in this string", "write the value itself"
                 )
 
-    def _matching(self, bound: Bound, plan: _Plan) -> None:
+    def _matching(self, bound: Bound, plan: Plan) -> None:
         """Resolves match type and comparator, and that they go together."""
         bound.match = self.registry.matches[plan.match]
         name = bound.tag_text("comparator")
@@ -437,18 +434,27 @@ class Checker:
             self.error(bound.node.pos, "comparator", message, "use :is, :value or another comparator")
         bound.comparator = comparator or self.registry.comparators[_DEFAULT_COMPARATOR]
 
-    def _tell(self, node: Command | Test, plan: _Plan) -> None:
+    def _tell(self, node: Command | Test, plan: Plan) -> None:
         for problem in plan.problems:
             pos = node.pos if problem.arg < 0 or problem.arg >= len(node.args) else node.args[problem.arg].pos
             self.error(pos, problem.code, problem.message, problem.cure)
 
-    def _make_plan(self, spec: CommandSpec | TestSpec, node: Command | Test) -> _Plan:
-        return _Planner(self, spec, node).plan()
+    def _make_plan(self, spec: CommandSpec | TestSpec, node: Command | Test) -> Plan:
+        return Planner(self, spec, node).plan()
+
+    def _active(self, needs: tuple[str, ...]) -> bool:
+        return not needs or not self.active.isdisjoint(needs)
+
+    def _unavailable(self, node: Command | Test) -> Bound:
+        """A word that fails when it is reached."""
+        line, column = self.place(node.pos)
+        spec = UNAVAILABLE_COMMAND if isinstance(node, Command) else UNAVAILABLE_TEST
+        return Bound(node.name, spec, node, (), {}, line, column, self.registry)
 
     # -- unknown words ----------------------------------------------------------------------------------
 
     def _needs(self, needs: tuple[str, ...], node: Command | Test, kind: str) -> bool:
-        if not needs or not self.active.isdisjoint(needs):
+        if self._active(needs):
             return True
         if ("needs", node.name) not in self._told and not self.lost_require:
             if not self._unchecked:
@@ -495,166 +501,6 @@ class Checker:
     def near_tag(self, name: str, words: Iterable[str]) -> str:
         """The known tag nearest to a wrong one, or nothing."""
         return self._near(name, words)
-
-
-class _Planner:
-    """Matches one shape of arguments to the parameters of one word."""
-
-    def __init__(self, checker: Checker, spec: CommandSpec | TestSpec, node: Command | Test) -> None:
-        self.checker = checker
-        self.spec = spec
-        self.node = node
-        self.known = checker.registry.tags_of(spec)
-        self.problems: list[_Problem] = []
-        self.tags: dict[str, int] = {}
-        self.used: dict[str, TagSpec] = {}
-        self.constants: list[int] = []
-
-    def plan(self) -> _Plan:
-        """The plan, with every problem of this shape."""
-        free = self._take_tags()
-        positional = self._place(free)
-        self._combinations()
-        plan = _Plan(positional, tuple(self.tags.items()), tuple(self.used.values()), tuple(self.problems))
-        for name, tag in self.used.items():
-            if tag.group == "match type":
-                plan.match = name
-            elif tag.group == "address part":
-                plan.part = name
-        plan.checks = tuple(tag for tag in self.used.values() if tag.check is not None)
-        plan.constants = tuple(self.constants)
-        return plan
-
-    def _problem(self, arg: int, code: str, message: str, cure: str) -> None:
-        self.problems.append(_Problem(arg, code, message, cure))
-
-    def _take_tags(self) -> list[int]:
-        shape, index = self.node.shape, 0
-        free: list[int] = []
-        while index < len(shape):
-            item = shape[index]
-            if not item.startswith(":"):
-                free.append(index)
-                index += 1
-                continue
-            index = self._take_tag(item[1:], index)
-        return free
-
-    def _take_tag(self, name: str, index: int) -> int:
-        """Takes the tag at ``index`` and its argument; returns the next index."""
-        shape = self.node.shape
-        tag = self.known.get(name)
-        if tag is None:
-            near = self.checker.near_tag(name, self.known)
-            cure = f'did you mean ":{near}"?' if near else "remove it"
-            self._problem(index, "unknown-tag", f'"{self.node.name}" has no tag ":{name}"', cure)
-            return index + 1
-        if tag.needs and self.checker.active.isdisjoint(tag.needs) and not self.checker.lost_require:
-            need = find_capability(self.checker.registry, tag.needs, self.checker.allowed) or tag.needs[0]
-            self._problem(
-                index,
-                "missing-require",
-                f'the tag ":{name}" needs the capability "{need}"',
-                f'add "{need}" to require',
-            )
-        if name in self.used:
-            self._problem(index, "tag-twice", f'the tag ":{name}" is given twice', "remove one")
-        self._one_of_group(tag, index)
-        self.used[name] = tag
-        self.tags[name] = -1
-        if tag.kind is None:
-            return index + 1
-        if index + 1 < len(shape) and shape[index + 1] in _KIND_SHAPE[tag.kind]:
-            self.tags[name] = index + 1
-            if tag.constant:
-                self.constants.append(index + 1)
-            return index + 2
-        if not tag.optional:
-            self._problem(
-                index, "arguments", f'the tag ":{name}" needs a {tag.kind.value} behind it', "add it"
-            )
-        return index + 1
-
-    def _one_of_group(self, tag: TagSpec, index: int) -> None:
-        if tag.group:
-            for other in self.used.values():
-                if other.group == tag.group and other.name != tag.name:
-                    message = f'":{other.name}" and ":{tag.name}" exclude each other (one {tag.group} only)'
-                    self._problem(index, "tag-conflict", message, "remove one")
-                    return
-
-    def _combinations(self) -> None:
-        for tag in self.used.values():
-            for other in tag.requires:
-                if other not in self.used:
-                    self._problem(-1, "tag-requires", f'":{tag.name}" needs ":{other}"', f"add :{other}")
-            for other in tag.conflicts:
-                if other in self.used:
-                    self._problem(
-                        -1, "tag-conflict", f'":{tag.name}" cannot be used with ":{other}"', "remove one"
-                    )
-
-    def _place(self, free: list[int]) -> tuple[int, ...]:
-        params = self.spec.params
-        missing = len(params) - len(free)
-        optional = [index for index, param in enumerate(params) if param.optional]
-        if missing > 0 and len(optional) >= missing:
-            left_out = self._left_out(free, optional, missing)
-        else:
-            left_out = set()
-            if missing > 0:
-                self._problem(-1, "arguments", _too_few(self.node.name, params, len(free)), _usage(self.spec))
-            elif missing < 0:
-                message = f'"{self.node.name}" has {-missing} argument{"s" if missing < -1 else ""} too many'
-                self._problem(free[missing], "arguments", message, _usage(self.spec))
-        places: list[int] = []
-        rest = iter(free)
-        for index, param in enumerate(params):
-            place = -1 if index in left_out else next(rest, -1)
-            places.append(place)
-            if place >= 0:
-                self._fits(param, place)
-        return tuple(places)
-
-    def _left_out(self, free: list[int], optional: list[int], missing: int) -> set[int]:
-        """Which optional parameters are absent: the first choice that fits the kinds, else the first ones."""
-        params = self.spec.params
-        if missing < len(optional):
-            for skip in optional:
-                shapes = [param.kind for index, param in enumerate(params) if index != skip]
-                if all(
-                    self.node.shape[place] in _KIND_SHAPE[kind]
-                    for place, kind in zip(free, shapes, strict=False)
-                ):
-                    return {skip}
-        return set(optional[:missing])
-
-    def _fits(self, param: Param, place: int) -> None:
-        shape = self.node.shape[place]
-        if shape not in _KIND_SHAPE[param.kind]:
-            message = (
-                f'"{self.node.name}": {param.name} must be a {param.kind.value}, not {_SHAPE_NAME[shape]}'
-            )
-            self._problem(place, "arguments", message, _usage(self.spec))
-        elif param.constant:
-            self.constants.append(place)
-
-
-def _too_few(name: str, params: Sequence[Param], given: int) -> str:
-    absent = [param.name for param in params if not param.optional][given:]
-    return f'"{name}" lacks {" and ".join(absent) or "an argument"}'
-
-
-def _usage(spec: CommandSpec | TestSpec) -> str:
-    words = [spec.name] + [
-        f"[{param.name}]" if param.optional else f"<{param.name}: {param.kind.value}>"
-        for param in spec.params
-    ]
-    return "usage: " + " ".join(words)
-
-
-def _plan_key(spec: CommandSpec | TestSpec, shape: tuple[str, ...]) -> tuple[str, bool, tuple[str, ...]]:
-    return (spec.name, isinstance(spec, CommandSpec), shape)
 
 
 def _asks(test: Bound) -> bool:

@@ -1,7 +1,8 @@
 """Comparators: when two strings are equal, which is greater.
 
-Specification: RFC 4790 (i;octet, i;ascii-casemap, i;ascii-numeric), RFC 5051 (i;unicode-casemap). Strings are ``str``; the order
-of code points is the order of UTF-8 octets, so i;octet needs no encoding. Both casemaps fold to upper (title) case.
+Specification: RFC 4790 (i;octet, i;ascii-casemap, i;ascii-numeric), RFC 5051 (i;unicode-casemap). Strings are
+``str``; the order of code points is the order of UTF-8 octets, so i;octet needs no encoding. Both casemaps
+fold to upper (title) case.
 """
 
 from __future__ import annotations

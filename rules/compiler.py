@@ -1,9 +1,10 @@
 """From a script's text to a flat list of steps.
 
-Specification: RFC 5228 section 3 (control commands), RFC 5463 (what an absent extension guards is left out). Each test is one
-step with two targets, each action one step; allof, anyof and not become jumps. Steps are plain data that keep line and column
-of their source; a step is linked to its function when it runs for the first time. Runs of rules that provably do not disturb
-one another get a dispatch in front (``rules/merge.py``).
+Specification: RFC 5228 section 3 (control commands), RFC 5463 (what an absent extension guards is left out).
+Each test is one step with two targets, each action one step; allof, anyof and not become jumps. Steps are
+plain data that keep line and column of their source; a step is linked to its function when it runs for the
+first time. Runs of rules that provably do not disturb one another get a dispatch in front
+(``rules/merge.py``).
 """
 
 from __future__ import annotations

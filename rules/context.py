@@ -1,7 +1,8 @@
 """What a running script works on: message, envelope, host, variables, result, trace, limits.
 
-One ``Run`` lasts for one chain of scripts. Extensions keep their own state in it under a ``StateKey``; what lives as long as
-one script (variables) is changed by the interpreter when scripts follow or include one another.
+One ``Run`` lasts for one chain of scripts. Extensions keep their own state in it under a ``StateKey``; what
+lives as long as one script (variables) is changed by the interpreter when scripts follow or include one
+another.
 """
 
 from __future__ import annotations

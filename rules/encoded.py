@@ -1,8 +1,8 @@
 """``${hex: 40 41}`` and ``${unicode: 2014}`` in strings.
 
-Specification: RFC 5228 section 2.4.2.4. Decoded before variables are looked for. A malformed construct is plain text; a
-well-formed one with a number that is no Unicode character is an error. Octets of hex make UTF-8 together with their
-neighbours; what does not is kept as the replacement character.
+Specification: RFC 5228 section 2.4.2.4. Decoded before variables are looked for. A malformed construct is
+plain text; a well-formed one with a number that is no Unicode character is an error. Octets of hex make UTF-8
+together with their neighbours; what does not is kept as the replacement character.
 """
 
 from __future__ import annotations

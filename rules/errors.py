@@ -5,8 +5,8 @@
       RunError            the run failed: a limit, a bad address out of a variable, an ``error`` command
         HostError         the surroundings refused (kept apart for the trace)
 
-``ScriptError`` is the value (line, column, code, message, cure) for one error or one warning; lines and columns are
-1-based, columns in characters. Codes are stable words that tools may rely on.
+``ScriptError`` is the value (line, column, code, message, cure) for one error or one warning; lines and
+columns are 1-based, columns in characters. Codes are stable words that tools may rely on.
 """
 
 from __future__ import annotations

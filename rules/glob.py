@@ -1,9 +1,10 @@
 """``:matches`` patterns, linear in the text, with what each wildcard stood for.
 
-Specification: RFC 5228 section 2.7.1 (``*``, ``?``, backslash), RFC 5229 section 3.2: wildcards match as little as possible,
-from left to right. The pattern is cut at its stars into segments: the first is anchored at the start, the last at the end, each
-inner one is put at its leftmost place behind the one before. Leftmost is both right (if any placement exists, this one does) and
-the shortest for each star in turn, so nothing is ever tried twice: no backtracking.
+Specification: RFC 5228 section 2.7.1 (``*``, ``?``, backslash), RFC 5229 section 3.2: wildcards match as
+little as possible, from left to right. The pattern is cut at its stars into segments: the first is anchored
+at the start, the last at the end, each inner one is put at its leftmost place behind the one before. Leftmost
+is both right (if any placement exists, this one does) and the shortest for each star in turn, so nothing is
+ever tried twice: no backtracking.
 """
 
 from __future__ import annotations

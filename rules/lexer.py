@@ -1,9 +1,9 @@
 """Tokens of a script.
 
-Specification: RFC 5228 sections 2.1 to 2.5 and 8.1. One regular expression does the work, linear in the text (no branch can
-match the same text twice); tokens are three parallel lists (kind, value, offset) because scripts of ten thousand rules are
-compiled while somebody waits. Bracket comments do not nest (2.3). Line ends inside strings become CRLF, as the grammar has
-them; scripts edited on Unix have bare LF.
+Specification: RFC 5228 sections 2.1 to 2.5 and 8.1. One regular expression does the work, linear in the text
+(no branch can match the same text twice); tokens are three parallel lists (kind, value, offset) because
+scripts of ten thousand rules are compiled while somebody waits. Bracket comments do not nest (2.3). Line ends
+inside strings become CRLF, as the grammar has them; scripts edited on Unix have bare LF.
 """
 
 from __future__ import annotations

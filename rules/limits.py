@@ -1,8 +1,8 @@
 """Every limit of the Sieve engine, by name; nothing in the language can use more than these say.
 
-Specification: RFC 5228 section 2.10.5 (limits on numbers of actions), 3.2 and 10 (nesting, loops), RFC 5229 section 6
-(variable sizes), RFC 6609 section 3.1 (include nesting). Invariant: a limit that is hit at compile time is an error of the
-script, at run time a failed run, which keeps the message.
+Specification: RFC 5228 section 2.10.5 (limits on numbers of actions), 3.2 and 10 (nesting, loops), RFC 5229
+section 6 (variable sizes), RFC 6609 section 3.1 (include nesting). Invariant: a limit that is hit at compile
+time is an error of the script, at run time a failed run, which keeps the message.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Warnings: what compiles, but hardly does what its author wants.
 
-Dead code behind ``stop`` is found by the checker. Here: rules that an earlier rule shadows, ``:contains ""``, redirects to
-oneself. Linear in the script.
+Dead code behind ``stop`` is found by the checker. Here: rules that an earlier rule shadows, ``:contains ""``,
+redirects to oneself. Linear in the script.
 """
 
 from __future__ import annotations

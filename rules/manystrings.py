@@ -1,7 +1,8 @@
 """Many strings at once: the only importer of ahocorasick_rs.
 
-An automaton of 10,000 keys is built in about 10 ms and looks at a header in under a microsecond. Overlapping matches could be
-many on hostile texts (keys that end one another), so a text is looked at in windows and the caller says when it is enough.
+An automaton of 10,000 keys is built in about 10 ms and looks at a header in under a microsecond. Overlapping
+matches could be many on hostile texts (keys that end one another), so a text is looked at in windows and the
+caller says when it is enough.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Match types :is, :contains, :matches, and the way from a test's arguments to a function.
 
-Specification: RFC 5228 section 2.7.1; match variables RFC 5229 3.2. A ``Matcher`` gets the run and the values of a test, says
-whether a key matches a value, and leaves in ``run.seen`` and ``run.key`` what decided (or the first value and the keys).
-Match types of extensions (:count, :value, :regex, :list) come from ``rules/ext``.
+Specification: RFC 5228 section 2.7.1; match variables RFC 5229 3.2. A ``Matcher`` gets the run and the values
+of a test, says whether a key matches a value, and leaves in ``run.seen`` and ``run.key`` what decided (or the
+first value and the keys). Match types of extensions (:count, :value, :regex, :list) come from ``rules/ext``.
 """
 
 from __future__ import annotations

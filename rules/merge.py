@@ -1,10 +1,11 @@
 """Runs of rules in one dispatch: thousands of rules cost what a handful costs.
 
-A region is a stretch of successive ``if`` commands (with their elsif and else) whose blocks provably leave header, body and
-envelope alone. Before it runs, a dispatch looks up, for each header (or other source) that its rules look at, which rules may
-be true: ``:is`` keys in a dict, ``:contains`` keys and the literal pieces of ``:matches`` patterns in one automaton. Every rule
-starts with a hop that goes on to the next candidate. A candidate is then evaluated by its ordinary steps, so the dispatch never
-decides that a rule is true; it only leaves out rules that are false. That needs proof of three things, all made here:
+A region is a stretch of successive ``if`` commands (with their elsif and else) whose blocks provably leave
+header, body and envelope alone. Before it runs, a dispatch looks up, for each header (or other source) that
+its rules look at, which rules may be true: ``:is`` keys in a dict, ``:contains`` keys and the literal pieces
+of ``:matches`` patterns in one automaton. Every rule starts with a hop that goes on to the next candidate. A
+candidate is then evaluated by its ordinary steps, so the dispatch never decides that a rule is true; it only
+leaves out rules that are false. That needs proof of three things, all made here:
 
 1. the left-out test is false: one of its necessary conditions is (for anyof all of them);
 2. evaluating it would have changed nothing: it has no test with state, and no capture that could succeed inside a false whole

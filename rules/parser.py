@@ -1,8 +1,8 @@
 """From tokens to a syntax tree, by recursive descent with bounded depth.
 
-Specification: RFC 5228 section 8.2. Invariants: never raises on any text; every fault is reported and parsing goes on at the
-next statement (behind the next semicolon, or behind the block that belongs to the broken statement); every node's ``shape``
-is filled in. What the commands mean is the checker's business.
+Specification: RFC 5228 section 8.2. Invariants: never raises on any text; every fault is reported and parsing
+goes on at the next statement (behind the next semicolon, or behind the block that belongs to the broken
+statement); every node's ``shape`` is filled in. What the commands mean is the checker's business.
 """
 
 from __future__ import annotations

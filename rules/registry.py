@@ -1,12 +1,14 @@
 """The words of the language: how an extension describes them, and the index the checker looks them up in.
 
-An ``Extension`` is a plain value (``rules/ext/NAME.py``; listed in ``rules/ext/__init__.py``). It names its capability strings
-and brings commands, tests, tags for commands and tests of others, match types, comparators and variable namespaces. Each word
-has a ``check`` (compile time: look at the bound arguments, report errors and warnings) and a ``link`` (once per use: turn the
-bound arguments into a function that runs). Nothing else in the engine knows a single extension by name, except ``if``,
-``elsif``, ``else``, ``require``, ``allof``, ``anyof``, ``not`` (the compiler's own).
+An ``Extension`` is a plain value (``rules/ext/NAME.py``; listed in ``rules/ext/__init__.py``). It names its
+capability strings and brings commands, tests, tags for commands and tests of others, match types, comparators
+and variable namespaces. Each word has a ``check`` (compile time: look at the bound arguments, report errors
+and warnings) and a ``link`` (once per use: turn the bound arguments into a function that runs). Nothing else
+in the engine knows a single extension by name, except ``if``, ``elsif``, ``else``, ``require``, ``allof``,
+``anyof``, ``not`` (the compiler's own).
 
-Invariant: what is not in the registry does not exist, what is in it is announced by ``capabilities()`` in the registry's order.
+Invariant: what is not in the registry does not exist, what is in it is announced by ``capabilities()`` in the
+registry's order.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The actions of a run: duplicates dropped, conflicts refused, the implicit keep.
 
-Specification: RFC 5228 2.10.1 to 2.10.3 (conflicts, duplicates), 2.10.2 (implicit keep), RFC 5429 2.4 (reject goes with no
-delivery), RFC 3894 (:copy leaves the keep alone), RFC 5230 4.7 (vacation and reject exclude each other).
-Choices: of two equal fileintos the later one's flags win, as with Pigeonhole; deliveries of differently edited messages
-into one mailbox are not equal.
+Specification: RFC 5228 2.10.1 to 2.10.3 (conflicts, duplicates), 2.10.2 (implicit keep), RFC 5429 2.4 (reject
+goes with no delivery), RFC 3894 (:copy leaves the keep alone), RFC 5230 4.7 (vacation and reject exclude each
+other). RFC 5293 7 (an edited message is a duplicate of the unedited one: the first delivery stays). Choice:
+of two equal fileintos the later one's flags win, as with Pigeonhole.
 """
 
 from __future__ import annotations
@@ -56,8 +56,6 @@ class Result:
                 fresh = self._add_store(action)
             case Redirect():
                 fresh = self._add_redirect(action)
-            case Reject():
-                fresh = self._add_once(action, Reject)
             case Discard():
                 fresh = self._add_once(action, Discard)
             case Vacation():
@@ -83,8 +81,8 @@ class Result:
                 raise RunError(
                     f"{action_name(reject)} cannot be used together with {action_name(mate)} (RFC 5429 2.4)"
                 )
-            if isinstance(mate, Reject) and isinstance(reject, Reject) and mate.ereject != reject.ereject:
-                raise RunError("reject and ereject cannot be used together (RFC 5429 2.4)")
+            if isinstance(mate, Reject):
+                raise RunError("a message can be rejected only once (RFC 5429 2.4)")
 
     def _add_store(self, action: Keep | FileInto) -> bool:
         for index, other in enumerate(self.actions):
@@ -106,9 +104,8 @@ class Result:
     def _add_redirect(self, action: Redirect) -> bool:
         for index, other in enumerate(self.actions):
             if isinstance(other, Redirect) and _same_address(other.address, action.address):
-                if other.message == action.message:
-                    self.actions[index] = replace(other, copy=other.copy and action.copy)
-                    return False
+                self.actions[index] = replace(other, copy=other.copy and action.copy)
+                return False
         return self._add_limited(action, Redirect, self._limits.redirects)
 
     def _add_limited(self, action: Action, kind: type, most: int) -> bool:
@@ -149,8 +146,7 @@ class Result:
 
 
 def _same_store(one: Keep | FileInto, other: Keep | FileInto) -> bool:
-    if one.message is not other.message and one.message != other.message:
-        return False
+    # RFC 5293 7: a message that was edited in between counts as the same one.
     return _target(one) == _target(other)
 
 

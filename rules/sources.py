@@ -1,8 +1,8 @@
 """Where the values of header, address and envelope tests come from.
 
-Specification: RFC 5228 5.1, 5.4, 5.7, 2.7.4 (address parts); RFC 5233 (subaddresses). A ``Source`` is a small value that can be
-compared: rules that look at the same source share one dispatch (``rules/merge.py``), and because the test itself reads through
-the same object, merging cannot see other values than the test does.
+Specification: RFC 5228 5.1, 5.4, 5.7, 2.7.4 (address parts); RFC 5233 (subaddresses). A ``Source`` is a small
+value that can be compared: rules that look at the same source share one dispatch (``rules/merge.py``), and
+because the test itself reads through the same object, merging cannot see other values than the test does.
 """
 
 from __future__ import annotations

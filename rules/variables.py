@@ -1,8 +1,8 @@
 """Variables: their names, the strings that use them, and the values of one script.
 
-Specification: RFC 5229 sections 3 (references), 3.1 (quoting), 3.2 (match variables), 6 (limits). A reference that is not
-well-formed is plain text. Names are compared without case. Assigned values are cut to the limit at a character's boundary;
-no operation can make more than the limits say.
+Specification: RFC 5229 sections 3 (references), 3.1 (quoting), 3.2 (match variables), 6 (limits). A reference
+that is not well-formed is plain text. Names are compared without case. Assigned values are cut to the limit
+at a character's boundary; no operation can make more than the limits say.
 """
 
 from __future__ import annotations

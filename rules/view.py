@@ -1,8 +1,9 @@
 """The message as a script sees it: header values decoded once, addresses parsed once, edits as an overlay.
 
-Specification: RFC 5228 2.7.2 and 5.7 (values unfolded, decoded, blanks at the ends trimmed), RFC 5293 (edits). The received
-bytes never change; after an edit the view has new header bytes (and, for replace and enclose of RFC 5703, a whole new
-message), and tests see those. ``rendered()`` is what an action stores or sends, CRLF, None when nothing was edited.
+Specification: RFC 5228 2.7.2 and 5.7 (values unfolded, decoded, blanks at the ends trimmed), RFC 5293
+(edits). The received bytes never change; after an edit the view has new header bytes (and, for replace and
+enclose of RFC 5703, a whole new message), and tests see those. ``rendered()`` is what an action stores or
+sends, CRLF, None when nothing was edited.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import os
 from filterd.accounts.database import FILE_NAME
 from filterd.accounts.names import split
 from filterd.accounts.scripts import FileScriptStore, ScriptLimits
-from filterd.config.schema import Config
+from filterd.config.schema import ACCOUNT_PATTERN, Config
 from filterd.store.durable import Disk
 
 
@@ -15,11 +15,15 @@ def database_path(config: Config) -> str:
     return os.path.join(config.server.data_dir, FILE_NAME)
 
 
+def mail_root(config: Config) -> str:
+    """The folder above all accounts: ``store.path`` without its ending ``%{domain}/%{user}`` (the checks ask for it)."""
+    return os.path.join(config.server.data_dir, config.store.path.removesuffix(ACCOUNT_PATTERN).rstrip("/"))
+
+
 def account_folder(config: Config, account_id: str) -> str:
     """The Maildir root of an account; ids are safe as folder names (``names.account_id`` made them)."""
     user, domain = split(account_id)
-    relative = config.store.path.replace("%{domain}", domain).replace("%{user}", user)
-    return os.path.join(config.server.data_dir, relative)
+    return os.path.join(mail_root(config), domain, user)
 
 
 def scripts_of(config: Config, account_id: str, disk: Disk) -> FileScriptStore:

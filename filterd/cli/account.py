@@ -6,7 +6,7 @@ Examples:
   filterd account show ann@example.org --json
   filterd account passwd ann@example.org
 
-See also: filterd help accounts
+See also: filterd sieve --help, filterd help configuration
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from filterd.cli.options import add_config, add_json, confirm, load_config, prin
 from filterd.cli.ownership import down_to, hand_over
 from filterd.cli.storage import open_store
 from filterd.config.schema import Config
-from filterd.config.values import BadValue, show_size, size
+from filterd.config.values import BadValue, nearest, show_size, size
 from filterd.ports import SystemClock
 from filterd.store.durable import RealDisk
 
@@ -207,9 +207,10 @@ def _existing(address: str, database: AccountDatabase) -> Record:
     records = database.records()
     record = records.get(fold(address))
     if record is None:
-        near = [identifier for identifier in records if split(identifier)[0] == split(fold(address))[0]]
-        hint = f'; did you mean "{near[0]}"?' if near else "; `filterd account list` shows all"
-        raise CliError(f"there is no account {address}{hint}", FOUND)
+        same_name = [identifier for identifier in records if split(identifier)[0] == split(fold(address))[0]]
+        hint = f'did you mean "{same_name[0]}"?' if same_name else nearest(fold(address), list(records))
+        hint = hint or "`filterd account list` shows all"
+        raise CliError(f"there is no account {address}; {hint}", FOUND)
     return record
 
 

@@ -187,7 +187,7 @@ def _look(store: Store, account: str, mailbox: str, uid: int, mark: str) -> str:
 def _rows(store: Store, account: str, mailbox: str) -> list[tuple[int, str]]:
     opened = store.account(account)
     uids = opened.snapshot(mailbox).uids
-    out = []
+    out: list[tuple[int, str]] = []
     for at in range(0, len(uids), 1000):
         out.extend((row.uid, row.trace) for row in opened.rows(mailbox, uids[at : at + 1000]))
     return out

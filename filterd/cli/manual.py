@@ -14,8 +14,10 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from filterd.cli import COMMANDS, OK, CliError
+from filterd.config import describe
 
 DOCS = "docs"
+GENERATED = "configuration"  # made from the schema, so that it is always right
 SUFFIX = ".md"
 
 
@@ -29,10 +31,17 @@ def run(arguments: argparse.Namespace) -> int:
     pages = manual_pages()
     if not arguments.page:
         print("Pages of the manual (filterd help PAGE):")
-        width = max((len(name) for name in pages), default=0)
-        for name, page in pages.items():
-            print(f"  {name:<{width}}  {_title(page)}")
+        titles = {
+            GENERATED: "Every key of filterd.toml",
+            **{name: _title(page) for name, page in pages.items()},
+        }
+        width = max(len(name) for name in titles)
+        for name, title in titles.items():
+            print(f"  {name:<{width}}  {title}")
         print("\nCommands: " + " ".join(command.name for command in COMMANDS) + "   (filterd COMMAND --help)")
+        return OK
+    if arguments.page == GENERATED:
+        print(describe.manual(), end="")
         return OK
     found = pages.get(arguments.page)
     if found is not None:
@@ -43,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         from filterd.__main__ import run as run_command
 
         return run_command(command, ["--help"])
-    close = get_close_matches(arguments.page, [*pages, *(entry.name for entry in COMMANDS)], n=1)
+    close = get_close_matches(arguments.page, [GENERATED, *pages, *(entry.name for entry in COMMANDS)], n=1)
     hint = f'did you mean "{close[0]}"?' if close else "`filterd help` lists the pages"
     raise CliError(f'there is no page "{arguments.page}"; {hint}')
 

@@ -9,7 +9,7 @@ Examples:
 `put`, `list`, `get`, `activate` and `rm` work on the files of the server (-c FILE, the account as first word) or,
 with --server, as a ManageSieve client.
 
-See also: filterd help sieve
+See also: filterd account --help, filterd explain --help
 """
 
 from __future__ import annotations

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from filterd.accounts.places import mail_root
 from filterd.config.schema import Config
+from filterd.ports import SystemClock, SystemIds
 from filterd.store.base import Store
+from filterd.store.maildir import MaildirStore
 
 
 def open_store(config: Config) -> Store:
-    """The configured store; the caller closes it. Raises StoreUnavailable."""
-    from filterd.app import open_store as build  # the only place that knows the concrete classes
-
-    return build(config)
+    """The configured store, for looking and for making folders; the caller closes it. Raises StoreUnavailable."""
+    quota = config.accounts.quota
+    return MaildirStore(
+        Path(mail_root(config)),
+        config.server.hostname,
+        config.store.newline,
+        lambda account: quota,
+        SystemClock(),
+        SystemIds(),
+    )

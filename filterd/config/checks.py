@@ -191,6 +191,8 @@ def _stages(config: schema.Config) -> Iterator[Finding]:
                 f'"{strip}"',
                 "is not the name of a header field",
             )
+        elif strip.endswith("*") and len(stem) < 3:
+            yield ("stage", "privacy", "strip"), "bad value", f'"{strip}"', "would remove too much"
         elif strip.lower() in ("from", "date", "message-id", "subject", "to", "received", "mime-version"):
             yield (
                 ("stage", "privacy", "strip"),
@@ -213,8 +215,9 @@ def _srs(config: schema.Config) -> Iterator[Finding]:
 
 def _store(config: schema.Config) -> Iterator[Finding]:
     path = config.store.path
-    if "%{user}" not in path or (len(config.domain) > 1 and "%{domain}" not in path):
-        yield ("store", "path"), "bad value", f'store.path = "{path}"', "must contain %{domain} and %{user}"
+    if not f"/{path}".endswith(f"/{schema.ACCOUNT_PATTERN}"):
+        text = f'must end with "{schema.ACCOUNT_PATTERN}"'
+        yield ("store", "path"), "bad value", f'store.path = "{path}"', text
     elif path.startswith("/") or ".." in path.split("/"):
         yield ("store", "path"), "bad value", f'store.path = "{path}"', "must be below data_dir"
     if len(config.accounts.subaddress) > 1 or config.accounts.subaddress in ("@", "."):

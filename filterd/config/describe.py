@@ -12,6 +12,11 @@ from filterd.config.values import Kind, Relay, nearest, show_duration, show_size
 
 HIDDEN = '"(secret)"'
 WIDTH = 100
+RULES = (
+    "One file in TOML; files in conf.d beside it are merged by key, arrays of tables appended, and one key set twice to "
+    "different values is an error. FILTERD_SECTION__KEY in the environment wins. Relative paths start at the folder of "
+    "the file. Secrets may be written file:PATH or env:NAME. `filterd config check` finds every mistake at once."
+)
 
 
 def toml_value(kind: Kind, value: object) -> str:
@@ -73,6 +78,20 @@ def explain(name: str) -> str | None:
     if "[]" not in key.name:
         lines.append(f"  In the environment: FILTERD_{key.name.upper().replace('.', '__')}")
     return "\n".join(lines)
+
+
+def manual() -> str:
+    """The manual's page of the whole configuration."""
+    lines = ["# Every key of filterd.toml", "", *textwrap.wrap(RULES, WIDTH)]
+    for key in schema.all_keys():
+        if key.section:
+            brackets = f"[[{key.name}]]" if key.kind is Kind.TABLES else f"[{key.name.replace('[]', '')}]"
+            lines += ["", f"## {brackets}", "", *textwrap.wrap(key.doc, WIDTH), ""]
+        else:
+            default = "required" if key.required else f"default {toml_value(key.kind, key.default)}"
+            text = f"- `{key.name.replace('[]', '')}`: {key.doc} Holds {_holds(key)}; {default}."
+            lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
 
 
 def _holds(key: schema.KeyInfo) -> str:

@@ -22,6 +22,7 @@ VERSION = 1
 INCOMING_STAGES = ("spf", "dkim", "clamav", "spamassassin", "sieve", "privacy", "srs")
 OUTGOING_STAGES = ("clamav", "privacy", "dkim-sign", "queue")
 ON_ERROR = ("defer", "accept", "reject")
+ACCOUNT_PATTERN = "%{domain}/%{user}"  # the end of store.path
 LATER_LISTENERS = ("milter", "web", "metrics")
 NO_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
@@ -247,22 +248,28 @@ class SpfStage:
     enabled: bool = setting(True, "Check the sender's address against its domain's SPF record.", Kind.FLAG)
     fail: str = setting(
         "note",
-        "What a fail means: note, quarantine (Junk), or reject. SPF alone refuses forwarded mail, so note is sane.",
+        "What a fail means: note, junk or reject. SPF alone rejects forwarded mail: note is sane.",
         Kind.CHOICE,
-        choices=("note", "quarantine", "reject"),
+        choices=("note", "junk", "reject"),
     )
-    header: bool = setting(True, "Write a Received-SPF field too.", Kind.FLAG)
-    timeout: float = setting(20.0, "RFC 7208 4.6.4 asks for at least 20 seconds.", Kind.DURATION)
-    on_error: str = setting("accept", "When the DNS does not answer.", Kind.CHOICE, choices=ON_ERROR)
+    temperror: str = setting(
+        "note",
+        "What a DNS failure means: note, or defer (the sender tries again).",
+        Kind.CHOICE,
+        choices=("note", "defer"),
+    )
+    helo: bool = setting(True, "Also check the HELO name (RFC 7208 2.3).", Kind.FLAG)
+    header: bool = setting(True, "Also write Received-SPF.", Kind.FLAG)
+    timeout: float = setting(
+        20.0, "For all look-ups of one message together (RFC 7208 4.6.4).", Kind.DURATION
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class DkimStage:
     enabled: bool = setting(True, "Verify DKIM signatures.", Kind.FLAG)
-    min_rsa_bits: int = setting(1024, "Shorter RSA keys are no pass (RFC 8301).", Kind.COUNT)
-    max_signatures: int = setting(5, "How many signatures of one message are tried.", Kind.COUNT)
-    timeout: float = setting(10.0, "For all signatures of a message together.", Kind.DURATION)
-    on_error: str = setting("accept", "When a key cannot be fetched.", Kind.CHOICE, choices=ON_ERROR)
+    min_rsa_bits: int = setting(1024, "Shorter RSA keys do not count (RFC 8301: at least 1024).", Kind.COUNT)
+    timeout: float = setting(10.0, "For the key look-ups of one message together.", Kind.DURATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,15 +282,19 @@ class ClamavStage:
     )
     found: str = setting(
         "reject",
-        "What a find means: reject, quarantine (Junk), or tag (X-Virus-Status).",
+        "What a find means: reject, quarantine, tag (X-Virus-Status only) or discard.",
         Kind.CHOICE,
-        choices=("reject", "quarantine", "tag"),
+        choices=("reject", "quarantine", "tag", "discard"),
     )
     timeout: float = setting(10.0, "For one message.", Kind.DURATION)
     on_error: str = setting("defer", "When clamd is on and fails.", Kind.CHOICE, choices=ON_ERROR)
     max_size: int = setting(
-        25 << 20, "Larger messages are not scanned; keep it at or below clamd's StreamMaxLength.", Kind.SIZE
+        25 << 20, "Larger messages are not sent to clamd: at most clamd's StreamMaxLength.", Kind.SIZE
     )
+    oversize: str = setting(
+        "skip", "What happens to larger messages.", Kind.CHOICE, choices=("skip", "reject", "defer")
+    )
+    parallel: int = setting(8, "Scans at the same time; at most clamd's MaxThreads.", Kind.COUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +310,18 @@ class SpamassassinStage:
     max_size: int = setting(512 << 10, "Larger messages are not scored.", Kind.SIZE)
     timeout: float = setting(15.0, "For one message.", Kind.DURATION)
     on_error: str = setting("accept", "When spamd is on and fails.", Kind.CHOICE, choices=ON_ERROR)
+    parallel: int = setting(5, "Questions at the same time; at most spamd's --max-children.", Kind.COUNT)
+    user: str = setting(
+        "recipient",
+        'The user whose preferences spamd takes: "recipient" (when there is just one), a fixed name, or "" for none.',
+        Kind.TEXT,
+    )
+    command: str = setting(
+        "report",
+        "report tells the points of each rule; symbols only their names (when spamd's report template was changed).",
+        Kind.CHOICE,
+        choices=("report", "symbols"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,16 +329,22 @@ class PrivacyStage:
     enabled: bool = setting(True, "Take what tells about the sender's machine out of what leaves.", Kind.FLAG)
     strip: tuple[str, ...] = setting(
         (
-            "User-Agent", "X-Mailer", "X-MimeOLE", "X-Newsreader", "X-MSMail-Priority", "X-Originating-IP",
-            "X-Originating-Client", "X-Forwarded-For", "X-Client-IP", "X-Source", "X-Source-Args", "X-Source-Dir",
-            "X-PHP-Originating-Script", "X-PHP-Script", "X-Sender-IP", "X-Remote-IP", "X-Enigmail-Version",
+            "User-Agent", "X-Mailer", "X-MimeOLE", "X-Newsreader", "X-Mail-Client", "X-Mozilla-*", "X-Enigmail-*",
+            "X-Originating-*", "X-Originator-IP", "X-Client-IP", "X-ClientAddr", "X-ClientProxiedBy",
+            "X-Forwarded-For", "X-Remote-IP", "X-Remote-Addr", "X-Real-IP", "X-Sender-IP", "X-Source*", "X-PHP-*",
+            "X-AntiAbuse", "X-Authenticated-Sender", "X-Authenticated-User", "X-Authentication-Warning",
+            "X-Get-Message-Sender-Via", "X-HTTP-*", "X-WebMail-*", "X-Unix-Mode",
         ),
-        "Header fields to remove; a name may end in * (X-PHP-*). A field that a passing signature covers stays.",
+        "Fields to remove; a name may end in * (X-PHP-*). A field that a passing signature covers stays.",
         Kind.TEXTS,
     )  # fmt: skip
     client_ip: str = setting(
-        "hide", "The client's address in our own Received line.", Kind.CHOICE, choices=("hide", "keep")
+        "hide",
+        "The client's address and name in our own Received line.",
+        Kind.CHOICE,
+        choices=("hide", "keep"),
     )
+    parts: bool = setting(True, "Also in the headers of the MIME parts.", Kind.FLAG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +402,11 @@ class Store:
         "maildir", "Maildir++ with an index, readable by other programs.", Kind.CHOICE, choices=("maildir",)
     )
     newline: str = setting("crlf", "Line ends of the files we write.", Kind.CHOICE, choices=("crlf", "lf"))
-    path: str = setting("mail/%{domain}/%{user}", "Where an account's mail lies, below data_dir.", Kind.TEXT)
+    path: str = setting(
+        "mail/%{domain}/%{user}",
+        "Where an account's mail lies, below data_dir; ends with %{domain}/%{user}.",
+        Kind.TEXT,
+    )
 
 
 @dataclass(frozen=True, slots=True)

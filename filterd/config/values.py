@@ -185,7 +185,7 @@ def socket_address(text: str, *, unix: bool = True, descriptor: bool = True) -> 
     else:
         host, _, port_text = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not port_text.isdecimal() or int(port_text) > 65535:
+    if text.isdecimal() or not port_text.isdecimal() or int(port_text) > 65535:
         hint = f'"[::]:{text}"' if text.isdecimal() else '"127.0.0.1:2525" or "[::1]:2525"'
         raise BadValue(f"write {hint}")
     if ":" in host:

@@ -79,7 +79,8 @@ class NextHop(threading.Thread):
     def _serve(self, connection: socket.socket) -> None:
         file = connection.makefile("rb")
         connection.sendall(b"220 mx.elsewhere.example ready\r\n")
-        sender, recipients = "", []
+        sender = ""
+        recipients: list[str] = []
         while line := file.readline(4096):
             verb = line[:4].upper()
             if verb == b"EHLO":
@@ -250,13 +251,33 @@ def _ports(wish: str) -> dict[str, int]:
 
 
 def make_accounts(lab: Lab) -> None:
-    """The people of the demonstration, made in this process: the command line does the same, one process each."""
-    from filterd.accounts.setup import add_account
+    """The people of the demonstration, all in this process: `filterd account add` takes one process each."""
+    from filterd.accounts.database import AccountDatabase, Record
+    from filterd.accounts.password import Passwords
+    from filterd.accounts.places import database_path
+    from filterd.accounts.provision import provision
+    from filterd.cli.storage import open_store
     from filterd.config.load import load
+    from filterd.ports import SystemClock
 
     config = load(str(lab.config))
-    for address, password in lab.passwords.items():
-        add_account(config, address, password)
+    clock = SystemClock()
+    Path(config.server.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+    database, store, passwords = (
+        AccountDatabase(database_path(config), clock),
+        open_store(config),
+        Passwords(clock),
+    )
+    try:
+        for address, password in lab.passwords.items():
+            provision(store, address)
+            name = address.partition("@")[0].capitalize()
+            database.add(
+                Record(address, name, passwords.hash(password), None, enabled=True, created=clock.time())
+            )
+    finally:
+        store.close()
+        database.close()
 
 
 def as_json(lab: Lab) -> str:

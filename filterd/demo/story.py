@@ -41,15 +41,17 @@ class Story:
 
     def upload_scripts(self) -> None:
         """By ManageSieve, as a mail program does."""
-        from filterd.cli.managesieve_client import Session
+        from filterd.cli.managesieve_client import RemoteScripts, Server
 
+        ca = str(self.lab.folder / "data" / "tls" / "self-signed.crt")
         for person, text in (("ann", samples.ANN_SCRIPT), ("bob", samples.BOB_SCRIPT)):
             login = f"{person}@{samples.DOMAIN}"
-            with Session.open(
-                "127.0.0.1", self.lab.ports["sieve"], login, self.lab.passwords[login], verify=False
-            ) as session:
-                session.put("main", text)
-                session.activate("main")
+            scripts = RemoteScripts(
+                Server("127.0.0.1", self.lab.ports["sieve"], login, self.lab.passwords[login], ca)
+            )
+            scripts.put("main", text)
+            scripts.activate("main")
+            scripts.close()
 
     def send(self, mails: list[samples.Sample]) -> None:
         """Each sample through port 25, as if from its own host (XCLIENT)."""

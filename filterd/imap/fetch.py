@@ -174,13 +174,17 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
         cold = any(column.need is Need.COLD for column in plan.columns)
         rows = {row.uid: row for row in call.store.rows(view.mailbox, uids, cold)}
     tell_flags = all(column is not col.FLAGS for column in plan.columns)
+    bare = plan.columns == [col.UID]
     missing = 0
     for uid, data in group:
         if need_rows and uid not in rows:
             missing += 1
             continue
-        wanted = plan.columns + [col.FLAGS] if tell_flags and uid in newly else plan.columns
         number = view.number_of(uid)
+        if bare and uid not in newly:
+            _write_texts(call, plan, b"* %d FETCH (UID %d " % (number, uid), Body(data))
+            continue
+        wanted = plan.columns + [col.FLAGS] if tell_flags and uid in newly else plan.columns
         block = Block(
             (number,), (uid,), (masks[uid],), (rows[uid],) if need_rows else (), view.table, {uid: data}.get
         )

@@ -207,15 +207,14 @@ class Parser:
     def flag_list(self) -> tuple[str, ...]:
         """In parentheses; may be empty; \\Recent is dropped (RFC 3501 2.3.2: clients cannot alter it)."""
         flags: list[str] = []
+        first = True
         self.open()
         while not self.close():
-            if flags:
+            if not first:
                 self.sp()
-            if self.take(b"\\RECENT"):
-                if self.peek() == b" ":
-                    self.at += 1
-                continue
-            flags.append(self.flag())
+            first = False
+            if not self.take(b"\\RECENT"):
+                flags.append(self.flag())
             if len(flags) > self.limits.flags:
                 raise Bad("Too many flags")
         return tuple(dict.fromkeys(flags))

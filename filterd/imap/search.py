@@ -9,7 +9,7 @@ are tested in one pass. Between blocks the account is let go (``yield``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
@@ -161,21 +161,17 @@ class Searcher:
         name, needle = key.name, key.text
         cached = name in CACHED_FIELDS
         # Most rows are told apart by looking for the bare octets: valid when nothing is encoded or folded into the word.
-        plain = (
-            needle.encode("ascii") if needle.isascii() and needle.isprintable() and " " not in needle else b""
-        )
+        plain = needle.encode("ascii") if needle.isascii() and needle.isprintable() and " " not in needle else b""
 
         def test(row: Row) -> bool:
-            if cached and row.headers != NOT_CACHED:
-                headers = row.headers
-                if plain and b"=?" not in headers and headers.isascii() and plain not in headers.lower():
-                    return False
-            else:
+            if not cached or row.headers == NOT_CACHED:
                 text = self._call.store.read(self._call.view.mailbox, row.uid)
-                if text is None:
-                    return False
-                headers = text
-            return header_matches(header.scan(headers), name, needle)
+                return text is not None and header_matches(header.scan(text), name, needle)
+            headers = row.headers
+            lower = headers.lower()
+            if plain and plain not in lower and b"=?" not in lower and lower.isascii():
+                return False
+            return any(needle in decoded(value) for value in field_values(headers, lower, name))
 
         return test
 
@@ -235,9 +231,39 @@ def _inside(places: Sequence[int], spans: numset.Spans, count: int) -> Sequence[
     return [place for place in places if place in wanted]
 
 
+def field_values(headers: bytes, lower: bytes, name: bytes) -> Iterator[bytes]:
+    """The values, folded as they came, of the fields ``name`` in cached header lines; ``lower`` is their lower case.
+
+    Found by ``find`` at the beginnings of lines, which is some ten times faster than splitting the whole block.
+    """
+    at = 0 if lower.startswith(name) else lower.find(b"\n" + name) + 1
+    while at > 0 or lower.startswith(name):
+        colon = at + len(name)
+        while lower[colon : colon + 1] in (b" ", b"\t"):
+            colon += 1
+        end = headers.find(b"\n", colon)
+        while 0 <= end < len(headers) - 1 and headers[end + 1] in b" \t":
+            end = headers.find(b"\n", end + 1)
+        if end < 0:
+            end = len(headers)
+        if lower[colon : colon + 1] == b":":
+            yield headers[colon + 1 : end]
+        at = lower.find(b"\n" + name, colon) + 1
+        if at <= 0:
+            return
+
+
+def decoded(value: bytes) -> str:
+    """A field's value unfolded, decoded and case-folded."""
+    value = header.unfold(value).strip()
+    if b"=?" not in value and value.isascii():
+        return value.decode("ascii").lower()
+    return fold(words.decode(value))
+
+
 def header_matches(block: header.HeaderBlock, name: bytes, needle: str) -> bool:
     """Does some field of that name contain ``needle`` (case-folded) in its decoded value?"""
-    return any(not needle or needle in fold(words.decode(value)) for value in block.get_all(name))
+    return any(needle in fold(words.decode(value)) for value in block.get_all(name))
 
 
 def text_matches(message: Message, key: Text) -> bool:
@@ -262,7 +288,7 @@ def _sent_test(key: Moment) -> Callable[[Row], bool]:
     """RFC 9051 6.4.4: the Date field as written, disregarding time and time zone."""
 
     def test(row: Row) -> bool:
-        value = header.scan(row.headers).first(b"date")
+        value = next(field_values(row.headers, row.headers.lower(), b"date"), None)
         moment = dates.parse(value) if value else None
         if moment is None:
             moment = datetime.fromtimestamp(0, UTC) + timedelta(seconds=max(row.date, 0))

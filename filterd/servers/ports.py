@@ -57,7 +57,9 @@ class SmtpService(Protocol):
         """On a 2xx the shell has the address appended to ``transaction.recipients``."""
         ...
 
-    async def message(self, session: SmtpSession, transaction: SmtpTransaction, data: bytes) -> Sequence[Reply]:
+    async def message(
+        self, session: SmtpSession, transaction: SmtpTransaction, data: bytes
+    ) -> Sequence[Reply]:
         """``data``: the text with CRLF line ends, dots unstuffed. Returned replies: LMTP one a recipient in order, else one.
         When this returns a positive reply the message is on disk."""
         ...
@@ -76,7 +78,9 @@ class SmtpService(Protocol):
 class LoginService(Protocol):
     """Logins of IMAP, POP3 and ManageSieve. Failed ones take their time (delay by address) inside."""
 
-    async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None: ...
+    async def authenticate(
+        self, login: str, password: str, client: Client, service: str
+    ) -> Account | None: ...
 
 
 class Jobs(Protocol):

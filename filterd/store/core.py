@@ -82,6 +82,10 @@ class Core:
         self.index_dir = disk.open_dir(self.index_path)
         self.lock = disk.open_lock(self.index_dir, LOCK_FILE)
 
+    @property
+    def closed(self) -> bool:
+        return self.root.fd < 0
+
     def close(self) -> None:
         self._forget_index()
         self.lock.close()

@@ -166,7 +166,9 @@ class FlockLock(Lock):
         self._written = len(note)
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class RealDisk(Disk):

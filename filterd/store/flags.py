@@ -98,3 +98,8 @@ def mask_of_letters(letters: str, keywords: int = LETTER_KEYWORDS) -> tuple[int,
         elif letter.isascii() and letter.isalnum():
             unknown += letter
     return mask, unknown
+
+
+def clean(letters: str) -> str:
+    """What a file name may keep behind ``:2,`` (others' flags too)."""
+    return "".join(letter for letter in letters if letter.isascii() and letter.isalnum())

@@ -8,6 +8,7 @@ them behind the contract of ``base`` and turns what disk and database say into S
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -198,6 +199,8 @@ class MaildirAccount(AccountStore):
             return quota.current(self._core)
 
     def close(self) -> None:
+        if self._core.closed:
+            return
         try:
             self.flush()
         except StoreError:
@@ -219,21 +222,25 @@ class MaildirStore(Store):
         disk: Disk | None = None,
         index_root: Path | None = None,
         notify: Callable[[str, str, int], None] = lambda account, mailbox, modseq: None,
+        path_of: Callable[[str], str] | None = None,
     ) -> None:
         if newline not in NEWLINES:
             raise ValueError(f"store.newline is one of {NEWLINES}")
         self._root = root
         self._index_root = index_root
         self._quota_of = quota_of
+        self._path_of = path_of
+        self._lock = threading.Lock()  # of the dictionary: accounts are opened by many threads
         self._settings = Settings(disk or RealDisk(), clock, ids, host, newline, notify)
         self._open: OrderedDict[str, MaildirAccount] = OrderedDict()
 
     def account(self, account: str) -> MaildirAccount:
-        """Raises StoreUnavailable when it cannot be opened."""
-        found = self._open.get(account)
-        if found is not None:
-            self._open.move_to_end(account)
-            return found
+        """Raises StoreUnavailable when it cannot be opened. Different accounts may be asked for by different threads."""
+        with self._lock:
+            found = self._open.get(account)
+            if found is not None:
+                self._open.move_to_end(account)
+                return found
         path = self.path(account)
         index_path = (
             f"{self._index_root}/{self._below(account)}" if self._index_root else f"{path}/{INDEX_DIRECTORY}"
@@ -243,20 +250,26 @@ class MaildirStore(Store):
             core = Core(account, path, index_path, self._settings, lambda: quota_of(account))
         except OSError as error:
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
-        self._open[account] = opened = MaildirAccount(core)
+        opened = MaildirAccount(core)
+        with self._lock:
+            self._open[account] = opened
         return opened
 
     def surplus(self) -> list[str]:
         """Accounts that should be closed, longest unused first (``close_account``): more than OPEN_ACCOUNTS are open."""
-        return list(self._open)[: max(0, len(self._open) - OPEN_ACCOUNTS)]
+        with self._lock:
+            return list(self._open)[: max(0, len(self._open) - OPEN_ACCOUNTS)]
 
     def close_account(self, account: str) -> None:
-        found = self._open.pop(account, None)
+        """Let go of its descriptors; not while another thread uses it."""
+        with self._lock:
+            found = self._open.pop(account, None)
         if found is not None:
             found.close()
 
     def path(self, account: str) -> str:
-        return f"{self._root}/{self._below(account)}"
+        below = self._below(account)
+        return self._path_of(account) if self._path_of is not None else f"{self._root}/{below}"
 
     @staticmethod
     def _below(account: str) -> str:

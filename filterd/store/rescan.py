@@ -209,6 +209,15 @@ def _match(scan: _Scan, missing: list[HotRow], listing: dict[str, int]) -> dict[
     return left
 
 
+def _can_be_stored(name: str) -> bool:
+    """Not octets that are no text; such a name could not be changed, and is looked at again each time."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Apply:
     """Writes one slice of a scan into files and index."""
 
@@ -225,7 +234,8 @@ class _Apply:
         core, row, index = self.core, self.row, self.core.index
         used = row.modseq
         deadline = core.settings.clock.monotonic() + SLICE_SECONDS
-        changes = [self._renamed(hot, name, fresh) for hot, name, fresh in scan.renamed]
+        changes = [self._renamed(*each) for each in scan.renamed]
+        changes = [change for change in changes if _can_be_stored(change[4])]
         arrivals = self._in_order(scan.appeared)
         ready: list[tuple[HotRow, Cold]] = []
         taken = 0
@@ -264,7 +274,11 @@ class _Apply:
         return mask | old & ~fl.NAMED_MASK
 
     def _renamed(self, hot: HotRow, name: str, fresh: int) -> tuple[HotRow, int, int, int, str]:
-        mask = self._mask(fl.split_name(name)[1], hot.flags)
+        base, letters = fl.split_name(name)
+        clean = base + fl.MARK + fl.clean(letters)
+        if letters and clean != name and self._rename(name, fresh, clean):
+            name = clean
+        mask = self._mask(letters, hot.flags)
         return hot, mask, hot.modseq if mask == hot.flags else self.modseq, fresh, name
 
     def _in_order(self, appeared: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
@@ -337,17 +351,20 @@ class _Apply:
         base, letters = fl.split_name(name)
         wanted = with_uid(base, self.row.mid, uid) if claimed_uid(base, self.row.mid) != uid else base
         if not fresh or letters:
-            wanted += fl.MARK + letters
+            wanted += fl.MARK + fl.clean(letters)
+        if wanted == name or self._rename(name, fresh, wanted):
+            return wanted
+        return name if name.isascii() and os.path.lexists(f"{self.folder.place(fresh).path}/{name}") else ""
+
+    def _rename(self, name: str, fresh: int, wanted: str) -> bool:
         at = self.folder.place(fresh)
-        if wanted == name:
-            return name
         try:
             self.core.settings.disk.rename(at, name, at, wanted)
-            self.renames += 1
         except OSError as error:
             log.warning("%s: %r keeps its name: %s", at.path, name, error.strerror)
-            return name if name.isascii() and os.path.lexists(f"{at.path}/{name}") else ""
-        return wanted
+            return False
+        self.renames += 1
+        return True
 
     def _restore_keys(self, rows: list[HotRow]) -> None:
         """While healing: a delivery that nobody may have heard of is known again, unacknowledged (HOUSE item 11)."""

@@ -191,6 +191,7 @@ class _Transfer:
         same = self.folder.id == self.target_folder.id
         self.source = self.target if same else core.fresh_row(self.folder)
         self.done: list[tuple[HotRow, HotRow]] = []
+        self.missing: list[int] = []
         self.keywords = self.target.keyword_list
 
     def run(self, uids: Sequence[int], move: bool) -> list[tuple[int, int]]:
@@ -258,7 +259,8 @@ class _Transfer:
             try:
                 act(self.folder.place(hot.fresh), hot.name, self.target_folder.cur, copy.name)
             except FileNotFoundError:
-                continue  # somebody else took or renamed it: the next look tells
+                self.missing.append(hot.uid)  # somebody else took or renamed it: the next look tells
+                continue
             self.done.append((hot, copy))
         self.disk.sync_dir(self.target_folder.cur)
         if move:
@@ -299,9 +301,9 @@ class _Transfer:
 def copy(core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
     with core.locked():
         transfer = _Transfer(core, mailbox, destination)
-        pairs = transfer.run(sorted(set(uids)), move=False)
-        if len(pairs) < len(set(uids)):
-            pairs += _rest(core, transfer, mailbox, destination, (uids, pairs), move=False)
+        pairs = transfer.run(uids, move=False)
+        if transfer.missing:
+            pairs += _rest(core, transfer, mailbox, destination, move=False)
         return _copied(core, transfer, pairs)
 
 
@@ -312,33 +314,22 @@ def move(core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Cop
     for block in blocks(uids):
         with core.locked():
             transfer = _Transfer(core, mailbox, destination)
-            done = transfer.run(block, move=True)
-            if len(done) < len(block):
-                done += _rest(core, transfer, mailbox, destination, (block, done), move=True)
-            pairs += done
+            pairs += transfer.run(block, move=True)
+            if transfer.missing:
+                pairs += _rest(core, transfer, mailbox, destination, move=True)
     return _copied(core, transfer, pairs)
 
 
 def _rest(
-    core: Core,
-    transfer: _Transfer,
-    mailbox: str,
-    destination: str,
-    what: tuple[Sequence[int], list[tuple[int, int]]],
-    move: bool,
+    core: Core, transfer: _Transfer, mailbox: str, destination: str, move: bool
 ) -> list[tuple[int, int]]:
     """Some had no file under the name we knew: look, and try those once more."""
-    uids, pairs = what
-    left = set(uids) - {uid for uid, _ in pairs}
-    known = core.index.hot(transfer.source.id, sorted(left))
-    if not known:
-        return []
     rescan.force(core, transfer.folder)
     try:
-        return _Transfer(core, mailbox, destination).run([hot.uid for hot in known], move)
+        return _Transfer(core, mailbox, destination).run(transfer.missing, move)
     except StoreError:
         if move:
-            return []
+            return []  # the others have moved; these stay
         raise
 
 

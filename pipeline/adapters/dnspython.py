@@ -19,6 +19,7 @@ import ipaddress
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import dns.exception
 import dns.flags
@@ -77,12 +78,12 @@ def system_servers() -> tuple[Server, ...]:
     return servers or (("127.0.0.1", 53),)
 
 
-class _Failed(Exception):
+class ServerFailed(Exception):
     """One server gave no usable answer; the text says why."""
 
 
 @dataclass(slots=True)
-class _Query:
+class Query:
     """One question on the wire."""
 
     name: dns.name.Name
@@ -102,7 +103,7 @@ class _Query:
         return data[4:6] == b"\0\0" or data[12 : 12 + len(self.question)] == self.question
 
 
-def make_query(name: str, rdtype: str, random: str, edns: bool = True) -> _Query:
+def make_query(name: str, rdtype: str, random: str, edns: bool = True) -> Query:
     """A query for a normalised name; ``random`` gives 16 bits of id and then a bit a letter, in hex."""
     bits = int(random, 16)
     ident, bits = bits & 0xFFFF, bits >> 16
@@ -120,13 +121,13 @@ def make_query(name: str, rdtype: str, random: str, edns: bool = True) -> _Query
     # RD and AD; one question; an OPT record when EDNS is spoken
     head = struct.pack("!HHHHHH", ident, 0x0120, 1, 0, 0, 1 if edns else 0)
     opt = struct.pack("!BHHIH", 0, 41, EDNS_PAYLOAD, 0, 0) if edns else b""
-    return _Query(dns.name.Name((*labels, b"")), head + question + opt, question)
+    return Query(dns.name.Name((*labels, b"")), head + question + opt, question)
 
 
 class _Datagram(asyncio.DatagramProtocol):
     """Waits for the one datagram that answers."""
 
-    def __init__(self, query: _Query, answer: asyncio.Future[bytes]) -> None:
+    def __init__(self, query: Query, answer: asyncio.Future[bytes]) -> None:
         self._query = query
         self._answer = answer
 
@@ -136,31 +137,40 @@ class _Datagram(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         if not self._answer.done():
-            self._answer.set_exception(_Failed(f"{type(exc).__name__}"))
+            self._answer.set_exception(ServerFailed(f"{type(exc).__name__}"))
 
 
-async def _udp(server: Server, query: _Query) -> bytes:
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[bytes] = loop.create_future()
-    transport, _ = await loop.create_datagram_endpoint(lambda: _Datagram(query, answer), remote_addr=server)
-    try:
-        transport.sendto(query.wire)
-        return await answer
-    finally:
-        transport.close()
+class Transport(Protocol):
+    """How octets get to a server and back; the real one is ``SocketTransport``. Raises OSError or ServerFailed."""
+
+    async def udp(self, server: Server, query: Query) -> bytes: ...
+
+    async def tcp(self, server: Server, query: Query) -> bytes: ...
 
 
-async def _tcp(server: Server, query: _Query) -> bytes:
-    reader, writer = await asyncio.open_connection(*server)
-    try:
-        writer.write(struct.pack("!H", len(query.wire)) + query.wire)
-        (length,) = struct.unpack("!H", await reader.readexactly(2))
-        data = await reader.readexactly(length)
-    finally:
-        writer.close()
-    if not query.matches(data):
-        raise _Failed("answer to another question")
-    return data
+class SocketTransport(Transport):
+    """A fresh socket for each question: the kernel chooses an unguessable port, and filters by sender."""
+
+    async def udp(self, server: Server, query: Query) -> bytes:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: _Datagram(query, answer), remote_addr=server
+        )
+        try:
+            transport.sendto(query.wire)
+            return await answer
+        finally:
+            transport.close()
+
+    async def tcp(self, server: Server, query: Query) -> bytes:
+        reader, writer = await asyncio.open_connection(*server)
+        try:
+            writer.write(struct.pack("!H", len(query.wire)) + query.wire)
+            (length,) = struct.unpack("!H", await reader.readexactly(2))
+            return await reader.readexactly(length)
+        finally:
+            writer.close()
 
 
 @dataclass(slots=True)
@@ -174,14 +184,14 @@ class _Partial:
 
 
 def read_response(data: bytes, name: dns.name.Name, rdtype: str) -> _Partial:
-    """Read a NOERROR or NXDOMAIN response; raises _Failed on anything else."""
+    """Read a NOERROR or NXDOMAIN response; raises ServerFailed on anything else."""
     try:
         response = dns.message.from_wire(data, ignore_trailing=True)
     except (dns.exception.DNSException, ValueError, struct.error) as error:
-        raise _Failed(f"unreadable answer ({type(error).__name__})") from error
+        raise ServerFailed(f"unreadable answer ({type(error).__name__})") from error
     code = response.rcode()
     if code not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-        raise _Failed(dns.rcode.to_text(code))
+        raise ServerFailed(dns.rcode.to_text(code))
     authentic = bool(response.flags & dns.flags.AD)
     sets = {(rrset.name, rrset.rdtype): rrset for rrset in response.answer}
     wanted = dns.rdatatype.from_text(rdtype)
@@ -236,12 +246,14 @@ class DnsResolver(Resolver):
         ids: Ids,
         servers: Sequence[Server] = (),
         *,
+        transport: Transport | None = None,
         deadline: float = DEADLINE,
         attempt: float = ATTEMPT,
         cache_limit: int = 20_000,
     ) -> None:
         self._ids = ids
         self._servers = list(servers) or list(system_servers())
+        self._transport = transport or SocketTransport()
         self._deadline = deadline
         self._attempt = attempt
         self.cache = DnsCache(clock, cache_limit)
@@ -324,7 +336,7 @@ class DnsResolver(Resolver):
                         partial = await self._exchange(server, name, rdtype)
                 except TimeoutError:
                     reason, silent = "time-out", True
-                except _Failed as failed:
+                except ServerFailed as failed:
                     reason = str(failed)
                 except (OSError, asyncio.IncompleteReadError) as error:
                     reason = type(error).__name__
@@ -343,12 +355,14 @@ class DnsResolver(Resolver):
 
     async def _exchange(self, server: Server, name: str, rdtype: str) -> _Partial:
         query = make_query(name, rdtype, self._ids.token(34))
-        data = await _udp(server, query)
+        data = await self._transport.udp(server, query)
         if data[3] & 15 in (1, 4):  # FORMERR, NOTIMP: perhaps it does not speak EDNS
             query = make_query(name, rdtype, self._ids.token(34), edns=False)
-            data = await _udp(server, query)
+            data = await self._transport.udp(server, query)
         if data[2] & 2 or not query.same_case(data):
-            data = await _tcp(server, query)
+            data = await self._transport.tcp(server, query)
+            if not query.matches(data):
+                raise ServerFailed("answer to another question")
         return read_response(data, query.name, rdtype)
 
 

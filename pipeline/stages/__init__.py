@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pipeline.registry import StageEntry
 from pipeline.stages.clamav import ClamavSettings, ClamavStage
+from pipeline.stages.dkim import DkimSettings, DkimStage
 from pipeline.stages.privacy import PrivacySettings
 from pipeline.stages.spamassassin import SpamassassinSettings, SpamassassinStage
+from pipeline.stages.spf import SpfSettings, SpfStage
 from pipeline.stages.srs import SrsSettings
 
 STAGES: tuple[StageEntry, ...] = (
+    StageEntry("spf", SpfSettings, SpfStage, "May this client send for that domain? RFC 7208."),
+    StageEntry("dkim", DkimSettings, DkimStage, "Signatures of the sending domains, RFC 6376."),
     StageEntry("clamav", ClamavSettings, ClamavStage, "Viruses, by clamd."),
     StageEntry("spamassassin", SpamassassinSettings, SpamassassinStage, "Spam, by spamd."),
     StageEntry(

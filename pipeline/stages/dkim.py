@@ -10,7 +10,7 @@ header fields that a passing signature covers), blank separated.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.dkim.body import PIECE
 from pipeline.dkim.verify import SignatureResult, Verification
@@ -114,19 +114,8 @@ class DkimStage:
             return result
         if result.key_bits >= self.settings.min_rsa_bits:
             return result
-        return SignatureResult(
-            "policy",
-            f"a key of {result.key_bits} bits is too short here",
-            result.domain,
-            result.selector,
-            result.algorithm,
-            result.identity,
-            result.headers,
-            result.length,
-            result.key_bits,
-            result.testing,
-            result.b_prefix,
-        )
+        why = f"a key of {result.key_bits} bits is too short here"
+        return replace(result, result="policy", reason=why)
 
 
 async def feed_body(verification: Verification, message: Message) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipeline import endpoint, received
@@ -23,6 +23,7 @@ from pipeline.forged import from_outside, removals
 from pipeline.presence import Presence
 from pipeline.registry import StageContext, setting
 from pipeline.reply import Reply
+from pipeline.reverse import verified_name
 from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
@@ -93,6 +94,7 @@ class SpamassassinStage:
         verdict = self.quick(transaction)
         if verdict is not None:
             return verdict
+        data = await self._as_delivered(transaction)
         async with self._turn:
             try:
                 reader, writer = await self._dial()
@@ -108,7 +110,7 @@ class SpamassassinStage:
                 reader,
                 writer,
                 self.settings.command.upper(),
-                self._as_delivered(transaction),
+                data,
                 self._user(transaction),
                 self.timeout,
             )
@@ -121,16 +123,18 @@ class SpamassassinStage:
     def fault_edits(self, transaction: Transaction) -> tuple[HeaderEdit, ...]:
         return removals(transaction.message, b"x-spam-")
 
-    def _as_delivered(self, transaction: Transaction) -> bytes:
+    async def _as_delivered(self, transaction: Transaction) -> bytes:
         """The message below the trace it will get: without our Received line SpamAssassin would take the line of the
-        hop before for ours, and judge the wrong host. X-Envelope-From is where it looks for the reverse-path."""
+        hop before for ours, and judge the wrong host; without a reverse name in it, it would count that against the
+        sender. X-Envelope-From is where it looks for the reverse-path."""
         envelope = transaction.envelope
-        if envelope.client.ip is None or not envelope.client.facts_trusted:
+        client = envelope.client
+        if client.ip is None or not client.facts_trusted:
             return transaction.message.data
+        if not client.name:
+            client = replace(client, name=await verified_name(self._context.resolver, client.ip))
         when = datetime.fromtimestamp(self._context.clock.time(), UTC)
-        line = received.line(
-            envelope.client, envelope.profile, self._context.hostname, transaction.trace_id, when
-        )
+        line = received.line(client, envelope.profile, self._context.hostname, transaction.trace_id, when)
         path = "".join(char for char in envelope.reverse_path if char.isprintable())[:256]
         return render_field("X-Envelope-From", f"<{path}>") + line + transaction.message.data
 

@@ -1,7 +1,7 @@
 """The actions of the base language: keep, discard, redirect; and fileinto.
 
-Specification: RFC 5228 section 4. Complete: yes. Tags of other extensions (:copy, :flags, :create, ...) reach the actions
-through ``TagSpec.amend``.
+Specification: RFC 5228 section 4. Complete: yes. Tags of other extensions (:copy, :flags, :create, ...) reach
+the actions through ``TagSpec.amend``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Control commands and the tests that join tests.
 
-Specification: RFC 5228 section 3 (if, elsif, else, require, stop) and 5.2, 5.3, 5.8, 5.5, 5.10 (allof, anyof, not, false, true).
-Complete: yes. The compiler itself knows if, elsif, else, allof, anyof, not; require is the checker's.
+Specification: RFC 5228 section 3 (if, elsif, else, require, stop) and 5.2, 5.3, 5.8, 5.5, 5.10 (allof, anyof,
+not, false, true). Complete: yes. The compiler itself knows if, elsif, else, allof, anyof, not; require is the
+checker's.
 """
 
 from __future__ import annotations

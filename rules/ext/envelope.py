@@ -1,7 +1,8 @@
 """envelope: the SMTP envelope.
 
-Specification: RFC 5228 section 5.4; "orig_to" and "auth" after what Pigeonhole's tests use; RFC 6009 adds parts (envelope-dsn).
-Complete: yes. The null path is the empty string for :all, and has no local part and no domain to compare but the empty one.
+Specification: RFC 5228 section 5.4; "orig_to" and "auth" after what Pigeonhole's tests use; RFC 6009 adds
+parts (envelope-dsn). Complete: yes. The null path is the empty string for :all, and has no local part and no
+domain to compare but the empty one.
 """
 
 from __future__ import annotations

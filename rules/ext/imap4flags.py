@@ -1,8 +1,8 @@
 """imap4flags: setflag, addflag, removeflag, hasflag and the :flags tag.
 
-Specification: RFC 5232. Complete: yes (variable names need "variables"). Choices: names that cannot be IMAP flags are left out,
-with a warning where they are constant; \\Recent is left out (2: a script cannot set it); flags are compared without case and keep
-the writing of their first use, system flags the standard's.
+Specification: RFC 5232. Complete: yes (variable names need "variables"). Choices: names that cannot be IMAP
+flags are left out, with a warning where they are constant; \\Recent is left out (2: a script cannot set it);
+flags are compared without case and keep the writing of their first use, system flags the standard's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """reject, ereject: the message is refused.
 
-Specification: RFC 5429. Complete: yes; how the refusal reaches the sender (SMTP reply, never backscatter) is the host's matter.
+Specification: RFC 5429. Complete: yes; how the refusal reaches the sender (SMTP reply, never backscatter) is
+the host's matter.
 """
 
 from __future__ import annotations

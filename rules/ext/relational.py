@@ -1,7 +1,7 @@
 """relational: the match types :count and :value.
 
-Specification: RFC 5231. Complete: yes. :count compares the number of values with the keys; "ne" under either is true when the
-value differs from some key (4.1: "OR"ed over keys).
+Specification: RFC 5231. Complete: yes. :count compares the number of values with the keys; "ne" under either
+is true when the value differs from some key (4.1: "OR"ed over keys).
 """
 
 from __future__ import annotations

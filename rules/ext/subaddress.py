@@ -1,8 +1,8 @@
 """subaddress: the address parts :user and :detail.
 
-Specification: RFC 5233. Complete: yes. The delimiter is the setting ``recipient_delimiter`` ("+"); of several characters any
-one divides, the first in the address counts. Without a delimiter there is no detail (not even an empty one), and :user is the
-whole local part.
+Specification: RFC 5233. Complete: yes. The delimiter is the setting ``recipient_delimiter`` ("+"); of several
+characters any one divides, the first in the address counts. Without a delimiter there is no detail (not even
+an empty one), and :user is the whole local part.
 """
 
 from __future__ import annotations

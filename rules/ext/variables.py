@@ -1,7 +1,8 @@
 """variables: set with its modifiers, and the test string. References in strings are ``rules/variables.py``.
 
-Specification: RFC 5229 sections 4 and 5; :encodeurl from RFC 5435 6, :quoteregex from the regex draft (those tags are listed by
-their own files). Complete: yes. ``string`` compares with i;ascii-casemap by default, as the base language says of all tests.
+Specification: RFC 5229 sections 4 and 5; :encodeurl from RFC 5435 6, :quoteregex from the regex draft (those
+tags are listed by their own files). Complete: yes. ``string`` compares with i;ascii-casemap by default, as
+the base language says of all tests.
 """
 
 from __future__ import annotations
@@ -101,7 +102,11 @@ def read_variable(run: Run, name: str) -> str:
 
 
 def _check_set(checker: Checker, bound: Bound) -> None:
-    checker.check_variable(bound.text(0), checker.where(bound, 0))
+    name = bound.text(0)
+    checker.check_variable(name, checker.where(bound, 0))
+    names = checker.scope.marks.setdefault("set", set())  # RFC 6609 3.4.1: "global" must come first
+    if isinstance(names, set) and isinstance(name, str):
+        names.add(name.lower())
 
 
 def _set(bound: Bound) -> CommandFn:

@@ -144,6 +144,27 @@ class _Pieces:
     """How many words stood before the last "@"."""
     ats: int = 0
 
+    def mark_at(self) -> None:
+        """An "@" comes. One that came before was then part of the local part, `a@b@c`."""
+        self.keep_at()
+        self.at = len(self.words)
+        self.ats += 1
+
+    def keep_at(self) -> None:
+        """Make the last "@" a word of its own, stuck to its neighbours."""
+        if self.ats:
+            self.words.insert(self.at, b"@")
+            self.glued.insert(self.at, self.at > 0)
+            if self.at + 1 < len(self.glued):
+                self.glued[self.at + 1] = True
+
+    def phrase(self) -> bytes:
+        """The words as a display name: one blank between words that stood apart."""
+        return b"".join(
+            word if glued or not index else b" " + word
+            for index, (word, glued) in enumerate(zip(self.words, self.glued, strict=True))
+        )
+
     def joined(self, index: int) -> bool:
         """Whether word `index` belongs to the one before: no blank between, or a dot at the seam (4.4 obs-local)."""
         return self.glued[index] or self.words[index].startswith(b".") or self.words[index - 1].endswith(b".")
@@ -234,8 +255,9 @@ class _Reader:
         match octet:
             case b"@":
                 self.in_route = self.in_route or (self.angle == 1 and not self.seen and not self.route)
-                self.state.at = len(self.state.words)
-                self.state.ats += 1
+                if self.state.ats:
+                    self.noted.add(Finding.BAD_ADDRESS)
+                self.state.mark_at()
                 self.seen = True
             case b",":
                 if not self.in_route:  # 4.4 obs-domain-list
@@ -272,6 +294,7 @@ class _Reader:
         if self.angle:
             self.noted.add(Finding.BAD_ADDRESS)
             return
+        self.state.keep_at()
         self.outer, self.state, self.angle, self.opened = self.state, _Pieces(), 1, after
         self.seen = False
 
@@ -287,7 +310,7 @@ class _Reader:
         if self.angle or self.group is not None or state.ats:
             self.noted.add(Finding.BAD_ADDRESS)
             return False
-        self.group = b" ".join(state.words)
+        self.group = state.phrase()
         self._clear()
         return True
 
@@ -353,7 +376,7 @@ class _Reader:
         if self.angle == 1:
             self.noted.add(Finding.UNTERMINATED)
         phrase, local, domain = _address(self.state, in_angle=self.angle > 0)
-        raw = b" ".join(self.outer.words) if self.outer is not None else b" ".join(phrase)
+        raw = self.outer.phrase() if self.outer is not None else b" ".join(phrase)
         if not raw and self.comment:
             raw = unescape(self.comment).strip()
         raw = unfold(raw)

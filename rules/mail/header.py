@@ -24,6 +24,7 @@ _FIRST: Final = re.compile(rb"([!-9;-~]++)[ \t]*+:")
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 _LINE_END: Final = re.compile(rb"\r?\n")
 _FOLDS: Final = ((b"\r\n ", b" "), (b"\r\n\t", b"\t"), (b"\n ", b" "), (b"\n\t", b"\t"))
+_NO_BODY: Final = frozenset((Finding.NO_BODY,))
 _NO_LINE: Final = re.compile(rb"[\r\n\0]+[ \t]*")
 
 
@@ -118,12 +119,12 @@ def scan(data: bytes, start: int = 0, end: int | None = None) -> HeaderBlock:
     if blank is not None:
         return HeaderBlock(data, [], start, start, blank.end(), NONE)
     if start >= stop:
-        return HeaderBlock(data, [], start, start, start, frozenset((Finding.NO_BODY,)))
+        return HeaderBlock(data, [], start, start, start, _NO_BODY)
     noted = NONE
     blank = _BLANK_LINE.search(data, start, stop)
     if blank is None:
         header_end = body_start = stop
-        noted = frozenset((Finding.NO_BODY,))
+        noted = _NO_BODY
     else:
         header_end, body_start = blank.start() + 1, blank.end()
     fields, over = _fields(data, start, header_end)

@@ -18,8 +18,8 @@ MIME_DEPTH: Final = 50
 """Parts inside parts, the message itself being the first. Each open multipart reads the octets once (about 0.5 ms per
 MB), so this bounds the cost of boundaries that never come."""
 MIME_PARTS: Final = 5_000
-BOUNDARY_OCTETS: Final = 200
-"""RFC 2046 5.1.1 says 70. A longer one is cut: delimiters are compared by their beginning, so a cut one still works."""
+BOUNDARY_OCTETS: Final = 1_000
+"""RFC 2046 5.1.1 says 70. A multipart with a longer one is not opened."""
 DELIMITER_WORK: Final = 20_000
 """Comparisons of a delimiter line with an open boundary, per message (same or similar boundaries on all levels)."""
 

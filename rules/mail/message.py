@@ -34,16 +34,14 @@ class Message:
     def header(self) -> HeaderBlock:
         """The message's own header."""
         if self._header is None:
-            self._header = self._root.header if self._root is not None else scan(self.data)
+            self._header = scan(self.data)
         return self._header
 
     @property
     def root(self) -> mime.Part:
         """The MIME tree."""
         if self._root is None:
-            self._root = mime.parse(self.data)
-            if self._header is None:
-                self._header = self._root.header
+            self._root = mime.parse(self.data, self.header)
         return self._root
 
     @property
@@ -122,7 +120,7 @@ class Message:
                 pieces.append(_header_text(part.header))
                 left -= part.body_start - part.start
             if part.ctype == "text" or (not part.children and part.ctype in ("message", "multipart")):
-                text = part.text()
+                text = part.text(left)
                 if text is None:  # an unread message or multipart: as it stands
                     text = charset.lenient(part.body()[:left])
                 pieces.append(text)

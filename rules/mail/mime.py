@@ -106,21 +106,25 @@ class Part:
         """The body as it came, not decoded."""
         return (self.header.data if data is None else data)[self.body_start : self.end]
 
-    def decoded(self) -> bytes:
-        """The body with its transfer encoding undone; never longer than the body. Notes what was malformed."""
-        octets, noted = encoding.decode(self.body(), self.encoding)
-        if noted:
+    def decoded(self, limit: int | None = None) -> bytes:
+        """The body, or its first `limit` octets, with the transfer encoding undone; never longer than that.
+
+        Notes what was malformed in `findings`.
+        """
+        end = self.end if limit is None else min(self.end, self.body_start + limit)
+        octets, noted = encoding.decode(self.header.data[self.body_start : end], self.encoding)
+        if noted and limit is None:
             self.findings |= noted
         return octets
 
-    def text(self) -> str | None:
-        """The decoded text of a text/* part, else None."""
+    def text(self, limit: int | None = None) -> str | None:
+        """The decoded text of a text/* part (of its first `limit` octets), else None."""
         if self.ctype != "text":
             return None
         name = self.params.get("charset", "us-ascii")
         if not charset.known(name):
             self.findings |= {Finding.UNKNOWN_CHARSET}
-        return charset.decode(self.decoded(), name)
+        return charset.decode(self.decoded(limit), name)
 
     def disposition(self) -> Parameterised | None:
         """Content-Disposition, if there is one."""
@@ -149,24 +153,25 @@ class _Level:
         self.next = -1
 
 
-def parse(data: bytes, start: int = 0, end: int | None = None) -> Part:
-    """Read the structure of a message. Linear, never raises."""
-    return _Parser(data, len(data) if end is None else end).run(start)
+def parse(data: bytes, header: HeaderBlock | None = None) -> Part:
+    """Read the structure of a message; its header, when it was scanned before, is taken as it is. Never raises."""
+    return _Parser(data, header).run()
 
 
 class _Parser:
-    __slots__ = ("count", "data", "end", "levels", "open", "work")
+    __slots__ = ("count", "data", "end", "header", "levels", "open", "work")
 
-    def __init__(self, data: bytes, end: int) -> None:
+    def __init__(self, data: bytes, header: HeaderBlock | None) -> None:
         self.data = data
-        self.end = end
+        self.end = len(data)
+        self.header = header  # the root's, until it is used
         self.open: list[Part] = []
         self.levels: list[_Level] = []
         self.count = 0
         self.work = 0
 
-    def run(self, start: int) -> Part:
-        self._enter(start, None, _TEXT)
+    def run(self) -> Part:
+        self._enter(0, None, _TEXT)
         root = self.open[0]
         levels = self.levels
         while levels and levels[-1].next < self.end:
@@ -182,7 +187,8 @@ class _Parser:
         limit = self.levels[-1].next + 1 if self.levels else self.end
         limit = min(limit, self.end)
         while True:
-            part = Part(scan(self.data, start, limit), default)
+            part = Part(self.header or scan(self.data, start, limit), default)
+            self.header = None
             self.count += 1
             self.open.append(part)
             if parent is not None:
@@ -295,7 +301,7 @@ def _boundary(part: Part) -> bytes:
     boundary = boundary.rstrip(b" \t")  # RFC 2046 5.1.1: it does not end with a blank
     if len(boundary) > limits.BOUNDARY_OCTETS:
         part.findings |= {Finding.LONG_BOUNDARY}
-        boundary = boundary[: limits.BOUNDARY_OCTETS]
+        return b""
     return b"" if b"\n" in boundary else boundary
 
 

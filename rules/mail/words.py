@@ -58,6 +58,8 @@ def decode(value: bytes) -> str:
 def _payload(encoding: bytes, text: bytes) -> bytes:
     if encoding in b"bB":
         return _base64(text)
+    if text.endswith(b"="):  # a2b_qp would take it for a soft line break
+        text += b"3D"
     return binascii.a2b_qp(double_equals(text), header=True)
 
 
@@ -97,10 +99,10 @@ def _one_line(text: str) -> str:
 
 
 def _encoded_words(text: str) -> list[bytes]:
-    """UTF-8 words of at most 75 octets, each of whole characters, in the shorter of the two encodings."""
+    """UTF-8 words of at most 75 octets, each of whole characters, legible when that is not much longer."""
     raw = text.encode("utf-8")
     plain = sum(octet in _Q_SAFE or octet == 0x20 for octet in raw)
-    quoted = plain + 3 * (len(raw) - plain) <= (len(raw) + 2) // 3 * 4
+    quoted = plain + 3 * (len(raw) - plain) <= 2 * len(raw)
     words: list[bytes] = []
     chunk: list[bytes] = []
     used = 0

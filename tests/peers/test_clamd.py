@@ -24,7 +24,7 @@ from pipeline.stage import Phase
 from pipeline.stages.clamav import ClamavSettings, ClamavStage
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, Verdict
-from pipeline.zone import Zone
+from pipeline.zone import Zone, ZoneResolver
 from rules.mail.header import scan
 from rules.mail.message import Message
 from tests import faultserver
@@ -33,6 +33,7 @@ from tests.faultserver import clamd_request as read
 HAM = b"From: a@example.net\r\nSubject: hello\r\nX-Virus-Status: Clean, trust me\r\n\r\nbody\r\n"
 # In two pieces, so that no scanner stops at this file.
 EICAR = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-" + b"ANTIVIRUS-TEST-FILE!$H+H*"
+ZONE = Zone()
 LIMIT = 0.6  # seconds, the stage's own
 
 
@@ -44,7 +45,7 @@ def ask(
 
     async def main() -> RunOutcome:
         chosen = ClamavSettings(**{"enabled": "on", "socket": where, "timeout": limit, **settings})  # type: ignore[arg-type]  # free settings
-        stage = ClamavStage(chosen, StageContext(clock, SystemIds(), Zone({}), "mx.example.org"))
+        stage = ClamavStage(chosen, StageContext(clock, SystemIds(), ZoneResolver(ZONE), "mx.example.org"))
         runner = Runner([stage], clock)
         envelope = Envelope("a@example.net", (Recipient("b@example.org"),), Client(), profile)
         one = Transaction(Message(message), envelope, "TRACE-00001", clock.monotonic() + 25)
@@ -196,7 +197,7 @@ def test_a_scan_that_is_cancelled_frees_its_thread() -> None:
 
     async def main(where: str) -> None:
         settings = ClamavSettings(enabled="on", socket=where, timeout=30, parallel=2)
-        stage = ClamavStage(settings, StageContext(clock, SystemIds(), Zone({}), "mx.example.org"))
+        stage = ClamavStage(settings, StageContext(clock, SystemIds(), ZoneResolver(ZONE), "mx.example.org"))
         envelope = Envelope("", (), Client(), Profile.MX)
         one = Transaction(Message(HAM), envelope, "T", clock.monotonic() + 60)
         tasks = [asyncio.create_task(stage.check(one)) for _ in range(2)]

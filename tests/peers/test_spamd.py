@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from pipeline.stage import Phase
 from pipeline.stages.spamassassin import SpamassassinSettings, SpamassassinStage
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, Verdict
-from pipeline.zone import Zone
+from pipeline.zone import Zone, ZoneResolver
 from rules.mail.header import scan
 from rules.mail.message import Message
 from tests import faultserver
@@ -31,6 +32,11 @@ HAM = b"From: a@example.net\r\nSubject: hello\r\nX-Spam-Flag: NO\r\nx-spam-karma
 # In two pieces, so that no scanner stops at this file.
 GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-" + b"ANTI-UBE-TEST-EMAIL*C.34X"
 LIMIT = 0.6
+ZONE = Zone.parse("""
+7.100.51.198.in-addr.arpa PTR mx.example.net
+mx.example.net A 198.51.100.7
+2.100.51.198.in-addr.arpa PTR mx.example.net
+""")
 
 
 def answer(
@@ -53,7 +59,9 @@ def ask(
     async def main() -> RunOutcome:
         base = {"enabled": "on", "socket": where, "timeout": limit, "on_error": "defer"}
         chosen = SpamassassinSettings(**{**base, **settings})  # type: ignore[arg-type]  # free settings
-        stage = SpamassassinStage(chosen, StageContext(clock, SystemIds(), Zone({}), "mx.example.org"))
+        stage = SpamassassinStage(
+            chosen, StageContext(clock, SystemIds(), ZoneResolver(ZONE), "mx.example.org")
+        )
         runner = Runner([stage], clock)
         recipient = Recipient("b@example.org", account="b@example.org")
         envelope = Envelope("a@example.net", (recipient,), client, Profile.MX)
@@ -140,14 +148,15 @@ def test_what_is_asked() -> None:
         return asked[0]
 
     with faultserver.serve(faultserver.split(remember, answer("False ; -0.5 / 5.0", b""))) as where:
-        outcome = ask(where, client=Client(ip="192.0.2.1", helo="mx.example.net"))
+        outcome = ask(where, client=Client(ip="198.51.100.7", helo="helo.example.net"))
     assert only(outcome).result == "ham"
     head, _, rest = asked[0].partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0].startswith(b"REPORT SPAMC/1.") and b"User: b@example.org" in lines
     assert f"Content-length: {len(rest)}".encode() in lines
     assert rest.startswith(
-        b"X-Envelope-From: <a@example.net>\r\nReceived: from mx.example.net ([192.0.2.1])\r\n\tby mx."
+        b"X-Envelope-From: <a@example.net>\r\n"
+        b"Received: from helo.example.net (mx.example.net [198.51.100.7])\r\n\tby mx.example.org with ESMTP id"
     )
     assert rest.endswith(HAM)
 
@@ -225,10 +234,14 @@ def spamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.peer
 @pytest.mark.slow
 def test_real_spamd(spamd: str) -> None:
-    good = b"From: Ann <ann@example.net>\r\nTo: b@example.org\r\nSubject: lunch\r\nMessage-ID: <1@example.net>\r\n"
-    good += b"Date: Mon, 23 Nov 2026 12:00:00 +0000\r\n\r\nShall we meet at noon? Yours, Ann\r\n"
-    ham = only(ask(spamd, good, limit=30))
-    assert ham.result == "ham" and ham.evidence["spamd_threshold"] == "5"
+    good = b"From: Ann <ann@example.net>\r\nTo: b@example.org\r\nSubject: lunch\r\n"
+    good += b"Message-ID: <20261123.120000.1234567@mx.example.net>\r\n"
+    good += f"Date: {formatdate()}\r\n\r\nShall we meet at noon? Yours, Ann\r\n".encode()
+    ham = only(
+        ask(spamd, good, limit=30, client=Client(ip="198.51.100.7", helo="mx.example.net", esmtp=True))
+    )
+    assert ham.result == "ham", ham.summary
+    assert ham.evidence["spamd_threshold"] == "5"
     outcome = ask(spamd, good + GTUBE + b"\r\n", limit=30)
     assert outcome.verdict.disposition is Disposition.REJECT
     assert float(only(outcome).tags["spam.score"]) > 900

@@ -127,6 +127,9 @@ def connect(account: MemoryAccount) -> Callable[..., Client]:
 @pytest.fixture
 def fill(account: MemoryAccount) -> Callable[..., None]:
     def make(count: int, mailbox: str = "INBOX", first: int = 1) -> None:
-        account.append(mailbox, [NewMessage(message(number), date=NOW - 86_400) for number in range(first, first + count)])
+        account.append(
+            mailbox,
+            [NewMessage(message(number), date=NOW - 86_400) for number in range(first, first + count)],
+        )
 
     return make

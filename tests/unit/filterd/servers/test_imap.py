@@ -81,7 +81,9 @@ class Running:
             asyncio.set_event_loop(self.loop)
 
             async def begin() -> None:
-                self.server = Server(self.socket, door.connection, Admission(AdmissionLimits()), refusal=ImapDoor.REFUSAL)
+                self.server = Server(
+                    self.socket, door.connection, Admission(AdmissionLimits()), refusal=ImapDoor.REFUSAL
+                )
                 self.server.start()
                 started.set()
 
@@ -149,7 +151,7 @@ def test_imapclient_and_idle(server: Running) -> None:
     client = imapclient.IMAPClient("127.0.0.1", server.port, ssl=False, timeout=10)
     client.login("ann", "pw")
     client.create_folder("Entwürfe & mehr")
-    assert (("\\HasNoChildren".encode(),), b"/", "Entwürfe & mehr") in client.list_folders()
+    assert ((b"\\HasNoChildren",), b"/", "Entwürfe & mehr") in client.list_folders()
     assert client.select_folder("INBOX")[b"EXISTS"] == 0
     client.idle()
     begun = time.monotonic()

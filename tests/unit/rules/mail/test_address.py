@@ -59,7 +59,9 @@ def test_mailboxes(value: bytes, expected: list[tuple[str, str]]) -> None:
 
 
 def test_groups() -> None:
-    parsed = parse_list(b"A Group:Ed Jones <joe@a.test>,joe@where.test,John <jdoe@one.test>; x@y, undisclosed-recipients:;")
+    parsed = parse_list(
+        b"A Group:Ed Jones <joe@a.test>,joe@where.test,John <jdoe@one.test>; x@y, undisclosed-recipients:;"
+    )
     group, single, empty = parsed.items
     assert isinstance(group, Group) and isinstance(empty, Group)
     assert group.name == "A Group" and [m.local for m in group.members] == ["joe", "joe", "jdoe"]
@@ -73,7 +75,7 @@ def test_groups() -> None:
 
 
 def test_routes_and_raw_names() -> None:
-    found = parse_one(b"=?utf-8?q?a?= \"b \\\" c\" <@one.test,@two . test:joe@three.test>")
+    found = parse_one(b'=?utf-8?q?a?= "b \\" c" <@one.test,@two . test:joe@three.test>')
     assert found == Mailbox('a b " c', "joe", "three.test", b'=?utf-8?q?a?= b " c', "@one.test,@two.test")
     assert parse_one(b"") is None
 

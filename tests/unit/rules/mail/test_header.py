@@ -42,7 +42,7 @@ def test_mixed_line_ends() -> None:
         (b"A: b", [b"A"], 4),
         (b"A: b\r\n", [b"A"], 6),
         (b"A: b\r", [b"A"], 5),
-        (b"A:\r\nB:", [b"A", b"B"], 7),
+        (b"A:\r\nB:", [b"A", b"B"], 6),
         (b"A:\n\r\r\nB: x\n\n", [b"A", b"", b"B"], 12),
         (b" continued first\nA: b\n\nx", [b"", b"A"], 23),
         (b"From me Mon Jan  1 00:00:00 2024\nA: b\n\nx", [b"", b"A"], 39),

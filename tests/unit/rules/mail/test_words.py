@@ -45,7 +45,9 @@ def test_limit_leaves_the_rest_as_it_is() -> None:
     assert text == "b" * limits.ENCODED_WORDS + "=?a?q?b?=" * 2
 
 
-@pytest.mark.parametrize("text", ["", "plain", "grüße", "日本語" * 40, "a" * 2000, "=?x?q?y?=", 'q"\\x', "tab\there", "é " * 90])
+@pytest.mark.parametrize(
+    "text", ["", "plain", "grüße", "日本語" * 40, "a" * 2000, "=?x?q?y?=", 'q"\\x', "tab\there", "é " * 90]
+)
 def test_encode(text: str) -> None:
     encoded = words.encode_text(text)
     assert words.decode(encoded) == text

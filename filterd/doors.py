@@ -1,0 +1,172 @@
+"""Every listener of one worker, opened on inherited sockets: which core, which service, which limits."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filterd import __version__
+from filterd.accounts.directory import Account
+from filterd.config.schema import Config
+from filterd.imap.config import ImapServerConfig
+from filterd.net.limits import Admission, AdmissionLimits
+from filterd.net.listen import Factory, Server
+from filterd.net.login import LoginGuard
+from filterd.net.tls import TlsFiles, ensure_self_signed
+from filterd.ports import SystemClock
+from filterd.proto.managesieve import SieveConfig
+from filterd.proto.pop3 import Pop3Config
+from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
+from filterd.servers.imap import ImapDoor
+from filterd.servers.maildrop import FileLocks
+from filterd.servers.managesieve import SieveDoor
+from filterd.servers.pop3 import Pop3Door
+from filterd.servers.smtp import SmtpDoor
+from filterd.store.durable import RealDisk
+from pipeline.envelope import Profile
+
+if TYPE_CHECKING:
+    from filterd.app import Parts
+
+Context = Callable[[], ssl.SSLContext]
+IMPLICIT = frozenset({"submissions", "imaps", "pop3s"})
+
+
+def certificate(config: Config) -> TlsFiles | None:
+    """The server's certificate: the configured files, one of our own making, or none. Raises OSError, ssl.SSLError."""
+    if config.tls.mode == "off":
+        return None
+    if config.tls.mode == "files":
+        return TlsFiles(config.tls.cert, config.tls.key)
+    folder = Path(config.server.data_dir) / "tls"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    cert, key = str(folder / "self-signed.crt"), str(folder / "self-signed.key")
+    ensure_self_signed(cert, key, [config.server.hostname, "localhost", "127.0.0.1"], time.time())
+    return TlsFiles(cert, key)
+
+
+@dataclass(slots=True)
+class Doors:
+    """``sockets`` by listener name. ``open`` and ``close`` are called on the loop."""
+
+    parts: Parts
+    sockets: list[tuple[str, socket.socket]]
+    _servers: list[Server] = field(default_factory=list)
+    _admission: Admission | None = None
+
+    def open(self) -> None:
+        config = self.parts.config
+        tls = certificate(config)
+        context = self._context(tls)
+        limits = config.limits.connections
+        self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip))
+        clock = SystemClock()
+        logins = LoginGuard(self._check, clock)
+        for name, sock in self.sockets:
+            factory, refusal = self._door(name, context, logins)
+            implicit = name in IMPLICIT
+            if implicit and context is None:
+                continue  # config check refuses this; nobody may log in without TLS by a door that promises it
+            server = Server(
+                sock,
+                factory,
+                self._admission,
+                context=context if implicit else None,
+                refusal=b"" if implicit else refusal,
+            )
+            server.start()
+            self._servers.append(server)
+
+    async def close(self, seconds: float) -> None:
+        """Accept no more; say good-bye to idle sessions; let busy ones end for ``seconds``."""
+        for server in self._servers:
+            server.stop()
+        admission = self._admission
+        if admission is None:
+            return
+        admission.shut_down()
+        deadline = time.monotonic() + seconds
+        while admission.total and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def _check(self, login: str, password: str) -> Account | None:
+        return await asyncio.to_thread(self.parts.directory.authenticate, login, password)
+
+    @staticmethod
+    def _context(tls: TlsFiles | None) -> Context | None:
+        return tls.current if tls is not None else None
+
+    def _door(self, name: str, context: Context | None, logins: LoginGuard) -> tuple[Factory, bytes]:
+        config = self.parts.config
+        plain = config.tls.allow_plaintext_login
+        if name in ("smtp", "submission", "submissions", "lmtp"):
+            smtp = self._smtp(name, context, plain)
+            return smtp.connection, smtp.REFUSAL
+        if name in ("imap", "imaps"):
+            imap = ImapDoor(
+                ImapServerConfig(
+                    message_size=config.limits.message_size,
+                    tls=context is not None,
+                    allow_plaintext=plain,
+                    version=__version__,
+                ),
+                logins,
+                self.parts.jobs,
+                self.parts.notices,
+                SystemClock(),
+                context,
+            )
+            return imap.connection, imap.REFUSAL
+        if name in ("pop3", "pop3s"):
+            locks = FileLocks(RealDisk(), str(Path(config.server.data_dir) / "run"))
+            pop3 = Pop3Door(
+                Pop3Config(config.server.hostname, starttls=context is not None, allow_plain_auth=plain),
+                logins,
+                self.parts.jobs,
+                locks,
+                context,
+            )
+            return pop3.connection, pop3.REFUSAL
+        sieve = SieveDoor(
+            SieveConfig(
+                self.parts.scripts.capabilities(),
+                starttls=context is not None,
+                allow_plain_auth=plain,
+                max_redirects=config.stage.sieve.limits.redirects,
+                notify=("mailto",) if "enotify" in self.parts.scripts.capabilities() else (),
+                script_size=config.stage.sieve.limits.script,
+            ),
+            logins,
+            self.parts.scripts,
+            context,
+        )
+        return sieve.connection, sieve.REFUSAL
+
+    def _smtp(self, name: str, context: Context | None, plain: bool) -> SmtpDoor:
+        config = self.parts.config
+        profile = {"smtp": Profile.MX, "lmtp": Profile.LMTP}.get(name, Profile.SUBMISSION)
+        submission = profile is Profile.SUBMISSION
+        return SmtpDoor(
+            SmtpConfig(
+                config.server.hostname,
+                profile,
+                size_limit=config.limits.message_size,
+                starttls=context is not None and profile is not Profile.LMTP,
+                auth=submission,
+                auth_required=submission,
+                allow_plain_auth=plain,
+                limits=SmtpLimits(recipients=config.limits.recipients),
+            ),
+            self.parts.reception,
+            listener=name,
+            context=context,
+            xclient_trusted=[ipaddress.ip_network(network) for network in config.server.xclient_trusted],
+            xclient_unix=True,
+        )

@@ -1,0 +1,131 @@
+"""The shell of POP3: one ``Pop3Connection`` a client, driving ``filterd.proto.pop3``.
+
+Wiring (``filterd.app``)::
+
+    door = Pop3Door(Pop3Config(hostname, starttls=True), logins, jobs, FileLocks(disk, run_dir), context=tls.current)
+    server = Server(sock, door.connection, admission, refusal=Pop3Door.REFUSAL)        # POP3; for POP3S add context=tls.current
+    server.start()
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from filterd.net.connection import Connection
+from filterd.net.limits import Ticket
+from filterd.proto.pop3 import Close, Login, Pop3Config, Pop3Core, Refusal, Retrieve, StartTls, Update
+from filterd.servers.maildrop import MaildropLocks, open_maildrop, read_message, update
+from filterd.servers.ports import Jobs, LoginService
+from filterd.store.base import StoreError
+from pipeline.envelope import Client
+
+LARGE = 16_384  # octets of a message that is written at once; smaller answers to pipelined commands gather
+
+
+@dataclass(frozen=True, slots=True)
+class Pop3Door:
+    """What every connection of a listener has in common."""
+
+    config: Pop3Config
+    logins: LoginService
+    jobs: Jobs
+    locks: MaildropLocks
+    context: Callable[[], ssl.SSLContext] | None = None
+
+    REFUSAL: ClassVar[bytes] = b"-ERR [SYS/TEMP] Too many connections; try again later\r\n"
+
+    def connection(self, ticket: Ticket) -> Pop3Connection:
+        """The factory for ``filterd.net.listen.Server``."""
+        return Pop3Connection(self, ticket)
+
+
+class Pop3Connection(Connection[Pop3Core]):
+    """One client. ``account`` is "" until the maildrop is ours."""
+
+    __slots__ = ("account", "door", "release")
+    close_event = Close
+
+    def __init__(self, door: Pop3Door, ticket: Ticket | None = None) -> None:
+        super().__init__(ticket)
+        self.door = door
+        self.account = ""
+        self.release: Callable[[], None] | None = None
+
+    def begin(self) -> Pop3Core:
+        return Pop3Core(self.door.config, tls=bool(self.tls_name()))
+
+    def _finish(self) -> None:
+        # Reached at the end of every connection, behind whatever was under way: no other session comes in meanwhile.
+        self._let_go()
+        super()._finish()
+
+    def _let_go(self) -> None:
+        release, self.release = self.release, None
+        if release is not None:
+            release()
+
+    async def perform(self, event: object) -> None:
+        match event:
+            case Retrieve():
+                await self._retrieve(event)
+            case Login(login, password):
+                await self._log_in(login, password)
+            case Update(deleted, seen):
+                await self._update(deleted, seen)
+            case StartTls():
+                context = self.door.context
+                if context is None or not await self.start_tls(context(), self.door.config.handshake):
+                    self._cut()
+
+    async def _log_in(self, login: str, password: str) -> None:
+        door = self.door
+        client = Client(ip=self.ip, port=self.port, tls=self.tls_name())
+        account = await door.logins.authenticate(login, password, client, "pop3")
+        if account is None:
+            self.core.refuse(Refusal.CREDENTIALS)
+            return
+        release = await door.locks.acquire(account.id)
+        if release is None:
+            self.core.refuse(Refusal.IN_USE)
+            return
+        self.release = release
+        if self._lost:
+            return
+        try:
+            drop = await open_maildrop(door.jobs, account.id)
+        except StoreError:
+            self._let_go()
+            self.core.refuse(Refusal.TEMPORARY)
+            return
+        except BaseException:
+            self._let_go()
+            raise
+        self.account = account.id
+        self.core.opened(drop)
+
+    async def _retrieve(self, event: Retrieve) -> None:
+        drop = self.core.drop
+        if drop is None:
+            return
+        try:
+            data = await read_message(self.door.jobs, self.account, drop.uids[event.number - 1])
+        except StoreError:
+            data = None
+        self.core.text(data, event)
+        if data is not None and len(data) > LARGE:
+            self.flush()
+
+    async def _update(self, deleted: list[int], seen: list[int]) -> None:
+        drop = self.core.drop
+        if drop is None:
+            return
+        try:
+            uids = [drop.uids[number - 1] for number in deleted]
+            done = await update(self.door.jobs, self.account, uids, [drop.uids[n - 1] for n in seen])
+        except StoreError:
+            done = False
+        self.core.updated(done)
+        self._let_go()

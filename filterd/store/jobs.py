@@ -1,0 +1,242 @@
+"""Blocking store work for the loop: one job per account at a time, in a bounded pool (HOUSE item 17).
+
+Each account with work has a *lane*. A thread that comes to a lane takes all that waits in it: the deliveries go to the store as
+one batch (one lock, one sync a directory, one transaction), the other work is done in order. A lane that got new work meanwhile
+goes to the end of the pool's queue, so a busy account does not keep the others waiting.
+
+Acknowledged delivery keys ride with the next delivery of the account, or are written after RIDE_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar, runtime_checkable
+
+from filterd.store.base import AccountStore, NewMessage, SieveState, Store, Stored, StoreError
+
+T = TypeVar("T")
+
+THREADS = 12
+RIDE_SECONDS = 0.5
+MAX_BATCH = 128
+MAX_RUNS = 8  # pieces of other work a thread does for one account before others come to their turn
+
+log = logging.getLogger("filterd.store")
+
+
+@runtime_checkable
+class BatchStore(Protocol):
+    """An account that takes many deliveries at once."""
+
+    def deliver_many(
+        self, items: Sequence[tuple[str, NewMessage, SieveState | None]]
+    ) -> Sequence[Stored | StoreError]: ...
+
+    def flush(self) -> None: ...
+
+
+@runtime_checkable
+class BoundedStore(Protocol):
+    """A store that says which accounts it would like to close."""
+
+    def surplus(self) -> list[str]: ...
+
+    def close_account(self, account: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Delivery:
+    item: tuple[str, NewMessage, SieveState | None]
+    future: asyncio.Future[Stored]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What waits for one account. ``running``: a thread has it or will."""
+
+    deliveries: list[_Delivery] = field(default_factory=list)
+    runs: list[Callable[[AccountStore | StoreError], None]] = field(default_factory=list)
+    acks: list[bytes] = field(default_factory=list)
+    running: bool = False
+    closing: bool = False
+
+
+class AccountJobs:
+    """``servers.ports.Jobs``. One a process; its methods are called on the loop."""
+
+    def __init__(self, store: Store, threads: int = THREADS) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._lock = threading.Lock()  # of the lanes
+        self._lanes: dict[str, _Lane] = {}
+        self._flush: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
+        """Do ``work`` with the account's store in the pool; its result or exception."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def job(opened: AccountStore | StoreError) -> None:
+            if future.cancelled():
+                return
+            try:
+                if isinstance(opened, StoreError):
+                    raise opened
+                result = work(opened)
+            except BaseException as error:  # handed to the caller, whatever it is
+                _post(loop, future, None, error)
+            else:
+                _post(loop, future, result, None)
+
+        with self._lock:
+            self._lane(account).runs.append(job)
+        return await future
+
+    async def deliver(
+        self, account: str, mailbox: str, message: NewMessage, state: SieveState | None = None
+    ) -> Stored:
+        """Like ``AccountStore.deliver``, together with all other deliveries that wait for the account."""
+        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._lane(account).deliveries.append(_Delivery((mailbox, message, state), future))
+        return await future
+
+    def acknowledge(self, account: str, key: bytes) -> None:
+        """The client went on after our reply (HOUSE item 11)."""
+        with self._lock:
+            self._lanes.setdefault(account, _Lane()).acks.append(key)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(RIDE_SECONDS, self._flush_acks)
+
+    def close(self) -> None:
+        """Finish what was begun. The store is closed by whoever opened it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._flush is not None:
+            self._flush.cancel()
+        self._pool.shutdown(wait=True)
+        for account, lane in self._lanes.items():
+            if lane.acks:
+                try:
+                    self._store.account(account).acknowledge(lane.acks)  # written when the store is closed
+                except StoreError as error:
+                    log.warning("acknowledgements of %s are lost: %s", account, error)
+        self._lanes.clear()
+
+    # -- inside -----------------------------------------------------------------------------------------------------------
+    def _lane(self, account: str) -> _Lane:
+        """The lane, on its way to a thread. Under the lock."""
+        lane = self._lanes.get(account)
+        if lane is None:
+            lane = self._lanes[account] = _Lane()
+        if not lane.running:
+            lane.running = True
+            self._pool.submit(self._work, account, lane)
+        return lane
+
+    def _flush_acks(self) -> None:
+        self._flush = None
+        with self._lock:
+            for account in [name for name, lane in self._lanes.items() if lane.acks and not lane.running]:
+                self._lane(account)
+
+    def _work(self, account: str, lane: _Lane) -> None:
+        """In a thread: all that waits in the lane."""
+        with self._lock:
+            deliveries, lane.deliveries = lane.deliveries[:MAX_BATCH], lane.deliveries[MAX_BATCH:]
+            runs, lane.runs = lane.runs[:MAX_RUNS], lane.runs[MAX_RUNS:]
+            acks, lane.acks = lane.acks, []
+            closing, lane.closing = lane.closing, False
+        opened: AccountStore | StoreError
+        try:
+            opened = self._store.account(account)
+        except StoreError as error:
+            opened = error
+        try:
+            if not isinstance(opened, StoreError):
+                self._acknowledge(opened, acks, bool(deliveries))
+            if deliveries:
+                _deliver(opened, deliveries)
+            for run in runs:
+                run(opened)
+            if closing and isinstance(self._store, BoundedStore):
+                self._store.close_account(account)
+        finally:
+            self._done(account, lane)
+
+    @staticmethod
+    def _acknowledge(opened: AccountStore, acks: list[bytes], riding: bool) -> None:
+        if acks:
+            opened.acknowledge(acks)
+            if not riding and isinstance(opened, BatchStore):
+                try:
+                    opened.flush()
+                except StoreError as error:
+                    log.warning("acknowledgements wait: %s", error)
+
+    def _done(self, account: str, lane: _Lane) -> None:
+        surplus = self._store.surplus() if isinstance(self._store, BoundedStore) else []
+        with self._lock:
+            if lane.deliveries or lane.runs:
+                self._pool.submit(self._work, account, lane)
+            else:
+                lane.running = False
+                if not lane.acks:
+                    del self._lanes[account]
+            for other in surplus:
+                if other not in self._lanes and not self._closed:
+                    self._lane(other).closing = True
+
+
+def _deliver(opened: AccountStore | StoreError, deliveries: list[_Delivery]) -> None:
+    results: Sequence[Stored | StoreError]
+    try:
+        if isinstance(opened, StoreError):
+            results = [opened] * len(deliveries)
+        elif isinstance(opened, BatchStore):
+            results = opened.deliver_many([delivery.item for delivery in deliveries])
+        else:
+            results = [_deliver_one(opened, delivery) for delivery in deliveries]
+    except BaseException as error:  # handed to every caller: their clients are told to come again
+        for delivery in deliveries:
+            _post(delivery.future.get_loop(), delivery.future, None, error)
+        return
+    for delivery, result in zip(deliveries, results, strict=True):
+        loop = delivery.future.get_loop()
+        if isinstance(result, StoreError):
+            _post(loop, delivery.future, None, result)
+        else:
+            _post(loop, delivery.future, result, None)
+
+
+def _deliver_one(opened: AccountStore, delivery: _Delivery) -> Stored | StoreError:
+    try:
+        return opened.deliver(*delivery.item)
+    except StoreError as error:
+        return error
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[T], result: T | None, error: BaseException | None
+) -> None:
+    """From a thread. A loop that has ended wants nothing any more."""
+
+    def finish() -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # T itself may be None
+
+    try:
+        loop.call_soon_threadsafe(finish)
+    except RuntimeError:
+        log.debug("the loop ended before its store work")

@@ -1,0 +1,105 @@
+"""Generated mail: vacation replies and mailto notifications, as bytes with CRLF.
+
+Specification: RFC 5322, RFC 2045 to 2047, RFC 3834 (automatic responses), RFC 5230 section 5, RFC 5436
+section 2.7. Field values can never add a field (``rules.mail.header.make_field``); text bodies are UTF-8,
+quoted-printable where lines are long or not ASCII.
+"""
+
+from __future__ import annotations
+
+import quopri
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+from rules.mail import address, date, words
+from rules.mail.header import make_field
+
+_LINE_ENDS = re.compile(rb"\r\n|\r|\n")
+_MESSAGE_ID = re.compile(rb"<[^<>\s]{1,900}>")
+_REFERENCES = 20  # ids kept in References: the first and the latest
+PRODUCT = b"filterd"
+
+
+def crlf(data: bytes) -> bytes:
+    """Line ends as CRLF."""
+    return _LINE_ENDS.sub(b"\r\n", data)
+
+
+def address_field(text: str) -> bytes:
+    """An address list for a new field, display names encoded."""
+    items = address.parse_list(text.encode("utf-8", "replace")).items
+    return b", ".join(address.render(item) for item in items)
+
+
+def body_fields(text: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """MIME fields and the body for a text."""
+    data = crlf(text.encode("utf-8", "replace"))
+    if data and not data.endswith(b"\r\n"):
+        data += b"\r\n"
+    ascii_only = data.isascii() and b"\0" not in data
+    long = any(len(line) > 900 for line in data.split(b"\r\n"))
+    charset = b"us-ascii" if ascii_only else b"utf-8"
+    encoding = b"7bit"
+    if not ascii_only or long:
+        encoding = b"quoted-printable"
+        data = crlf(quopri.encodestring(data.replace(b"\r\n", b"\n")))
+    return [
+        (b"MIME-Version", b"1.0"),
+        (b"Content-Type", b"text/plain; charset=" + charset),
+        (b"Content-Transfer-Encoding", encoding),
+    ], data
+
+
+def entity(text: str) -> tuple[bytes, bytes] | None:
+    """A MIME entity (RFC 5230 4.4) as header and body; None when its header is none or has 8-bit text."""
+    data = crlf(text.encode("utf-8", "replace")).lstrip(b"\r\n")
+    head, _, body = data.partition(b"\r\n\r\n")
+    head = head.rstrip(b"\r\n")
+    if not head.isascii():
+        return None
+    names = set()
+    for line in head.split(b"\r\n"):
+        name, colon, _ = line.partition(b":")
+        if line[:1] in (b" ", b"\t"):
+            continue
+        if not colon or not name.lower().startswith((b"content-", b"mime-version")):
+            return None
+        names.add(name.lower())
+    if b"mime-version" not in names:
+        head = b"MIME-Version: 1.0\r\n" + head
+    return head + b"\r\n", body
+
+
+def thread_fields(message_ids: Sequence[bytes], references: bytes) -> list[tuple[bytes, bytes]]:
+    """In-Reply-To and References of an answer (RFC 5322 3.6.4)."""
+    found = _MESSAGE_ID.findall(message_ids[0]) if message_ids else []
+    if not found:
+        return []
+    parents = [one for one in _MESSAGE_ID.findall(references) if one != found[0]]
+    if len(parents) >= _REFERENCES:
+        parents = [parents[0], *parents[-(_REFERENCES - 2) :]]
+    return [(b"In-Reply-To", found[0]), (b"References", b" ".join([*parents, found[0]]))]
+
+
+def build(
+    fields: Sequence[tuple[bytes, bytes]],
+    moment: datetime,
+    message_id: str,
+    body: bytes,
+    *,
+    entity_header: bytes = b"",
+) -> bytes:
+    """A whole message: Date and Message-ID first, then the given fields; ``entity_header`` is taken as it is."""
+    head = [
+        (b"Date", date.render(moment).encode("ascii", "replace")),
+        (b"Message-ID", b"<" + message_id.encode("ascii", "replace") + b">"),
+        (b"X-Sieve", PRODUCT),
+        *fields,
+    ]
+    return b"".join(make_field(name, value) for name, value in head) + entity_header + b"\r\n" + body
+
+
+def subject_field(text: str, longest: int) -> bytes:
+    """A Subject value of at most ``longest`` characters."""
+    return words.encode_text(" ".join(text.split())[:longest])

@@ -1,0 +1,74 @@
+"""extlists: lists that are kept outside of the script.
+
+Specification: RFC 6134. Complete: yes. The match type :list asks the host for each value; ``redirect :list``
+names a list as the recipient, which the host takes apart. A list that is not there holds nothing. With
+"variables" ${0} is the matching value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rules.errors import RunError
+from rules.match import Matcher, expand, missed, show
+from rules.registry import Extension, Kind, MatchSpec, Param, TagSpec, TestFn, TestSpec
+
+if TYPE_CHECKING:
+    from rules.bound import Bound, Texts
+    from rules.context import Run
+    from rules.options import ActionOptions
+    from rules.registry import ComparatorSpec
+
+_ABBREVIATED = ":addrbook:"
+_FULL = "urn:ietf:params:sieve:addrbook:"
+
+
+def list_name(text: str) -> str:
+    """RFC 6134 2.6: names that begin with a colon are short for urn:ietf:params:sieve."""
+    return _FULL + text[len(_ABBREVIATED) :] if text.lower().startswith(_ABBREVIATED) else text
+
+
+def _link(bound: Bound, comparator: ComparatorSpec, keys: Texts) -> Matcher:
+    def match(run: Run, values: Sequence[str]) -> bool:
+        names = expand(run, keys)
+        for value in values:
+            for name in names:
+                if run.host.list_contains(list_name(name), value):
+                    run.seen, run.key = value, name
+                    if run.captures:
+                        run.variables.matched = (value,)
+                    return True
+        return missed(run, values, show(names))
+
+    return match
+
+
+def _valid(bound: Bound) -> TestFn:
+    def test(run: Run) -> bool:
+        for name in expand(run, bound.texts(0)):
+            run.seen = run.key = name
+            if run.host.list_contains(list_name(name), "") is None:
+                return False
+        return True
+
+    return test
+
+
+def _amend(run: Run, bound: Bound, options: ActionOptions) -> None:
+    name = list_name(run.expand(bound.text(0)))
+    if run.host.list_contains(name, "") is None:
+        raise RunError(f'redirect: there is no list "{name[:60]}"')
+    options.list_name = name
+
+
+_NEEDS = ("extlists",)
+
+EXTENSION = Extension(
+    "extlists",
+    _NEEDS,
+    dialect="RFC 6134",
+    matches=(MatchSpec("list", _link, _NEEDS, captures=True),),
+    tests=(TestSpec("valid_ext_list", _NEEDS, (Param("list names", Kind.STRINGS),), link=_valid),),
+    tags=(TagSpec("list", ("redirect",), _NEEDS, amend=_amend),),
+)

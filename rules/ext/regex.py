@@ -1,0 +1,94 @@
+"""regex: the match type :regex and the modifier :quoteregex.
+
+Specification: draft-ietf-sieve-regex (draft-murchison-sieve-regex-07). Complete: yes, in the syntax of
+google-re2, which has POSIX extended expressions without backreferences; linear in the text, with limits on a
+pattern's size and memory. With "variables" ${0} is the matching text, ${1} and on are the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rules.bound import constants
+from rules.context import StateKey
+from rules.errors import RunError
+from rules.ext.variables import modifier_tag
+from rules.limits import MATCH_VALUES
+from rules.match import Matcher, expand, missed, show
+from rules.regexes import Pattern, compile_pattern
+from rules.registry import Extension, MatchSpec
+
+if TYPE_CHECKING:
+    from rules.bound import Bound, Texts
+    from rules.checker import Checker
+    from rules.context import Run
+    from rules.registry import ComparatorSpec
+
+_COUNT: StateKey[list[int]] = StateKey("regex", lambda: [0])
+_FOLDING = ("i;ascii-casemap", "i;unicode-casemap")
+_COMPARATORS = (*_FOLDING, "i;octet")
+
+
+def _check(checker: Checker, bound: Bound) -> None:
+    name = bound.tag_text("comparator") or _FOLDING[0]
+    if isinstance(name, str) and name not in _COMPARATORS:
+        message = f'":regex" cannot be used with the comparator "{name[:40]}"'
+        checker.error(checker.where_tag(bound, "comparator"), "comparator", message, 'use "i;octet"')
+    index = len(bound.args) - 1
+    for item, key in enumerate(bound.keys):
+        if isinstance(key, str):
+            found = compile_pattern(key, checker.limits, fold=False)
+            if isinstance(found, str):
+                message = f"wrong regular expression: {found}"
+                checker.error(
+                    checker.where(bound, index, item),
+                    "regex",
+                    message,
+                    "in a string every \\ is written \\\\",
+                )
+
+
+def _patterns(run: Run, keys: Sequence[str], fold: bool) -> list[Pattern]:
+    out: list[Pattern] = []
+    for key in keys:
+        pattern = compile_pattern(key, run.limits, fold=fold)
+        if isinstance(pattern, str):
+            raise RunError(f"wrong regular expression: {pattern}")
+        out.append(pattern)
+    return out
+
+
+def _link(bound: Bound, comparator: ComparatorSpec, keys: Texts) -> Matcher:
+    fold = comparator.name in _FOLDING
+    known = constants(keys)
+
+    def match(run: Run, values: Sequence[str]) -> bool:
+        sources = known if known is not None else expand(run, keys)
+        if known is None:
+            count = run.get(_COUNT)
+            count[0] += len(sources)
+            if count[0] > run.limits.regexes:
+                raise RunError(f"more than {run.limits.regexes} regular expressions made of variables")
+        patterns = _patterns(run, sources, fold)
+        for value in values:
+            for source, pattern in zip(sources, patterns, strict=True):
+                found = pattern.search(value)
+                if found is not None:
+                    run.seen, run.key = value, source
+                    if run.captures:
+                        groups = [group or "" for group in found.groups("")]
+                        run.variables.matched = (found.group(0), *groups)[:MATCH_VALUES]
+                    return True
+        return missed(run, values, show(sources))
+
+    return match
+
+
+EXTENSION = Extension(
+    "regex",
+    ("regex",),
+    dialect="draft-ietf-sieve-regex",
+    matches=(MatchSpec("regex", _link, ("regex",), captures=True, check=_check),),
+    tags=(modifier_tag("quoteregex", ("regex",)),),
+)

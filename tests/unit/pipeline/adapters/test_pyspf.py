@@ -1,0 +1,184 @@
+"""The fence round pyspf: misses, faults, hostile records."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.adapters.pyspf import RECORD_LIMIT, SpfQuestion, SpfResult, check, check_cached, printable
+from pipeline.ports import DnsAnswer
+from pipeline.zone import Zone, ZoneResolver
+
+
+class Clock:
+    def time(self) -> float:
+        return 1_000_000_000.0
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+def ask(
+    zone: str | Zone, mail_from: str = "ann@example.org", ip: str = "192.0.2.1", helo: str = ""
+) -> SpfResult:
+    data = Zone.parse(zone) if isinstance(zone, str) else zone
+    return asyncio.run(check(ZoneResolver(data), Clock(), SpfQuestion(ip, mail_from, helo)))
+
+
+def record(text: str) -> Zone:
+    zone = Zone()
+    zone.add("example.org", "TXT", '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
+    return zone
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("v=spf1 ip4:192.0.2.0/24 -all", "pass"),
+        ("v=spf1 -all", "fail"),
+        ("v=spf1 ~all", "softfail"),
+        ("v=spf1 ?all", "neutral"),
+        ("v=spf1", "neutral"),
+        ("v=spf10 -all", "none"),
+        ("v=spf1 moo -all", "permerror"),
+        ("v=spf1 include:nowhere.example -all", "permerror"),
+        ("v=spf1 ip4:192.0.2.300 -all", "permerror"),
+        ("v=spf1 include:example.org -all", "permerror"),
+    ],
+)
+def test_results(text: str, result: str) -> None:
+    assert ask(record(text)).result == result
+
+
+def test_null_reverse_path_is_postmaster_at_helo() -> None:
+    got = ask(
+        'mx.example.org TXT "v=spf1 exists:%{l}.is.example -all"\npostmaster.is.example A 127.0.0.2',
+        "",
+        helo="mx.example.org",
+    )
+    assert (got.result, got.identity, got.domain) == ("pass", "helo", "mx.example.org")
+
+
+def test_mapped_ipv4_is_ipv4() -> None:
+    assert ask(record("v=spf1 ip4:192.0.2.1 -all"), ip="::ffff:192.0.2.1").result == "pass"
+    assert ask(record("v=spf1 ip6:2001:db8::/32 -all"), ip="2001:db8::7%eth0").result == "pass"
+
+
+def test_u_labels_are_looked_up_as_a_labels() -> None:
+    zone = Zone.parse('xn--bcher-kva.example TXT "v=spf1 ip4:192.0.2.1 -all"')
+    assert ask(zone, "ann@bücher.example").result == "pass"
+    assert ask(zone, "ännchen@bücher.example").result == "pass"
+
+
+@pytest.mark.parametrize("fault", ["TIMEOUT", "SERVFAIL"])
+def test_faults_are_temporary(fault: str) -> None:
+    assert ask(f"example.org TXT {fault}").result == "temperror"
+    zone = record("v=spf1 a:slow.example -all")
+    zone.add("slow.example", fault)
+    got = ask(zone)
+    assert (got.result, fault.lower() in got.problem) == ("temperror", True)
+
+
+def test_the_deadline_holds() -> None:
+    class Never(ZoneResolver):
+        async def query(self, name: str, rdtype: str) -> DnsAnswer:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    got = asyncio.run(check(Never(Zone()), Clock(), SpfQuestion("192.0.2.1", "a@example.org", ""), 0.01))
+    assert (got.result, got.problem) == ("temperror", "time limit")
+
+
+def test_the_explanation_is_fetched_for_a_fail_only_and_is_safe() -> None:
+    zone = record("v=spf1 ip4:192.0.2.1 -all exp=why.example.org")
+    zone.add("why.example.org", "TXT", '"%{i} may not, says %{d}\x1b[31m"')
+    resolver = ZoneResolver(zone)
+    question = SpfQuestion("192.0.2.1", "ann@example.org", "")
+    assert asyncio.run(check(resolver, Clock(), question)).result == "pass"
+    assert resolver.asked == [("example.org", "txt".upper())]
+    got = ask(zone, ip="192.0.2.2")
+    assert (got.result, got.explanation) == ("fail", "192.0.2.2 may not, says example.org?[31m")
+
+
+def test_each_name_is_asked_once_and_mx_hosts_together() -> None:
+    zone = record("v=spf1 mx a:m1.example.org -all")
+    for at in range(10):
+        zone.add("example.org", "MX", f"{at} m{at}.example.org")
+        zone.add(f"m{at}.example.org", "A", f"198.51.100.{at}")
+    resolver = ZoneResolver(zone)
+    got = asyncio.run(check(resolver, Clock(), SpfQuestion("198.51.100.9", "ann@example.org", "")))
+    assert (got.result, got.mechanism) == ("pass", "mx")
+    assert len(resolver.asked) == len(set(resolver.asked)) == 12
+    assert check_cached(resolver, Clock(), SpfQuestion("198.51.100.9", "ann@example.org", "")) == got
+
+
+def test_limits_of_rfc_7208() -> None:
+    chain = Zone()
+    chain.add("example.org", "TXT", "v=spf1 include:i1.example -all")
+    for at in range(1, 30):
+        chain.add(f"i{at}.example", "TXT", f"v=spf1 include:i{at + 1}.example -all")
+    assert ask(chain).result == "permerror"  # 4.6.4: ten terms
+    assert (
+        ask(record("v=spf1 a:v1.example a:v2.example a:v3.example -all")).result == "permerror"
+    )  # two void look-ups
+    many = record("v=spf1 mx -all")
+    for at in range(11):
+        many.add("example.org", "MX", f"{at} m{at}.example.org")
+        many.add(f"m{at}.example.org", "A", "198.51.100.1")
+    assert ask(many).result == "permerror"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "v=spf1 " + "a:" + "x" * 400 + ".example -all",
+        "v=spf1 " + "ip4:192.0.2.1 " * 1000,
+        "v=spf1 " + "%{d}." * 200,
+        "v=spf1 exists:" + "a" * 370 + "!",
+        "v=spf1 " + ("exists:" + "%{dr9999999999999999999}." * 12 + "x ") * 12,
+        "v=spf1 " + "moo=" + "%" * 380,
+        "v=spf1 " + " " * (RECORD_LIMIT - 20) + "-all",
+        "v=spf1 " + "redirect=" * 30,
+        "v=spf1 ip6:" + ":" * 300,
+        "v=spf1 a/" + "9" * 300,
+        "v=spf1 exp=" + "%{" * 100,
+    ],
+)
+def test_hostile_records_cost_little(text: str) -> None:
+    start = time.process_time()
+    got = ask(record(text))
+    assert got.result in ("permerror", "fail", "neutral", "softfail", "none", "temperror")
+    assert time.process_time() - start < 0.25
+
+
+@pytest.mark.fuzz
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(alphabet=st.sampled_from("v=spf1 aixmept4:6/.%{}dslohr0129-+~?_\x00\xff"), max_size=80),
+    st.text(max_size=30),
+    st.text(max_size=30),
+    st.text(max_size=20),
+)
+def test_nothing_raises(text: str, mail_from: str, helo: str, ip: str) -> None:
+    got = ask(record("v=spf1 " + text.encode("latin-1", "replace").decode("latin-1")), mail_from, ip, helo)
+    assert got.result in ("pass", "fail", "softfail", "neutral", "none", "temperror", "permerror")
+    assert printable(got.explanation) == got.explanation
+
+
+def test_runs_in_several_tasks_do_not_mix() -> None:
+    async def story() -> list[SpfResult]:
+        resolvers = [ZoneResolver(record(f"v=spf1 a:h{at}.example -all")) for at in range(5)]
+        for at, resolver in enumerate(resolvers):
+            resolver.zone.add(f"h{at}.example", "A", f"192.0.2.{at}")
+        return await asyncio.gather(
+            *(
+                check(resolver, Clock(), SpfQuestion(f"192.0.2.{at}", "a@example.org", ""))
+                for at, resolver in enumerate(resolvers)
+            )
+        )
+
+    assert {got.result for got in asyncio.run(story())} == {"pass"}
