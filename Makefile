@@ -7,7 +7,7 @@
 
 VENV   ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(if $(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo yes),$(p))))
-PIP     = $(VENV)/bin/python -m pip --quiet --disable-pip-version-check --no-input
+PIP     = $(VENV)/bin/python -m pip -qq --disable-pip-version-check --no-input
 ARGS   ?=
 
 # The stamps carry a digest of pyproject.toml: a second run installs nothing, a changed list of needs installs again.
@@ -37,7 +37,7 @@ $(VENV)/bin/python:
 	@echo 'setting up $(VENV) ...'
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 	  rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && \
-	  $(PYTHON) -m pip --quiet --python $(VENV)/bin/python install pip; }
+	  $(PYTHON) -m pip -qq --python $(VENV)/bin/python install pip; }
 
 $(ready): | $(VENV)/bin/python
 	@echo 'installing filterd and what it leans on ...'

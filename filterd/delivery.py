@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ from rules.mail.message import Message
 
 log = logging.getLogger("filterd.delivery")
 
+QUOTA_SECONDS = 10.0
+QUOTAS_KNOWN = 4096  # accounts
 JUNK = "\\Junk"
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
@@ -120,6 +123,7 @@ class Delivery:
         self._spool = spool
         self._departure = departure
         self._clock = clock
+        self._quotas: dict[str, tuple[int, float]] = {}  # room left, believed until
 
     # -- asked at RCPT ---------------------------------------------------------------------------
     def can_reject(self, account: Account) -> bool:
@@ -129,11 +133,19 @@ class Delivery:
         """Would a message of ``size`` octets not fit? Unknown (the store is busy or down) counts as fitting."""
         if not account.quota:
             return False
-        try:
-            quota = await self._jobs.run(account.id, lambda store: store.quota())
-        except StoreError:
-            return False
-        return quota.limit > 0 and quota.used + size > quota.limit
+        now = self._clock.monotonic()
+        known = self._quotas.get(account.id)
+        if known is None or now > known[1]:
+            try:
+                quota = await self._jobs.run(account.id, lambda store: store.quota())
+            except StoreError:
+                return False
+            room = quota.limit - quota.used if quota.limit > 0 else sys.maxsize
+            if len(self._quotas) >= QUOTAS_KNOWN:
+                self._quotas.clear()
+            # far from full the answer holds for a while; near the limit every RCPT asks (the store itself never oversteps)
+            known = self._quotas[account.id] = (room, now + (QUOTA_SECONDS if room > account.quota // 10 else 0.0))
+        return size > known[0] or known[0] <= 0
 
     def acknowledge(self, keys: Sequence[tuple[str, bytes]], queue_keys: Sequence[bytes]) -> None:
         for account, key in keys:

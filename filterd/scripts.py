@@ -1,14 +1,12 @@
 """Sieve scripts of accounts and of the administrator: compiled once, kept in memory, bounded.
 
 A script that does not compile (it was put there by hand) never stops mail: the account's mail is kept and the trace and the
-log say why. Scripts are looked up by the digest of their text, so activation by another process is seen with the next message.
+log say why. A script is looked up by its text, so activation by another process is seen with the next message.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from rules.errors import ScriptErrors, render
 
 log = logging.getLogger("filterd.sieve")
 
+MAX_STORES = 2048  # accounts whose script folder is remembered
 MAX_COMPILED = 512  # scripts kept compiled in one process
 
 
@@ -33,17 +32,28 @@ class ScriptService:
         default: Path | None = None,
         script_size: int = 65_536,
     ) -> None:
-        self._store_of = store_of
+        self._open_store = store_of
+        self._stores: dict[str, ScriptStore] = {}
         self._before = tuple(before)
         self._after = tuple(after)
         self._default = default
-        self._compiled: OrderedDict[str, CompiledScript | ScriptErrors] = OrderedDict()
+        self._compiled: dict[tuple[str, str], CompiledScript | ScriptErrors] = {}
+        self._files: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._capabilities = registry.capabilities()
         self.script_size = script_size
 
     # -- servers.ports.Scripts ---------------------------------------------------------------------------
     def of(self, account: str) -> ScriptStore:
         return self._store_of(account)
+
+    def _store_of(self, account: str) -> ScriptStore:
+        """The account's storage, kept open: it remembers the active script as long as the file is the same."""
+        found = self._stores.get(account)
+        if found is None:
+            if len(self._stores) >= MAX_STORES:
+                self._stores.clear()
+            found = self._stores.setdefault(account, self._open_store(account))
+        return found
 
     def check(self, account: str, text: str) -> tuple[list[str], list[str]]:
         """(errors, warnings) for people, each ``line:column: text``."""
@@ -89,28 +99,32 @@ class ScriptService:
             return None
 
     def _read(self, paths: Sequence[Path]) -> list[tuple[str, str]]:
+        """(name, text) of the administrator's files that can be read: a missing first script must not disable the others."""
         out = []
         for path in paths:
             try:
-                out.append((path.stem, path.read_text("utf-8")))
-            except (
-                OSError,
-                UnicodeDecodeError,
-            ) as error:  # a missing first script must not disable the others
+                facts = path.stat()
+                stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+                known = self._files.get(path)
+                if known is None or known[0] != stamp:
+                    known = self._files[path] = (stamp, path.read_text("utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
                 log.warning("script %s: %s", path, error)
+                continue
+            out.append((path.stem, known[1]))
         return out
 
     def _compile(self, name: str, text: str) -> CompiledScript | ScriptErrors:
-        key = f"{name}\0{hashlib.sha256(text.encode()).hexdigest()}"
-        found = self._compiled.get(key)
+        found = self._compiled.get(
+            (name, text)
+        )  # the same str object each time: found by identity, hashed once
         if found is not None:
-            self._compiled.move_to_end(key)
             return found
         try:
             found = compile_script(text, name=name)
         except ScriptErrors as failure:
             found = failure
-        self._compiled[key] = found
-        if len(self._compiled) > MAX_COMPILED:
-            self._compiled.popitem(last=False)
+        if len(self._compiled) >= MAX_COMPILED:
+            self._compiled.clear()
+        self._compiled[(name, text)] = found
         return found

@@ -107,41 +107,12 @@ def plan_from(
     )
 
 
-def keep_plan(recipient: Recipient, why: str = "", settings: PlanSettings = PlanSettings()) -> Plan:
-    """Keep without any script. ``why`` completes "INBOX because ..."."""
-    box = settings.default_mailbox
-    sentence = f"{box} because {why}." if why else f"{box} because no rule said otherwise."
-    return Plan(recipient, (Store(box),), "stored", sentence)
-
-
-def forward_plan(recipient: Recipient, address: str, envelope: Envelope) -> Plan:
-    """An alias leads elsewhere: sent on with the recipient's DSN parameters (RFC 3461 5.2.7)."""
-    send = Send(
-        to=address,
-        reverse_path=envelope.reverse_path,
-        notify=recipient.params.get("NOTIFY"),
-        ret=envelope.mail_params.get("RET"),
-        kind="forward",
-    )
-    return Plan(
-        recipient, (send,), "redirected", f"Sent on because the alias {recipient.address} leads to {address}."
-    )
-
-
 def quarantine_plan(recipient: Recipient, verdict: Verdict, settings: PlanSettings = PlanSettings()) -> Plan:
     """A message-level QUARANTINE: no script runs, the message is held."""
     why = verdict.summary or verdict.result or "a check asked for it"
     store = _held(settings)
     return Plan(
         recipient, (store,), "quarantined", f"{store.mailbox} because {verdict.stage} held it: {why}."
-    )
-
-
-def discard_plan(recipient: Recipient, verdict: Verdict) -> Plan:
-    """A message-level DISCARD: accepted and dropped, and the log says by what."""
-    why = verdict.summary or verdict.result or "by configuration"
-    return Plan(
-        recipient, (Drop(f"{verdict.stage}: {why}"),), "discarded", f"Discarded by {verdict.stage}: {why}."
     )
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_COMPARATOR = "i;ascii-casemap"
 _ABSENT = ("missing-require", "unknown-tag")
+_PRECEDENCE = {"unknown-tag": 0, "tag-argument": 1, "tag-twice": 2, "tag-conflict": 3, "missing-require": 4}
 _GUESSES = 200  # unknown words for which a near one is looked for
 
 
@@ -235,9 +236,10 @@ class Checker:
             self._inner(command)
             return None
         bound = self._bind(command, spec)
-        self._shape_of_body(command, spec)
+        self._shape_of_body(command, spec, self._broken(bound))
         off = self._unchecked
-        self._bind_tests(bound)
+        if spec.tests is not Tests.NONE:
+            self._bind_tests(bound)
         if bound.tests and bound.tests[0].constant is False and _asks(bound.tests[0]):
             self._unchecked += 1  # RFC 5463 4: errors in what an absent extension guards are none
             bound.unchecked = True
@@ -262,17 +264,39 @@ class Checker:
             self._block(command.block)
             self.depth -= 1
 
-    def _shape_of_body(self, command: Command, spec: CommandSpec) -> None:
+    def _shape_of_body(self, command: Command, spec: CommandSpec, told: bool) -> None:
+        if command.tests and spec.tests is Tests.NONE and self._no_semicolon(command):
+            return
+        if not self._count_tests(command, spec.tests, told) or told:
+            return
         if spec.block and command.block is None:
             self.error(command.pos, "block", f'"{command.name}" needs a block', "write { ... } behind it")
         elif not spec.block and command.block is not None:
             self.error(command.pos, "block", f'"{command.name}" takes no block', "end it with ;")
-        self._count_tests(command, spec.tests)
 
-    def _count_tests(self, node: Command | Test, wanted: Tests) -> None:
+    def _no_semicolon(self, command: Command) -> bool:
+        """What looks like a test behind a command that takes none may be the next command: then ; is missing."""
+        name = command.tests[0].name
+        if command.listed or (name in self.registry.tests and name not in self.registry.commands):
+            return False
+        message = f'"{command.name}" has no semicolon at its end'
+        self.error(command.pos, "semicolon", message, f'add ; before "{name}"')
+        return True
+
+    def _count_tests(self, node: Command | Test, wanted: Tests, told: bool) -> bool:
+        """Is the number of tests right? When something else is told of the word already, this is not."""
         count = len(node.tests)
         if wanted is Tests.NONE and count:
-            self.error(node.pos, "tests", f'"{node.name}" takes no test', "end the arguments before it")
+            first = node.tests[0].name
+            tags = (
+                self.registry.tags_of(self.registry.tests[node.name])
+                if node.name in self.registry.tests
+                else {}
+            )
+            if isinstance(node, Test) and first in tags and first not in self.registry.tests:
+                self.error(node.tests[0].pos, "colon", f'the tag "{first}" has no colon', f"write :{first}")
+            elif not told:
+                self.error(node.pos, "tests", f'"{node.name}" takes no test', "end the arguments before it")
         elif wanted is Tests.ONE and (count != 1 or node.listed):
             message = f'"{node.name}" takes exactly one test'
             self.error(node.pos, "tests", message, "join several with anyof (...) or allof (...)")
@@ -280,6 +304,9 @@ class Checker:
             self.error(
                 node.pos, "tests", f'"{node.name}" takes a list of tests', f"write {node.name} (test, test)"
             )
+        else:
+            return True
+        return False
 
     def _bind_tests(self, bound: Bound) -> None:
         """Binds the inner tests; behind an ihave that fails in an allof nothing is checked."""
@@ -310,8 +337,8 @@ class Checker:
             return None
         bound = self._bind(node, spec)
         if node.tests or spec.tests is not Tests.NONE:
-            self._count_tests(node, spec.tests)
-            self._bind_tests(bound)
+            if self._count_tests(node, spec.tests, self._broken(bound)):
+                self._bind_tests(bound)
         if not self._broken(bound):
             if spec.check is not None:
                 spec.check(self, bound)
@@ -435,9 +462,10 @@ class Checker:
         bound.comparator = comparator or self.registry.comparators[_DEFAULT_COMPARATOR]
 
     def _tell(self, node: Command | Test, plan: Plan) -> None:
-        for problem in plan.problems:
-            pos = node.pos if problem.arg < 0 or problem.arg >= len(node.args) else node.args[problem.arg].pos
-            self.error(pos, problem.code, problem.message, problem.cure)
+        """Reports the first problem of a word: others mostly follow from it."""
+        problem = min(plan.problems, key=lambda one: _PRECEDENCE.get(one.code, 9))
+        pos = node.pos if problem.arg < 0 or problem.arg >= len(node.args) else node.args[problem.arg].pos
+        self.error(pos, problem.code, problem.message, problem.cure)
 
     def _make_plan(self, spec: CommandSpec | TestSpec, node: Command | Test) -> Plan:
         return Planner(self, spec, node).plan()

@@ -137,7 +137,7 @@ def _compiled(
         uses=frozenset(checker.active),
         can_reject=includes or "reject" in effects,
         needs_body=needs_body,
-        header_only=not needs_body and not effects & {"size", "other"},
+        header_only=not needs_body and "size" not in effects,
         captures="variables" in checker.active,
         capabilities=frozenset(allowed),
         registry=registry,

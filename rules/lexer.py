@@ -15,6 +15,7 @@ from rules.limits import IDENTIFIER_LENGTH, MAX_NUMBER, Limits
 
 # Kinds are the numbers of the groups below.
 TEXT, IDENTIFIER, TAG, STRING, NUMBER, PUNCTUATION, END = 2, 3, 4, 5, 6, 8, 9
+BAD = 0  # reported already: the parser drops the statement
 _WORD_TEXT, _QUANTIFIER = 1, 7
 
 _TOKEN = re.compile(
@@ -102,6 +103,7 @@ def _run(text: str, pos: int, tokens: Tokens, limits: Limits) -> int:
             if len(value) > IDENTIFIER_LENGTH:
                 message = f"an identifier has at most {IDENTIFIER_LENGTH} characters"
                 tokens.faults.append(Fault(where, "identifier-length", message, "use a known name"))
+                kind = BAD
         elif kind == _QUANTIFIER:
             kind, where = NUMBER, match.start(NUMBER)
             value = match[NUMBER]

@@ -26,7 +26,7 @@ class Limits:
     errors: int = 100  # reported for one script before the rest is left out
     warnings: int = 100
     list_items: int = 20_000  # strings in one list, tests in one list
-    arguments: int = 64  # of one command or test
+    arguments: int = 32  # of one command or test
 
     steps: int = 1_000_000  # executed in one chain of scripts
     cpu_seconds: float = 5.0  # of this thread, for one chain of scripts

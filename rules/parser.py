@@ -10,10 +10,11 @@ from __future__ import annotations
 from rules import lexer
 from rules.ast import Argument, Command, Number, Script, Strings, Tag, Test
 from rules.errors import ScriptError, line_column
-from rules.lexer import END, IDENTIFIER, NUMBER, PUNCTUATION, STRING, TAG, Fault
+from rules.lexer import BAD, END, IDENTIFIER, NUMBER, PUNCTUATION, STRING, TAG, Fault
 from rules.limits import DEFAULT, Limits
 
 _NAMES = {
+    BAD: "an overlong name",
     END: "the end of the script",
     IDENTIFIER: "a name",
     TAG: "a tag",
@@ -83,8 +84,8 @@ class Parser:
             self._index += 1
 
     def _fault(self, index: int, code: str, message: str, cure: str = "") -> None:
-        if self._kinds[index] == END and self._tokens.cut:
-            return  # only what follows from an unterminated string or comment
+        if self._kinds[index] == BAD or (self._kinds[index] == END and self._tokens.cut):
+            return  # only what follows from a fault that is told
         if len(self.faults) <= self._limits.errors:
             self.faults.append(Fault(self._positions[index], code, message, cure))
 

@@ -138,7 +138,7 @@ class Planner:
             return index + 2
         if not tag.optional:
             self._problem(
-                index, "arguments", f'the tag ":{name}" needs a {tag.kind.value} behind it', "add it"
+                index, "tag-argument", f'the tag ":{name}" needs a {tag.kind.value} behind it', "add it"
             )
         return index + 1
 

@@ -34,12 +34,13 @@ def action_name(action: Action) -> str:
 class Result:
     """The list of actions, in order, and whether the implicit keep still stands."""
 
-    __slots__ = ("_limits", "actions", "implicit_keep", "keep_flags")
+    __slots__ = ("_limits", "actions", "implicit_keep", "keep_flags", "marks")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.actions: list[Action] = []
         self.implicit_keep = True
+        self.marks: set[tuple[str, str]] = set()  # what extensions note of their own actions
         self.keep_flags: tuple[str, ...] | None = (
             None  # of a keep that an earlier script of the chain handed on
         )

@@ -97,9 +97,11 @@ def set_up_peers() -> None:
         print("no Debian here: tests that need other mail programs skip when those are not installed")
         return
     missing = [name for name in wanted if not installed(name)]
-    if missing and os.geteuid() == 0 and not apt_get(missing):
-        for name in missing:  # one that this release does not have must not cost us the others
-            apt_get([name])
+    if missing and os.geteuid() == 0:
+        install = ("install", "--no-install-recommends")
+        if not apt_get(*install, *missing) and apt_get("update") and not apt_get(*install, *missing):
+            for name in missing:  # one that this release does not have must not cost us the others
+                apt_get(*install, name)
     missing = [name for name in missing if not installed(name)]
     say("peers", "ok" if not missing else "partly", time.monotonic() - start)
     if missing:
@@ -118,26 +120,21 @@ def installed(package: str) -> bool:
     return "ok installed" in done.stdout
 
 
-def apt_get(packages: Sequence[str]) -> bool:
+def apt_get(*arguments: str) -> bool:
     """RUNLEVEL=1: no daemon is started by its package; the tests start their own, on loopback."""
-    environment = {**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-    for command in (install, ["apt-get", "update", "-qq"], install):
-        try:
-            done = subprocess.run(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=APT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-        if done.returncode == 0 and command is install:
-            return True
-    return False
+    try:
+        done = subprocess.run(
+            ["apt-get", "-qq", "-y", "-o", "DPkg::Lock::Timeout=120", *arguments],
+            env={**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=APT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 if __name__ == "__main__":

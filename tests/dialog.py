@@ -14,6 +14,7 @@ A script is read line by line; blank lines and ``#`` comments do not count::
     EOF / CUT           the client sends no more / the connection is gone
     CLOSED              the server has closed
     SILENT              nothing more was sent
+    WAIT seconds        the clock moves on
     ---                 everything so far is waited for (matters in the mode "ahead" only)
 
 In C and R lines ``{b64:text}`` becomes base64 of text with its escapes read, ``{text*N}`` the text N times.
@@ -37,7 +38,7 @@ MODES = ("whole", "bytes", "ahead")
 _MACRO = re.compile(r"\{b64:([^}]*)\}|\{([^{}]+)\*(\d+)\}")
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|.)")
 _PLAIN = {"r": "\r", "n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
-_BARRIERS = ("TLS", "EOF", "CUT", "CLOSED", "SILENT", "---")
+_BARRIERS = ("TLS", "EOF", "CUT", "CLOSED", "SILENT", "WAIT", "---")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def load(path: Path) -> Script:
         if line.startswith("%"):
             name, _, value = line[1:].partition(" ")
             options[name] = value.strip()
+        elif line.startswith("WAIT "):
+            steps.append(Step(number, "WAIT", line[5:].strip()))
         elif line.strip() in _BARRIERS or line.strip() == "S...":
             steps.append(Step(number, line.strip()))
         elif line[:2] in ("C:", "R:", "S:", "S/", "S=", "E:"):
@@ -160,7 +163,12 @@ class FakeTransport(asyncio.Transport):
 
 
 class DialogLoop(asyncio.SelectorEventLoop):
-    """``start_tls`` waits for the script's TLS line instead of a handshake."""
+    """``start_tls`` waits for the script's TLS line instead of a handshake; ``ahead`` is how far the clock was moved."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
 
     async def start_tls(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
         transport.handshake = self.create_future()
@@ -233,6 +241,12 @@ class Door:
         if handshake is None:
             raise DialogFailure("the server did not begin TLS")
         self._in_loop(lambda: handshake.set_result(None))
+
+    def wait(self, seconds: float) -> None:
+        """Move the clock in steps, so that timers that set timers run as they would."""
+        for _ in range(10):
+            self.loop.ahead += seconds / 10
+            self._in_loop(lambda: None)
 
     def eof(self) -> None:
         if not self.closed and not self._in_loop(self.protocol.eof_received):
@@ -356,6 +370,8 @@ class Runner:
             case "CLOSED":
                 if not door.closed:
                     self._fail(step, "the server has not closed the connection")
+            case "WAIT":
+                door.wait(float(step.text))
             case "SILENT":
                 if self.out:
                     self._fail(step, f"the server sent {bytes(self.out[:300])!r}")

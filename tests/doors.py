@@ -3,23 +3,43 @@
 The application of the SMTP doors: ann, bob and carl at example.org live here; full@ is over quota, later@ cannot be looked
 up now, crash@ raises; other people of example.org are unknown, other domains are relayed for logged-in clients only. A
 text with REJECT or DEFER in it is refused so, one with CRASH raises. Log in with ann@example.org / secret.
+
+POP3: ann has three small messages (``MAILDROP``), bob an empty maildrop, carl's is in use, dora's store fails. After each job
+that changed something the log gets the messages that are there, with S for seen: ``1S 3``. ManageSieve: a script with ERROR
+in it does not compile, one with WARN has a warning, one with CRASH raises; at most 3 scripts of 200 octets.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from filterd.accounts.directory import Account
+from filterd.accounts.scripts_base import ScriptInfo, ScriptStoreError
+from filterd.proto.managesieve import SieveConfig
+from filterd.proto.pop3 import Pop3Config
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
+from filterd.servers.maildrop import MemoryLocks
+from filterd.servers.managesieve import SieveConnection, SieveDoor
+from filterd.servers.pop3 import Pop3Connection, Pop3Door
 from filterd.servers.ports import SmtpSession, SmtpTransaction
 from filterd.servers.smtp import SmtpConnection, SmtpDoor
-from pipeline.envelope import Profile
+from filterd.store.base import SEEN, AccountStore, NewMessage, StoreUnavailable
+from filterd.store.memory import MemoryStore
+from pipeline.envelope import Client, Profile
 from pipeline.reply import Reply
 from tests.dialog import Door
 
-PEOPLE = ("ann@example.org", "bob@example.org", "carl@example.org", "postmaster", "jöe@example.org", '"a b"@example.org')
+PEOPLE = (
+    "ann@example.org",
+    "bob@example.org",
+    "carl@example.org",
+    "postmaster",
+    "jöe@example.org",
+    '"a b"@example.org',
+)
 
 
 class SmtpApplication:
@@ -60,6 +80,8 @@ class SmtpApplication:
             return Reply(452, "4.2.2", "Mailbox full")
         if name.startswith("later@"):
             return Reply(450, "4.3.0", "Try later")
+        if name.startswith("over@"):
+            return Reply(421, "4.3.2", "Gänzlich überlastet")
         if name.startswith("crash@"):
             raise RuntimeError("asked for")
         if name.endswith("@example.org"):
@@ -68,7 +90,9 @@ class SmtpApplication:
             return Reply(250, "2.1.5", "Ok")
         return Reply(550, "5.7.1", "Relaying denied")
 
-    async def message(self, session: SmtpSession, transaction: SmtpTransaction, data: bytes) -> Sequence[Reply]:
+    async def message(
+        self, session: SmtpSession, transaction: SmtpTransaction, data: bytes
+    ) -> Sequence[Reply]:
         text = repr(data)[2:-1] if len(data) < 500 else f"{len(data)} octets"
         self.log.append(f"message <{transaction.reverse_path}> {','.join(transaction.recipients)} {text}")
         if b"CRASH" in data:
@@ -138,8 +162,184 @@ def smtp_door(options: Mapping[str, str]) -> Door:
     return Door(lambda: SmtpConnection(door), log, tls="tls" in options, peer=(peer, 40000))
 
 
+T = TypeVar("T")
+
+MAILDROP = (
+    b"Subject: one\r\n\r\nbody one\r\n",
+    b"Subject: two\r\n\r\n.dot\r\n..dots\r\n\r\nend\r\n",
+    b"Subject: three\r\n\r\nl1\r\nl2\r\nl3\r\n",
+)
+
+
+class FixedClock:
+    def time(self) -> float:
+        return 1_700_000_000.0
+
+    def monotonic(self) -> float:
+        return 1000.0
+
+
+class CountingIds:
+    def __init__(self) -> None:
+        self.last = 0
+
+    def token(self, octets: int) -> str:
+        self.last += 1
+        return f"{self.last:0{2 * octets}x}"
+
+
+class Logins:
+    """ann, bob, carl and dora with the password secret."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None:
+        self.log.append(f"login {login}")
+        if login == "crash":
+            raise RuntimeError("asked for")
+        names = ("ann", "bob", "carl", "dora", "jöe")
+        known = login.removesuffix("@example.org") in names and login.endswith("@example.org")
+        return Account(login) if known and password == "secret" else None
+
+
+class InlineJobs:
+    """Runs jobs at once and logs what the INBOX became when it changed."""
+
+    def __init__(self, store: MemoryStore, log: list[str]) -> None:
+        self.store = store
+        self.log = log
+        self.last: dict[str, str] = {}
+
+    async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
+        if account == "dora@example.org":
+            raise StoreUnavailable("the disk is gone")
+        inbox = self.store.account(account)
+        before = self._state(inbox)
+        result = work(inbox)
+        after = self._state(inbox)
+        if after != before:
+            self.log.append(after or "nothing left")
+        return result
+
+    def _state(self, inbox: AccountStore) -> str:
+        view = inbox.snapshot("INBOX")
+        return " ".join(f"{u}{'S' if f & SEEN else ''}" for u, f in zip(view.uids, view.flags, strict=True))
+
+
+def pop3_door(options: Mapping[str, str]) -> Door:
+    """Options: tls (implicit), starttls off, plain (log-ins in clear), errors, failures, messages (how many more)."""
+    log: list[str] = []
+    store = MemoryStore(FixedClock(), CountingIds())
+    more = [b"Subject: more\r\n\r\n"] * int(options.get("messages", "0"))
+    store.account("ann@example.org").append("INBOX", [NewMessage(data) for data in (*MAILDROP, *more)])
+    locks = MemoryLocks()
+    locks.take("carl@example.org")
+    config = Pop3Config(
+        "pop.example.org",
+        starttls=options.get("starttls", "on") == "on",
+        allow_plain_auth="plain" in options,
+        errors=int(options.get("errors", "20")),
+        auth_failures=int(options.get("failures", "3")),
+    )
+    door = Pop3Door(config, Logins(log), InlineJobs(store, log), locks, context=_context)
+    return Door(lambda: Pop3Connection(door), log, tls="tls" in options)
+
+
+class MemoryScripts:
+    """Scripts, ScriptStore and the checker in one."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+        self.texts: dict[str, str] = {}
+        self.on = ""
+
+    def of(self, account: str) -> MemoryScripts:
+        return self
+
+    def check(self, account: str, text: str) -> tuple[list[str], list[str]]:
+        if "CRASH" in text:
+            raise RuntimeError("asked for")
+        errors = ["line 1: first error", "line 2: second error"] if "ERROR" in text else []
+        return errors, ["line 3: careful"] if "WARN" in text else []
+
+    def capabilities(self) -> tuple[str, ...]:
+        return ("fileinto", "envelope")
+
+    def list(self) -> tuple[ScriptInfo, ...]:
+        return tuple(ScriptInfo(name, name == self.on) for name in sorted(self.texts))
+
+    def get(self, name: str) -> str:
+        self._there(name)
+        return self.texts[name]
+
+    def put(self, name: str, text: str) -> None:
+        self.have_space(name, len(text.encode()))
+        self.texts[name] = text
+        self.log.append(f"put {name} {text!r}")
+
+    def have_space(self, name: str, size: int) -> None:
+        if size > 200:
+            raise ScriptStoreError("QUOTA/MAXSIZE", "The script is too big")
+        if name not in self.texts and len(self.texts) >= 3:
+            raise ScriptStoreError("QUOTA/MAXSCRIPTS", "Too many scripts")
+
+    def delete(self, name: str) -> None:
+        self._there(name)
+        if name == self.on:
+            raise ScriptStoreError("ACTIVE", "The script is active")
+        del self.texts[name]
+
+    def rename(self, old: str, new: str) -> None:
+        self._there(old)
+        if new in self.texts:
+            raise ScriptStoreError("ALREADYEXISTS", "There is such a script")
+        self.texts[new] = self.texts.pop(old)
+        self.on = new if self.on == old else self.on
+
+    def activate(self, name: str) -> None:
+        if name:
+            self._there(name)
+        self.on = name
+        self.log.append(f"active {name}")
+
+    def active(self) -> tuple[str, str] | None:
+        return (self.on, self.texts[self.on]) if self.on else None
+
+    def _there(self, name: str) -> None:
+        if name not in self.texts:
+            raise ScriptStoreError("NONEXISTENT", "There is no such script")
+
+
+def inline(work: Callable[[], T], /) -> Awaitable[T]:
+    async def run() -> T:
+        return work()
+
+    return run()
+
+
+def sieve_door(options: Mapping[str, str]) -> Door:
+    """Options: tls (implicit), starttls off, plain (log-ins in clear), errors, failures, notify."""
+    log: list[str] = []
+    scripts = MemoryScripts(log)
+    config = SieveConfig(
+        scripts.capabilities(),
+        starttls=options.get("starttls", "on") == "on",
+        allow_plain_auth="plain" in options,
+        notify=("mailto",) if "notify" in options else (),
+        errors=int(options.get("errors", "20")),
+        auth_failures=int(options.get("failures", "3")),
+        script_size=1000,
+        swallow=5000,
+    )
+    door = SieveDoor(config, Logins(log), scripts, context=_context, run=inline)
+    return Door(lambda: SieveConnection(door), log, tls="tls" in options)
+
+
 DOORS: Mapping[str, Callable[[Mapping[str, str]], Door]] = {
     "smtp": smtp_door,
     "lmtp": lambda options: smtp_door({"profile": "lmtp", **options}),
+    "pop3": pop3_door,
+    "managesieve": sieve_door,
     "submission": lambda options: smtp_door({"profile": "submission", **options}),
 }

@@ -124,13 +124,13 @@ class BuiltinDirectory:
         while waiting:
             local, domain, detail, via = waiting.pop()
             steps += 1
+            if len(via) > MAX_DEPTH or steps + len(waiting) > MAX_TARGETS:
+                found.later = "an alias leads to too many addresses"
+                return
             if domain not in self._domains:
                 address = f"{local}@{domain}"
                 found.foreign.setdefault(address.lower(), Forward(address, via))
                 continue
-            if len(via) > MAX_DEPTH or steps + len(waiting) > MAX_TARGETS:
-                found.later = "an alias leads to too many addresses"
-                return
             name, rest = self._candidate(local, domain, records)
             detail = rest or detail
             address = f"{name}@{domain}"

@@ -22,8 +22,18 @@ class Parser(argparse.ArgumentParser):
         else:
             match = _OPTION.search(message)
             if match:
-                message += _hint(match[1], list(self._option_string_actions))
+                message += _hint(match[1], _options(self))
         super().error(message)
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """The options of the parser and of its actions."""
+    out = list(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                out += _options(inner)
+    return list(dict.fromkeys(out))
 
 
 def _hint(word: str, known: list[str]) -> str:

@@ -267,7 +267,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         if self._stopping and not self._closing:
             self.shut_down()
             return
-        if not self._reading and not self._lost:
+        if not (self._reading or self._lost or self._closing):
             self._reading = True
             self.transport.resume_reading()
         self._touch()

@@ -24,7 +24,9 @@ from typing import Protocol
 
 from filterd.net.limits import Admission, Ticket, plain_ip
 
-ACCEPT_BATCH = 64  # accepted in one go before other connections get their turn
+ACCEPT_BATCH = (
+    1  # then the loop: workers share a socket, and one that took all that wait would serve them all alone
+)
 BACKLOG = 1024
 OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 PAUSE = 0.5  # seconds without accepting when the process has no descriptors left

@@ -14,7 +14,6 @@ security layer would send them again (RFC 5804 2.1), and none is offered.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -142,7 +141,7 @@ class SieveCore:
     # fmt: off
     __slots__ = (
         "_asked", "_auth_failures", "_buffer", "_eof", "_errors", "_exchange", "_out", "_partial", "_queue", "_reader",
-        "_too_long", "config", "owner", "state", "tls",
+        "_settled", "_too_long", "config", "owner", "state", "tls",
     )
     # fmt: on
 
@@ -153,13 +152,14 @@ class SieveCore:
         self.state = State.NON_AUTHENTICATED
         self._reader = LineReader(config.line)
         self._out: list[bytes] = []
-        self._queue: deque[Event] = deque()
+        self._queue: list[Event] = []
         self._asked = False
         self._exchange: sasl.Exchange | None = None
         self._partial = Partial()
         self._buffer: list[bytes] = []  # of the literal under way
         self._too_long = False
         self._eof = False
+        self._settled = False
         self._errors = self._auth_failures = 0
         self._capabilities("ManageSieve ready")
 
@@ -200,7 +200,7 @@ class SieveCore:
 
     @property
     def settled(self) -> bool:
-        return bool(self.owner)
+        return self._settled
 
     @property
     def in_text(self) -> bool:
@@ -223,13 +223,14 @@ class SieveCore:
                 if not self._eof:
                     return None
                 self._end()
-        return self._queue.popleft()
+        return self._queue.pop(0)
 
     # -- answers of the shell -----------------------------------------------------------------------------------------
     def logged_in(self, owner: str) -> None:
         self._asked = False
         if self.state is not State.CLOSED:
             self.owner = owner
+            self._settled = True
             self.state = State.AUTHENTICATED
             self._put("OK", "Logged in")
 

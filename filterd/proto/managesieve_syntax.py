@@ -47,7 +47,7 @@ def read_line(partial: Partial, line: bytes) -> bool:
     if not partial.verb:
         found = _ATOM.match(line)
         if found is None:
-            raise BadSyntax("Bad command")
+            raise BadSyntax("Bad command", lost=line.endswith(b"+}"))
         partial.verb = found[0].decode("ascii").upper()
         at = found.end()
     return read_arguments(partial, line, at)

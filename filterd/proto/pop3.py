@@ -13,7 +13,6 @@ in TRANSACTION; message numbers never change while the maildrop is open; what ca
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -166,7 +165,7 @@ class Pop3Core:
         self._reader = LineReader(config.command_line)
         self._reader.cap = max(config.command_line, sasl.LINE_MAX)
         self._out: list[bytes] = [b"+OK " + (f"{config.hostname} ready".strip()).encode() + b"\r\n"]
-        self._queue: deque[Event] = deque()
+        self._queue: list[Event] = []
         self._asked = False
         self._sasl = sasl.Dialog()
         self._user_name: bytes | None = None
@@ -250,7 +249,7 @@ class Pop3Core:
                 self._end()
             else:
                 return None
-        return self._queue.popleft()
+        return self._queue.pop(0)
 
     # -- answers of the shell -----------------------------------------------------------------------------------------
     def opened(self, drop: Maildrop) -> None:

@@ -20,10 +20,10 @@ say where the next command begins, and both ends must agree. A fault that leaves
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from filterd.proto import sasl, smtp_parse
+from filterd.proto import smtp_states as fixed
 from filterd.proto.lines import LineFault, LineReader
 from filterd.proto.smtp_data import DotReader
 from filterd.proto.smtp_data import Text as TextOctets
@@ -43,21 +43,7 @@ from filterd.proto.smtp_events import (
 )
 from filterd.proto.smtp_limits import SmtpConfig
 from filterd.proto.smtp_parse import SyntaxFault
-from filterd.proto.smtp_states import (
-    BAD_SEQUENCE,
-    BARE,
-    BUG,
-    COMMANDS,
-    GO_ON,
-    LINE_FAULTS,
-    NEED_HELO,
-    NEED_LHLO,
-    OK,
-    UNKNOWN,
-    State,
-    auth_offered,
-    capabilities,
-)
+from filterd.proto.smtp_states import COMMANDS, State, auth_offered, capabilities
 from pipeline.envelope import Profile
 from pipeline.reply import Reply
 
@@ -89,7 +75,7 @@ class SmtpCore:
         self.settled = False  # the prelude is over: logged in, or a MAIL accepted where no login is needed
         self._reader = LineReader(config.limits.command_line)
         self._out: list[bytes] = []
-        self._queue: deque[Event] = deque()
+        self._queue: list[Event] = []  # seldom more than two
         self._asked: Continue | None = None
         self._sasl = sasl.Dialog()
         self._dots: DotReader | None = None
@@ -110,26 +96,21 @@ class SmtpCore:
             self._reader.feed(data)
 
     def receive_eof(self) -> None:
-        """The client sends no more; what waits is still done."""
         self._eof = True
 
     def lost(self) -> None:
         """The connection is gone: no more commands, only what is told still comes."""
         self._asked = None
-        self._queue = deque(event for event in self._queue if isinstance(event, Abort | Acknowledged | Close))
+        self._queue = [event for event in self._queue if isinstance(event, Abort | Acknowledged | Close)]
         if self.state is not State.CLOSED:
             self._end()
 
     def __len__(self) -> int:
-        """Octets received and not yet read."""
         return len(self._reader)
 
     def data_to_send(self) -> bytes:
-        out = self._out
-        if not out:
-            return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
+        data = b"".join(self._out)
+        self._out.clear()
         return data
 
     def next_event(self) -> Event | None:
@@ -153,13 +134,19 @@ class SmtpCore:
                 if not self._eof or state is State.CLOSED:
                     return None
                 self._end()
-        return self._queue.popleft()
+        return self._queue.pop(0)
 
     def reply(self, *replies: Reply | None) -> None:
         """Answer the event that asked."""
         going_on, self._asked = self._asked, None
-        if going_on is not None:
-            going_on(replies)
+        if going_on is None:
+            return
+        going_on(replies)
+        if (
+            any(reply is not None and reply.code == 421 for reply in replies)
+            and self.state is not State.CLOSED
+        ):
+            self._end()  # RFC 5321 3.8: 421 says that the channel closes
 
     def tls_started(self) -> None:
         """The handshake is done; what follows came under TLS."""
@@ -175,10 +162,7 @@ class SmtpCore:
 
     def internal_error(self) -> None:
         """What was asked could not be answered by a fault of ours: temporary, whatever it was."""
-        if self.state is State.GREETING:
-            self.reply(Reply(421, "4.3.0", "Internal error; try again later"))
-        else:
-            self.reply(BUG)
+        self.reply(fixed.BUG_CLOSING if self.state is State.GREETING else fixed.BUG)
 
     def _hang_up(self, reply: Reply) -> None:
         if self.state is not State.CLOSED:
@@ -206,11 +190,16 @@ class SmtpCore:
 
     # -- bookkeeping --------------------------------------------------------------------------------
     def _put(self, reply: Reply) -> None:
-        if "\n" in reply.text:
+        text = reply.text
+        if not self._utf8 and not text.isascii():
+            # RFC 6531 3.7.4.2: UTF-8 in a reply only to who asked for it.
+            text = text.encode("ascii", "replace").decode("ascii")
+            reply = Reply(reply.code, reply.enhanced_code, text)
+        if "\n" in text:
             self._out.append(reply.render())
         else:  # the same without a list: a third of a small message's replies' cost
             code = f"{reply.enhanced_code} " if reply.enhanced_code else ""
-            self._out.append(f"{reply.code} {code}{reply.text}\r\n".encode("utf-8", "replace"))
+            self._out.append(f"{reply.code} {code}{text}\r\n".encode("utf-8", "replace"))
 
     def _ask(self, event: Event, going_on: Continue) -> None:
         self._asked = going_on
@@ -277,7 +266,7 @@ class SmtpCore:
             if self.state is State.SASL:
                 self._sasl.forget()
                 self._enter(State.READY)
-            self._error(LINE_FAULTS[line])
+            self._error(fixed.LINE_FAULTS[line])
             if line is LineFault.BARE_LF and self.state is not State.CLOSED:
                 self._end()
         elif self.state is State.SASL:
@@ -292,37 +281,39 @@ class SmtpCore:
         command = COMMANDS.get(verb)
         limits = self.config.limits
         if len(line) + 2 > limits.command_line and verb != b"AUTH":
-            self._error(LINE_FAULTS[LineFault.TOO_LONG])
+            self._error(fixed.LINE_FAULTS[LineFault.TOO_LONG])
         elif command is None or (verb == b"XCLIENT" and not self.xclient):
-            self._error(UNKNOWN)
+            self._error(fixed.UNKNOWN)
         elif self.config.profile not in command.doors:
             self._error(
-                UNKNOWN if verb.endswith(b"LO") else Reply(502, "5.5.1", "Command not available here")
+                fixed.UNKNOWN if verb.endswith(b"LO") else Reply(502, "5.5.1", "Command not available here")
             )
         elif self.state not in command.states:
             self._error(self._out_of_order())
         elif command.bare and argument.strip(b" "):
             self._error(Reply(501, "5.5.4", "No argument allowed"))
+        elif command.idle and self._idles_too_long():
+            self._error(fixed.BAD_SEQUENCE)
         else:
-            if command.idle:
-                self._idle += 1
-                if self._idle > limits.idle_commands:
-                    self._errors += 1
-                    if self._errors > limits.errors:
-                        self._error(BAD_SEQUENCE)
-                        return
             try:
                 getattr(self, command.method)(argument.strip(b" "))
             except SyntaxFault as fault:
                 self._error(fault.reply)
 
+    def _idles_too_long(self) -> bool:
+        """Beyond so many commands that send no mail each one counts as an error too."""
+        self._idle += 1
+        if self._idle > self.config.limits.idle_commands:
+            self._errors += 1
+        return self._errors > self.config.limits.errors
+
     def _out_of_order(self) -> Reply:
         if self.state is State.START:
-            return NEED_LHLO if self.config.profile is Profile.LMTP else NEED_HELO
-        return BAD_SEQUENCE
+            return fixed.NEED_LHLO if self.config.profile is Profile.LMTP else fixed.NEED_HELO
+        return fixed.BAD_SEQUENCE
 
     def _on_connected(self, replies: tuple[Reply | None, ...]) -> None:
-        reply = replies[0] if replies else BUG
+        reply = replies[0] if replies else fixed.BUG
         if reply is not None:
             self._put(reply)
             self._end()
@@ -342,7 +333,7 @@ class SmtpCore:
         self._drop_transaction()
 
         def going_on(replies: tuple[Reply | None, ...]) -> None:
-            reply = replies[0] if replies else BUG
+            reply = replies[0] if replies else fixed.BUG
             if reply is not None and not reply.positive:
                 self._put(reply)
                 return
@@ -370,7 +361,7 @@ class SmtpCore:
         utf8 = "SMTPUTF8" in params
 
         def going_on(replies: tuple[Reply | None, ...]) -> None:
-            reply = (replies[0] if replies else None) or BUG
+            reply = (replies[0] if replies else None) or fixed.BUG
             self._put(reply)
             if reply.positive:
                 self._utf8 = utf8
@@ -390,7 +381,7 @@ class SmtpCore:
         self._ask(Rcpt(forward_path, params), self._on_rcpt)
 
     def _on_rcpt(self, replies: tuple[Reply | None, ...]) -> None:
-        reply = (replies[0] if replies else None) or BUG
+        reply = (replies[0] if replies else None) or fixed.BUG
         if reply.positive:
             self._put(reply)
             self.recipients += 1
@@ -408,7 +399,7 @@ class SmtpCore:
         if not self.recipients:
             raise self._nobody()
         self._dots = DotReader(self.config.size_limit)
-        self._out.append(GO_ON)
+        self._out.append(fixed.GO_ON)
         self.state = State.TEXT
 
     def _nobody(self) -> SyntaxFault:
@@ -429,9 +420,8 @@ class SmtpCore:
         return True
 
     def _swallowed_enough(self, text: TextOctets) -> bool:
-        """Cut off a client that sends on and on above the limit; True when it was."""
-        limits = self.config.limits
-        if text.received <= max(self.config.size_limit * limits.swallow_factor, limits.swallow_floor):
+        """True when a client that sends on and on above the limit was cut off."""
+        if text.received <= self.config.swallow:
             return False
         self._put(Reply(421, "4.3.4", "Message far too big; closing"))
         self._end()
@@ -440,19 +430,22 @@ class SmtpCore:
     def _text_done(self, text: TextOctets) -> None:
         data = text.finish()
         if text.too_big or text.bare:
-            refusal = Reply(552, "5.3.4", "Message size exceeds the limit") if text.too_big else BARE
-            for _ in range(self.recipients if self.config.profile is Profile.LMTP else 1):
-                self._put(refusal)
             self._errors += 1
-            self._drop_transaction()
+            self._refuse_text(fixed.TOO_BIG if text.too_big else fixed.BARE, whole=True)
             return
         self._open = False  # the text's taker now answers for it
         self._ask(Text(data, self.recipients), self._on_text)
 
+    def _refuse_text(self, reply: Reply, *, whole: bool) -> None:
+        """LMTP answers a ``whole`` text once for each recipient, also when it refuses it here."""
+        for _ in range(self.recipients if whole and self.config.profile is Profile.LMTP else 1):
+            self._put(reply)
+        self._drop_transaction()
+
     def _on_text(self, replies: tuple[Reply | None, ...]) -> None:
         wanted = self.recipients if self.config.profile is Profile.LMTP else 1
-        answers = [reply or BUG for reply in replies[:wanted]]
-        answers += [BUG] * (wanted - len(answers))
+        answers = [reply or fixed.BUG for reply in replies[:wanted]]
+        answers += [fixed.BUG] * (wanted - len(answers))
         for reply in answers:
             self._put(reply)
         self._transactions += 1
@@ -464,19 +457,13 @@ class SmtpCore:
 
     # -- BDAT (RFC 3030) ----------------------------------------------------------------------------
     def _bdat(self, argument: bytes) -> None:
-        words = argument.split()
-        if not 1 <= len(words) <= 2 or not words[0].isdigit() or len(words[0]) > 20:
-            count = -1
-        else:
-            count = int(words[0])
-        last = len(words) == 2 and words[1].upper() == b"LAST"
-        if count < 0 or (len(words) == 2 and not last):
+        size = smtp_parse.bdat(argument)
+        if size is None:
             # Nobody knows where the next command begins.
             self._put(Reply(501, "5.5.4", "Syntax: BDAT size [LAST]"))
             self._end()
             return
-        self._blob_left = count
-        self._blob_last = last
+        self._blob_left, self._blob_last = count, last = size
         good = self.state is State.CHUNKS or (self.state is State.RCPT and self.recipients > 0)
         if not good:
             fault = self._nobody() if self.state is State.MAIL else None
@@ -487,19 +474,16 @@ class SmtpCore:
             self._octets = TextOctets(self.config.size_limit)
         octets = self._octets
         if octets.size + count > self.config.size_limit:
-            for _ in range(self.recipients if last and self.config.profile is Profile.LMTP else 1):
-                self._put(Reply(552, "5.3.4", "Message size exceeds the limit"))
-            self._drop_transaction()
+            self._refuse_text(fixed.TOO_BIG, whole=last)
             self._swallow()
             return
         self.state = State.BLOB
 
     def _swallow(self) -> None:
         """Read over the octets of a BDAT that was refused, then be where we were."""
-        limits = self.config.limits
         if self.state is State.CLOSED or not self._blob_left:
             return
-        if self._blob_left > max(self.config.size_limit * limits.swallow_factor, limits.swallow_floor):
+        if self._blob_left > self.config.swallow:
             self._end()
             return
         self._resume = self.state
@@ -519,16 +503,16 @@ class SmtpCore:
             self._text_done(octets)
         else:
             self.state = State.CHUNKS
-            self._out.append(OK)
+            self._out.append(fixed.OK)
         return True
 
     # -- the rest -----------------------------------------------------------------------------------
     def _rset(self, argument: bytes) -> None:
         self._drop_transaction()
-        self._out.append(OK)
+        self._out.append(fixed.OK)
 
     def _noop(self, argument: bytes) -> None:
-        self._out.append(OK)
+        self._out.append(fixed.OK)
 
     def _help(self, argument: bytes) -> None:
         self._put(Reply(214, "2.0.0", "See RFC 5321"))
@@ -603,7 +587,7 @@ class SmtpCore:
                 self._error(Reply(504, "5.5.4", "Unrecognized authentication mechanism"))
 
     def _on_auth(self, replies: tuple[Reply | None, ...]) -> None:
-        reply = replies[0] if replies else BUG
+        reply = replies[0] if replies else fixed.BUG
         if reply is not None and reply.positive:
             self.authenticated = True
             self.settled = True

@@ -69,3 +69,8 @@ class SmtpConfig:
     banner: str = "ESMTP"
     limits: SmtpLimits = field(default_factory=SmtpLimits)
     patience: SmtpPatience = field(default_factory=SmtpPatience)
+
+    @property
+    def swallow(self) -> int:
+        """Octets of one text that are read, kept or not."""
+        return max(self.size_limit * self.limits.swallow_factor, self.limits.swallow_floor)

@@ -295,6 +295,17 @@ def rcpt(argument: bytes, limits: SmtpLimits, esmtp: bool, utf8: bool) -> tuple[
     return forward_path, _extensions(rest, RCPT_PARAMETERS, esmtp) if rest else {}
 
 
+def bdat(argument: bytes) -> tuple[int, bool] | None:
+    """(octets, LAST) of BDAT (RFC 3030 2), None when it is neither."""
+    words = argument.split()
+    if not 1 <= len(words) <= 2 or not words[0].isdigit() or len(words[0]) > 20:
+        return None
+    last = len(words) == 2
+    if last and words[1].upper() != b"LAST":
+        return None
+    return int(words[0]), last
+
+
 def _extensions(rest: bytes, checks: Mapping[str, Callable[[str], None]], esmtp: bool) -> dict[str, str]:
     if not esmtp and rest.strip():
         raise SyntaxFault(555, "5.5.4", "Parameters need EHLO")

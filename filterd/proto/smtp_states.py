@@ -76,6 +76,8 @@ NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
 BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
 UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
 BUG = Reply(451, "4.3.0", "Internal error; try again later")
+BUG_CLOSING = Reply(421, "4.3.0", "Internal error; try again later")
+TOO_BIG = Reply(552, "5.3.4", "Message size exceeds the limit")
 BARE = Reply(550, "5.6.11", "Message refused: it contains a CR or LF that is not part of CR LF")
 LINE_FAULTS = {
     LineFault.TOO_LONG: Reply(500, "5.5.2", "Line too long"),

@@ -57,6 +57,9 @@ class MemoryLocks(MaildropLocks):
         self._held: set[str] = set()
 
     async def acquire(self, account: str) -> Callable[[], None] | None:
+        return self.take(account)
+
+    def take(self, account: str) -> Callable[[], None] | None:
         if account in self._held:
             return None
         self._held.add(account)

@@ -222,7 +222,7 @@ def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
         question.domain,
         mechanism=printable(query.mechanism or ""),
         explanation=printable(explanation) if result == "fail" else "",
-        problem=printable(query.prob) if result in ("temperror", "permerror") else "",
+        problem=printable(explanation.partition(": ")[2]) if result in ("temperror", "permerror") else "",
     )
 
 

@@ -1,15 +1,14 @@
-"""srs: the reverse-path of what is sent on, in the configured order after privacy (it acts on what leaves).
+"""srs: the settings of the sender rewriting, which acts on what is sent on, after privacy.
 
-The scheme itself is pipeline/srs.py. Here: which reverse-path a ``Send`` of a plan leaves with.
+The scheme itself is pipeline/srs.py; whether a message really leaves, and what happens when a sender cannot be rewritten,
+is decided where it leaves (filterd/outgoing.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from pipeline.plan import Send
 from pipeline.registry import setting
-from pipeline.srs import Rewritten, Srs, Unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,33 +19,3 @@ class SrsSettings:
     domain: str = setting("", "The domain of rewritten addresses. Default: the first [[domain]].")
     secrets: tuple[str, ...] = setting((), "The first signs, all verify.", "secrets")
     valid: float = setting(21 * 86400.0, "How long a bounce finds its way back.", "duration")
-
-
-@dataclass(frozen=True, slots=True)
-class Rewriting:
-    """The step with the reverse-path it leaves with, and one line for the trace."""
-
-    send: Send
-    summary: str
-
-
-def rewrite(send: Send, srs: Srs, fallback: str) -> Rewriting:
-    """``fallback``: the forwarding account's own address, taken when the sender's cannot be rewritten.
-
-    A bounce then reaches the person whose rule sent the message on; it cannot go round, since a bounce has the null path
-    and that stays null.
-    """
-    result = srs.forward(send.reverse_path)
-    match result:
-        case Rewritten():
-            return Rewriting(
-                replace(send, reverse_path=result.address), f"reverse-path is now {result.address}"
-            )
-        case Unusable():
-            return Rewriting(
-                replace(send, reverse_path=fallback),
-                f"not rewritten ({result.why}): bounces go to {fallback}",
-            )
-        case _:
-            why = "null reverse-path" if not result.address else "a domain of ours"
-            return Rewriting(send, f"unchanged: {why}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from rules.actions import Discard, FileInto, Keep, Redirect
 from rules.errors import RunError
-from rules.mail import address
 from rules.options import ActionOptions
+from rules.outaddress import out_address
 from rules.registry import CommandFn, CommandSpec, Extension, Kind, Param
 from rules.result import is_inbox
 from rules.variables import Template
@@ -45,17 +45,13 @@ def mailbox_fault(name: str) -> str | None:
 
 
 def is_address(text: str) -> bool:
-    """Is it one plain address with a domain, as redirect and vacation need?"""
-    if not text or len(text) > 998 or any(char < " " for char in text):
-        return False
-    parsed = address.parse_list(text.encode("utf-8", "replace"))
-    return len(parsed.items) == 1 and len(parsed.mailboxes) == 1 and parsed.mailboxes[0].valid
+    """Is it one address with a domain, as redirect and vacation need?"""
+    return out_address(text) is not None
 
 
 def the_address(text: str) -> str:
-    """The address in canonical form, without a display name."""
-    box = address.parse_one(text.encode("utf-8", "replace"))
-    return box.address if box is not None else text
+    """The address without a display name."""
+    return out_address(text) or text
 
 
 def check_address(checker: Checker, bound: Bound, index: int) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from rules import compose
 from rules.actions import Reject, Vacation
 from rules.bound import Text
-from rules.context import StateKey
 from rules.errors import RunError
 from rules.ext.actions import is_address, options, the_address
 from rules.ext.subaddress import split_detail
@@ -46,7 +45,6 @@ _ROBOTS = frozenset(
     ["mailer-daemon", "listserv", "majordomo", "noreply", "no-reply", "donotreply", "do-not-reply"]
 )
 _SUPPRESS = frozenset(("all", "oof", "autoreply"))
-_DONE: StateKey[dict[str, int]] = StateKey("vacation", dict)
 
 
 def _check(checker: Checker, bound: Bound) -> None:
@@ -74,8 +72,10 @@ def _check(checker: Checker, bound: Bound) -> None:
 
 
 def _is_mailbox_list(text: str) -> bool:
+    if is_address(text):
+        return True
     parsed = address.parse_list(text.encode("utf-8", "replace"))
-    return bool(parsed.mailboxes) and all(box.valid for box in parsed.mailboxes)
+    return len(parsed.items) > 1 and all(is_address(box.address) for box in parsed.mailboxes)
 
 
 def _source(text: Text | None) -> str | None:
@@ -155,11 +155,10 @@ class _Answer:
         run.seen = why or "answer"
 
     def _once(self, run: Run) -> None:
-        done = run.get(_DONE)
-        name = run.script.name if run.script is not None else "main"
-        if done.get(name):
+        mark = ("vacation", run.script.name if run.script is not None else "main")
+        if mark in run.result.marks:
             raise RunError("vacation may be executed only once (RFC 5230 4.7)")
-        done[name] = 1
+        run.result.marks.add(mark)
 
     def _refused(self, run: Run) -> str | None:
         bound, host = self.bound, run.host

@@ -31,5 +31,7 @@ def test_each_protocol_has_scripts() -> None:
 def test_a_failure_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "wrong.dialog"
     path.write_text("S: 220 *\nC: NOOP\n# a comment\nS: 999 never\n", "utf-8")
-    with pytest.raises(dialog.DialogFailure, match=r"wrong\.dialog:4 \(whole\): expected '999 never', got '250"):
+    with pytest.raises(
+        dialog.DialogFailure, match=r"wrong\.dialog:4 \(whole\): expected '999 never', got '250"
+    ):
         dialog.run(dialog.load(path), "whole", DOORS["smtp"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.authres import claimed_id, field, forged, value
@@ -80,6 +80,7 @@ def _outside(text: str) -> str:
     return out
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
 def test_any_text_is_safe(reason: str, mail: str, comment: str) -> None:
     text = value(ID, [AuthResult("spf", "fail", reason, (("smtp.mailfrom", mail),), comment)])
@@ -167,6 +168,7 @@ def test_hostile_ones_are_read_in_linear_time(raw: bytes) -> None:
     assert time.perf_counter() - began < 0.5
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_never_raises(raw: bytes) -> None:
     claimed_id(raw)

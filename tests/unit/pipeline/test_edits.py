@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import edits
@@ -106,6 +106,7 @@ printable = st.text(
 )
 
 
+@settings(deadline=None)
 @given(value=printable)
 def test_any_value_is_one_field(value: str) -> None:
     try:
@@ -119,6 +120,7 @@ def test_any_value_is_one_field(value: str) -> None:
     assert all(line.strip() for line in raw.split(b"\r\n")[:-1])
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.binary(max_size=3)), max_size=6))
 def test_splice_equals_replacing_from_the_end(cuts: list[tuple[int, int, bytes]]) -> None:
     data = bytes(range(50))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.envelope import Client, Profile
@@ -83,6 +83,7 @@ def test_for_is_left_out_when_it_cannot_be_said() -> None:
 anything = st.text(max_size=80)
 
 
+@settings(deadline=None)
 @given(helo=anything, name=anything, tls=anything, ip=st.none() | anything, to=anything, hide=st.booleans())
 def test_it_is_always_one_field(helo: str, name: str, tls: str, ip: str | None, to: str, hide: bool) -> None:
     client = Client(ip=ip, helo=helo, name=name, tls=tls)

@@ -120,7 +120,9 @@ def transaction(profile: Profile = Profile.MX, budget: float = BUDGET) -> Transa
     return Transaction(Message(b"Subject: x\r\n\r\nbody\r\n"), envelope, "TRACE-00001", 1000.0 + budget)
 
 
-def run(*stages: Probe, profile: Profile = Profile.MX, phase: Phase = Phase.EOM, budget: float = BUDGET) -> RunOutcome:
+def run(
+    *stages: Probe, profile: Profile = Profile.MX, phase: Phase = Phase.EOM, budget: float = BUDGET
+) -> RunOutcome:
     async def main() -> RunOutcome:
         runner = Runner(stages, LoopClock())
         try:
@@ -151,7 +153,11 @@ def test_independent_stages_run_side_by_side_and_combine_in_configured_order() -
 
 
 def test_after_waits_and_sees() -> None:
-    a, b, c = Probe("a", seconds=2), Probe("b", seconds=1, after=("a", "not configured")), Probe("c", after=("b",))
+    a, b, c = (
+        Probe("a", seconds=2),
+        Probe("b", seconds=1, after=("a", "not configured")),
+        Probe("c", after=("b",)),
+    )
     outcome = run(c, b, a)  # the configured order may even be the other way round
     assert c.saw == {"a": "pass", "b": "pass"} and b.saw == {"a": "pass"}
     assert names(outcome) == ["c", "b", "a"]

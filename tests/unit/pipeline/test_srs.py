@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.srs import DAY, NotSrs, Original, Rewritten, Srs, Unchanged, Unusable
@@ -180,6 +180,7 @@ locals_ = st.text(string.ascii_letters + string.digits + '=+-._ "\\@é', min_siz
 hosts = st.from_regex(r"[A-Za-z0-9]{1,20}(\.[A-Za-z]{2,10}){1,3}", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(local=locals_, host=hosts, length=st.integers(4, 27), separator=st.sampled_from("=+-"))
 def test_any_address_finds_its_way_back(local: str, host: str, length: int, separator: str) -> None:
     from rules.mail.address import quote_local
@@ -191,6 +192,7 @@ def test_any_address_finds_its_way_back(local: str, host: str, length: int, sepa
     assert one.reverse(result.address) == Original(address)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_nothing_made_up_comes_back(text: str) -> None:
     for prefix in ("SRS0=", "SRS1=", "srs0+", "SRS1-", ""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.reply import Reply
@@ -28,6 +28,7 @@ verdicts = st.builds(
 many = st.lists(verdicts, max_size=6)
 
 
+@settings(deadline=None)
 @given(many, many, many)
 def test_associative(a: list[Verdict], b: list[Verdict], c: list[Verdict]) -> None:
     whole = combine([*a, *b, *c])
@@ -36,6 +37,7 @@ def test_associative(a: list[Verdict], b: list[Verdict], c: list[Verdict]) -> No
     assert combine([combine(a), combine(b), combine(c)]) == whole
 
 
+@settings(deadline=None)
 @given(many)
 def test_identity(a: list[Verdict]) -> None:
     nothing = Verdict("")
@@ -43,6 +45,7 @@ def test_identity(a: list[Verdict]) -> None:
     assert combine([nothing, *a]) == combine(a) == combine([*a, nothing]) == combine([combine(a)])
 
 
+@settings(deadline=None)
 @given(many)
 def test_the_strongest_wins_and_the_first_of_them_speaks(a: list[Verdict]) -> None:
     whole = combine(a)
@@ -54,6 +57,7 @@ def test_the_strongest_wins_and_the_first_of_them_speaks(a: list[Verdict]) -> No
     assert whole.authres == tuple(result for one in a for result in one.authres)
 
 
+@settings(deadline=None)
 @given(many)
 def test_the_first_entry_of_a_key_wins(a: list[Verdict]) -> None:
     whole = combine(a)

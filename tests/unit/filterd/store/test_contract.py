@@ -107,7 +107,23 @@ def test_what_rename_refuses(world: World) -> None:
     assert [info.name for info in account.mailboxes()] == ["INBOX", "a", "a/b", "c", "d", "d/b"]
 
 
-NAMES = ("a.b", "Entwürfe", "日本語", "a&b", "a+b~c", "..", ".", "filterd", "filterd-mailbox", "tmp", "new", "INBOX/x", "😀", "a%b", " x ")
+NAMES = (
+    "a.b",
+    "Entwürfe",
+    "日本語",
+    "a&b",
+    "a+b~c",
+    "..",
+    ".",
+    "filterd",
+    "filterd-mailbox",
+    "tmp",
+    "new",
+    "INBOX/x",
+    "😀",
+    "a%b",
+    " x ",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,7 +139,19 @@ def test_any_sensible_name_works(world: World, name: str) -> None:
     assert name not in [info.name for info in again.mailboxes()]
 
 
-BAD_NAMES = ("", "/", "a/", "/a", "a//b", "a\0b", "a\nb", "x" * 241, "/".join("abcdefghijklmnopq"), "\ud800", "é" * 100)
+BAD_NAMES = (
+    "",
+    "/",
+    "a/",
+    "/a",
+    "a//b",
+    "a\0b",
+    "a\nb",
+    "x" * 241,
+    "/".join("abcdefghijklmnopq"),
+    "\ud800",
+    "é" * 100,
+)
 
 
 @pytest.mark.parametrize("name", BAD_NAMES[:-1])
@@ -424,7 +452,9 @@ class Pair:
         if isinstance(result, tuple):
             return [Pair.plain(each) for each in result]
         if hasattr(result, "uidvalidity"):
-            return [getattr(result, name, None) for name in ("mailbox", "name", "uid", "duplicate", "special_use")]
+            return [
+                getattr(result, name, None) for name in ("mailbox", "name", "uid", "duplicate", "special_use")
+            ]
         return result
 
     def step(self) -> None:
@@ -432,13 +462,30 @@ class Pair:
         boxes = [info.name for info in self.accounts[0].mailboxes()]
         box, other = pick.choice(boxes), pick.choice(boxes)
         uids = pick.sample(range(1, 40), pick.randint(0, 12))
-        flags = pick.sample(["\\Seen", "\\Deleted", "\\Flagged", "\\Answered", "\\Draft", "one", "Two", "three"], pick.randint(0, 3))
+        flags = pick.sample(
+            ["\\Seen", "\\Deleted", "\\Flagged", "\\Answered", "\\Draft", "one", "Two", "three"],
+            pick.randint(0, 3),
+        )
         self.number += 1
-        message = NewMessage(text(self.number), tuple(flags), key=b"%d" % pick.randint(0, 20) if pick.random() < 0.3 else b"")
+        message = NewMessage(
+            text(self.number), tuple(flags), key=b"%d" % pick.randint(0, 20) if pick.random() < 0.3 else b""
+        )
         mode = pick.choice(["set", "add", "remove"])
         name = "/".join(pick.choices("abc", k=pick.randint(1, 3)))
         action = pick.choices(
-            ["deliver", "append", "flags", "copy", "move", "expunge", "create", "delete", "rename", "ack", "subscribe"],
+            [
+                "deliver",
+                "append",
+                "flags",
+                "copy",
+                "move",
+                "expunge",
+                "create",
+                "delete",
+                "rename",
+                "ack",
+                "subscribe",
+            ],
             [8, 3, 8, 3, 4, 4, 1, 0.5, 0.7, 1, 0.5],
         )[0]
         acts: dict[str, Callable[[AccountStore], object]] = {
@@ -500,7 +547,9 @@ class Pair:
 
 @pytest.mark.parametrize("kind", ["maildir-crlf", "maildir-lf"])
 @pytest.mark.parametrize("seed", range(4))
-def test_random_operations_agree_with_the_memory_store(new_world: Callable[[str], World], kind: str, seed: int) -> None:
+def test_random_operations_agree_with_the_memory_store(
+    new_world: Callable[[str], World], kind: str, seed: int
+) -> None:
     one, other = new_world("memory"), new_world(kind)
     tester = Pair(seed, one.account(), other.account())
     for _ in range(120):

@@ -91,7 +91,9 @@ def test_account_names_cannot_lead_out(maildir: World) -> None:
 # -- other programs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [text(7), text(7).replace(b"\r\n", b"\n"), b"Subject: 7\nFrom: a@example.org\r\n\nbody\r\n"])
+@pytest.mark.parametrize(
+    "data", [text(7), text(7).replace(b"\r\n", b"\n"), b"Subject: 7\nFrom: a@example.org\r\n\nbody\r\n"]
+)
 def test_a_dropped_file_gets_a_uid_that_it_carries(maildir: World, data: bytes) -> None:
     account = maildir.account()
     put(account, 1)
@@ -469,7 +471,9 @@ def test_notices_are_given_after_commits(maildir: World) -> None:
     account = maildir.account()
     put(account, 1)
     account.set_flags("INBOX", [1], "add", ["\\Seen"])
-    modseqs = [modseq for who, where, modseq in maildir.notices if (who, where) == ("ann@example.org", "INBOX")]
+    modseqs = [
+        modseq for who, where, modseq in maildir.notices if (who, where) == ("ann@example.org", "INBOX")
+    ]
     assert modseqs == sorted(modseqs)
     assert modseqs[-1] == account.snapshot("INBOX").modseq
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.edits import splice
@@ -39,6 +39,7 @@ def done(data: bytes, **more: object) -> bytes:
     return splice(data, strip(Message(data), PrivacySettings(), **more).splices)  # type: ignore[arg-type]  # free options
 
 
+@settings(deadline=None)
 @given(st.permutations(LEAKS + KEPT))
 def test_leaks_go_and_the_rest_stays_in_order(fields: list[bytes]) -> None:
     data = b"".join(fields) + b"\r\nbody\r\nX-Mailer: in the body\r\n"
@@ -84,6 +85,7 @@ def test_the_default_list_is_well_formed() -> None:
     assert all(name.rstrip("*").replace("-", "").isalnum() for name in DEFAULT_STRIP)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_octets(data: bytes) -> None:
     out = done(data)

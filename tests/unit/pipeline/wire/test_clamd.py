@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StageFault
@@ -39,6 +39,7 @@ def test_faults(raw: bytes, kind: str) -> None:
     assert caught.value.kind == kind
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_only_the_exact_answer_is_clean(raw: bytes) -> None:
     for text in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StageFault
@@ -39,6 +39,7 @@ def test_sysexits(code: int, kind: str) -> None:
     assert caught.value.kind == kind
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_never_anything_but_a_fault_or_a_number(raw: bytes) -> None:
     for text in (raw, b"SPAMD/1.1 0 EX_OK\r\n" + raw, GOOD[:-5] + raw, GOOD.replace(b"6.2", raw)):

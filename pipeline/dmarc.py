@@ -1,0 +1,251 @@
+"""DMARC, without IO: records, the names to ask, alignment, the policy that follows.
+
+Specification: RFC 7489 (6.3 record, 6.6 processing, 3.1 alignment), RFC 9091 (np, psd), and of its successor the tree
+walk and t=. Complete: yes but for ``ri`` and ``rf``, which are obsolete.
+
+The order of a check: ``author_domains`` of From; ``Discovery`` says which name to ask next, until it has a record or
+knows that there is none; ``evaluate`` puts SPF and DKIM results beside it. Invariants: nothing raises on any input;
+at most WALK look-ups a domain; a record that breaks the grammar is no record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pipeline.adapters.publicsuffix import is_suffix, organisational
+from pipeline.dns_name import normalise
+from pipeline.ports import DnsAnswer, DnsStatus
+from rules.mail.message import Message
+
+POLICIES: Final = ("none", "quarantine", "reject")  # ordered by strength
+WALK: Final = 8  # look-ups of a tree walk
+RECORD_LIMIT: Final = 4096
+AUTHORS: Final = 4  # domains in From that are evaluated
+_VERSION: Final = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
+_TAG: Final = re.compile(r"[A-Za-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A published policy. ``domain``: where it was found. Policies are words of POLICIES."""
+
+    domain: str
+    policy: str = "none"
+    subdomain_policy: str = ""  # sp=, "" = as policy
+    absent_policy: str = ""  # np=, "" = as sp=
+    strict_dkim: bool = False
+    strict_spf: bool = False
+    percent: int = 100
+    testing: bool = False  # t=y
+    public_suffix: str = ""  # psd=: y, n or u
+    rua: tuple[str, ...] = ()
+    ruf: tuple[str, ...] = ()
+    text: str = ""
+
+
+def parse(text: str, domain: str) -> Record | None:
+    """Read one TXT record; None when it is not DMARC or cannot be used (RFC 7489 6.6.3)."""
+    if len(text) > RECORD_LIMIT or not _VERSION.match(text):
+        return None
+    tags: dict[str, str] = {}
+    for item in text.split(";")[1:]:
+        name, equals, value = item.partition("=")
+        if equals and _TAG.fullmatch(name.strip()):
+            tags.setdefault(name.strip().lower(), value.strip())
+    rua = _addresses(tags.get("rua", ""))
+    policy = tags.get("p", "").lower()
+    if policy not in POLICIES:
+        if not rua and "p" in tags:
+            return None
+        policy = "none"  # 6.6.3 step 6: a report address is enough to be treated as p=none
+    percent = tags.get("pct", "100")
+    return Record(
+        domain=domain,
+        policy=policy,
+        subdomain_policy=_policy(tags.get("sp", "")),
+        absent_policy=_policy(tags.get("np", "")),
+        strict_dkim=tags.get("adkim", "r").lower() == "s",
+        strict_spf=tags.get("aspf", "r").lower() == "s",
+        percent=int(percent) if percent.isascii() and percent.isdigit() and len(percent) < 4 else 100,
+        testing=tags.get("t", "n").lower() == "y",
+        public_suffix=tags.get("psd", "u").lower()[:1],
+        rua=rua,
+        ruf=_addresses(tags.get("ruf", "")),
+        text=text,
+    )
+
+
+def _policy(value: str) -> str:
+    value = value.lower()
+    return value if value in POLICIES else ""
+
+
+def _addresses(value: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in value.split(",") if item.strip().lower().startswith("mailto:"))[:10]
+
+
+def select(answer: DnsAnswer, domain: str) -> Record | None:
+    """The one DMARC record of a TXT answer; several are none (RFC 7489 6.6.3 step 5)."""
+    found = [text for text in answer.records if _VERSION.match(text)]
+    return parse(found[0], domain) if len(found) == 1 else None
+
+
+def author_domains(message: Message) -> tuple[tuple[str, ...], str]:
+    """The domains of From as A-labels, and what is wrong with the field ("" when nothing)."""
+    count = len(message.header.fields_named(b"from"))
+    if count == 0:
+        return (), "no From field"
+    if count > 1:
+        return (), f"{count} From fields"
+    domains: list[str] = []
+    for mailbox in message.from_addresses():
+        domain = normalise(mailbox.domain)
+        if domain is None or "." not in domain:
+            return (), "From has no domain"
+        if domain not in domains:
+            domains.append(domain)
+    if not domains:
+        return (), "From has no address"
+    if len(domains) > AUTHORS:
+        return (), f"From has {len(domains)} domains"
+    return tuple(domains), ""
+
+
+class Discovery:
+    """Finds the record that speaks for a domain: ask ``name``, ``give`` the answer, until ``done``.
+
+    ``tree`` False: the domain, then its organisational domain by the list. True: up the tree (WALK look-ups), and the
+    organisational domain is where the walk ends.
+    """
+
+    def __init__(self, domain: str, tree: bool = False) -> None:
+        self.domain = domain
+        self.record: Record | None = None
+        self.failure = ""
+        self._tree = tree
+        self._found: list[Record] = []
+        self._left = _walk(domain) if tree else list(dict.fromkeys((domain, organisational(domain))))
+
+    @property
+    def done(self) -> bool:
+        return not self._left or bool(self.failure)
+
+    @property
+    def name(self) -> str:
+        """The name whose TXT records are wanted now."""
+        return f"_dmarc.{self._left[0]}"
+
+    def give(self, answer: DnsAnswer) -> None:
+        domain = self._left.pop(0)
+        if answer.status is DnsStatus.TEMPORARY:
+            self.failure = answer.reason or "DNS failure"
+            return
+        record = select(answer, domain)
+        if record is None:
+            return
+        if self.record is None:
+            self.record = record
+        self._found.append(record)
+        if not self._tree or (
+            record.public_suffix == "n" or (record.public_suffix == "y" and domain != self.domain)
+        ):
+            self._left.clear()
+
+    @property
+    def organisation(self) -> str:
+        """The organisational domain, known when ``done``."""
+        if not self._tree or not self._found:
+            return organisational(self.domain)
+        for record in self._found:
+            if record.public_suffix == "n":
+                return record.domain
+            if record.public_suffix == "y" and record.domain != self.domain:
+                labels = record.domain.count(".") + 2
+                return ".".join(self.domain.split(".")[-labels:])
+        return self._found[-1].domain
+
+
+def _walk(domain: str) -> list[str]:
+    """The domain and its parents; when it is long, the last WALK - 1 of them."""
+    labels = domain.split(".")
+    names = [".".join(labels[at:]) for at in range(len(labels))]
+    return names if len(names) <= WALK else [names[0], *names[1 - WALK :]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What DMARC says of one author domain. ``result``: none pass fail temperror permerror (RFC 8601).
+
+    ``policy`` is what the owner asks for this message (pct= and t= not yet applied).
+    """
+
+    domain: str
+    result: str
+    reason: str = ""
+    policy: str = "none"
+    spf_aligned: bool = False
+    dkim_aligned: bool = False
+    record: Record | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """One identifier that SPF or DKIM looked at."""
+
+    method: str  # "spf" or "dkim"
+    result: str
+    domain: str
+
+
+def aligned(author: str, domain: str, organisation: str, strict: bool) -> bool:
+    """RFC 7489 3.1: equal, or (relaxed) of one organisation that is not a public suffix."""
+    domain = domain.lower().rstrip(".")
+    if not domain or author == domain:
+        return bool(domain)
+    if strict or is_suffix(organisation):
+        return False
+    return domain == organisation or domain.endswith("." + organisation)
+
+
+def evaluate(found: Discovery, identifiers: Iterable[Authenticated], exists: bool = True) -> Outcome:
+    """The verdict on one author domain. ``exists`` False: the domain is not in the DNS (np=)."""
+    domain, record = found.domain, found.record
+    if found.failure:
+        return Outcome(domain, "temperror", f"DNS failure for the policy: {found.failure}")
+    if record is None:
+        return Outcome(domain, "none", "no DMARC record")
+    organisation = found.organisation
+    outcome = Outcome(domain, "fail", policy=policy_for(record, domain, exists), record=record)
+    uncertain = ""
+    for one in identifiers:
+        strict = record.strict_spf if one.method == "spf" else record.strict_dkim
+        if not aligned(domain, one.domain, organisation, strict):
+            continue
+        if one.result == "pass":
+            changes = {"spf_aligned": True} if one.method == "spf" else {"dkim_aligned": True}
+            outcome = replace(outcome, result="pass", **changes)
+        elif one.result == "temperror":
+            uncertain = f"{one.method} of {one.domain} could not be checked"
+    if outcome.result == "fail" and uncertain:
+        return replace(outcome, result="temperror", reason=uncertain)
+    if outcome.result == "fail":
+        outcome = replace(outcome, reason="neither SPF nor DKIM passed for this domain")
+    return outcome
+
+
+def policy_for(record: Record, domain: str, exists: bool = True) -> str:
+    """p=, or below the record's domain sp= or np= (RFC 7489 6.3, RFC 9091 3.1)."""
+    if domain == record.domain:
+        return record.policy
+    below = record.subdomain_policy or record.policy
+    return below if exists else record.absent_policy or below
+
+
+def sampled(record: Record, policy: str, chance: int) -> str:
+    """The policy after pct= and t=: outside the sample one step weaker. ``chance``: 0 to 99."""
+    if record.testing or chance >= record.percent:
+        return POLICIES[max(0, POLICIES.index(policy) - 1)]
+    return policy

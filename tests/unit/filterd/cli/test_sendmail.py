@@ -1,0 +1,85 @@
+"""`filterd-sendmail`: flags as cron, PHP, mutt and git send them; the header it completes."""
+
+import pytest
+
+from filterd.cli.localmail import ExitWith
+from filterd.cli.sendmail import Flags, completed, header_recipients, main, parse
+from rules.mail import header
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["-t", "-i"], Flags(from_header=True, dots=False)),
+        (["-ti"], Flags(from_header=True, dots=False)),
+        (["-oi", "-f", "a@b.c", "x@y.z"], Flags(dots=False, sender="a@b.c", recipients=["x@y.z"])),
+        (["-fa@b.c", "x"], Flags(sender="a@b.c", recipients=["x"])),
+        (["-r", "a@b.c", "--", "-x@y.z"], Flags(sender="a@b.c", recipients=["-x@y.z"])),
+        (["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t", "-f", "root"],
+         Flags(from_header=True, dots=False, sender="root", full_name="CronDaemon")),
+        (["-B8BITMIME", "-oi", "-f", "<>", "-N", "never", "-R", "hdrs", "-V", "id", "x"],
+         Flags(dots=False, sender="<>", recipients=["x"])),
+        (["-oem", "-oi", "--", "a", "b"], Flags(dots=False, recipients=["a", "b"])),
+        (["-v", "-n", "-m", "-G", "-U", "-h", "5", "-O", "Timeout=1", "-L", "tag", "x"], Flags(recipients=["x"])),
+        (["-bp"], Flags(mode="p")),
+        (["-q30m"], Flags(mode="q")),
+        (["-C", "f.toml", "x"], Flags(config="f.toml", recipients=["x"])),
+        (["-bm", "x"], Flags(recipients=["x"])),
+        (["-o", "i", "x"], Flags(dots=False, recipients=["x"])),
+    ],
+)  # fmt: skip
+def test_flags(argv: list[str], expected: Flags) -> None:
+    assert parse(argv) == expected
+
+
+@pytest.mark.parametrize(("name", "mode"), [("mailq", "p"), ("newaliases", "i"), ("sendmail", "m")])
+def test_other_names(name: str, mode: str) -> None:
+    assert parse([], name).mode == mode
+
+
+@pytest.mark.parametrize("argv", [["-f"], ["-Z"], ["-C"]])
+def test_wrong_use(argv: list[str]) -> None:
+    with pytest.raises(ExitWith) as caught:
+        parse(argv)
+    assert caught.value.code == 64
+
+
+def test_exit_codes(tmp_path, capsys) -> None:
+    assert main(["-Z"]) == 64
+    assert main(["-bd"]) == 69
+    assert main(["-C", str(tmp_path / "none.toml"), "x"]) == 78
+
+
+MESSAGE = b"To: Ann <ann@example.org>, bob@example.org\nBcc: carl@example.org,\n dora@example.org\nSubject: x\n\nhello\n"
+
+
+def test_recipients_of_the_header() -> None:
+    assert header_recipients(header.scan(MESSAGE)) == [
+        "ann@example.org",
+        "bob@example.org",
+        "carl@example.org",
+        "dora@example.org",
+    ]
+    resent = b"Resent-To: eve@example.org\n" + MESSAGE
+    assert header_recipients(header.scan(resent)) == ["eve@example.org"]
+
+
+def test_the_header_is_completed_and_bcc_goes() -> None:
+    text = completed(MESSAGE, header.scan(MESSAGE), "me@example.org", "Me Myself", "mail.example.org")
+    block = header.scan(text)
+    assert block.first(b"from") == b"Me Myself <me@example.org>"
+    assert block.first(b"date") and b"@mail.example.org>" in (block.first(b"message-id") or b"")
+    assert block.first(b"bcc") is None and block.first(b"subject") == b"x"
+    assert text.endswith(b"Subject: x\n\nhello\n") and b"\r" not in text
+
+
+def test_a_complete_message_stays_octet_for_octet() -> None:
+    data = b"From: a@b.c\r\nDate: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <x@y>\r\nTo: q\r\n\r\n\xff\x00\r\n"
+    assert completed(data, header.scan(data), "me@example.org", "", "h") == data
+
+
+def test_no_header_field_can_be_injected() -> None:
+    text = completed(
+        b"\nbody\n", header.scan(b"\nbody\n"), "me@example.org", "Eve\r\nBcc: all@example.org", "h.example"
+    )
+    assert header.scan(text).first(b"bcc") is None
