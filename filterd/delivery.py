@@ -20,7 +20,7 @@ from filterd.deliverykey import DeliveryKeys
 from filterd.outgoing import Departure
 from filterd.queue.base import Outgoing, PendingStore, Spool
 from filterd.scripts import ScriptService
-from filterd.sieve_host import AccountHost
+from filterd.sieve_host import LIST_PREFIX, AccountHost
 from filterd.store.base import (
     AccountStore,
     BadName,
@@ -36,7 +36,7 @@ from filterd.store.base import (
 from filterd.store.jobs import AccountJobs
 from pipeline import plan as plans
 from pipeline import planner
-from pipeline.envelope import Envelope
+from pipeline.envelope import Envelope, Profile
 from pipeline.plan import INBOX, Plan
 from pipeline.ports import Clock
 from pipeline.reply import Reply
@@ -44,12 +44,13 @@ from pipeline.trace import MessageTrace, RecipientTrace, Span
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, Verdict
 from rules import interpreter
-from rules.actions import Keep, RunResult
+from rules.actions import Keep, ListStore, RunResult
 from rules.host import ScriptEnvelope
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.delivery")
 
+LIST_MEMBERS = 5000  # entries of one list of an account
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
 JUNK = "\\Junk"
@@ -144,7 +145,10 @@ class Delivery:
             if len(self._quotas) >= QUOTAS_KNOWN:
                 self._quotas.clear()
             # far from full the answer holds for a while; near the limit every RCPT asks (the store itself never oversteps)
-            known = self._quotas[account.id] = (room, now + (QUOTA_SECONDS if room > account.quota // 10 else 0.0))
+            known = self._quotas[account.id] = (
+                room,
+                now + (QUOTA_SECONDS if room > account.quota // 10 else 0.0),
+            )
         return size > known[0] or known[0] <= 0
 
     def acknowledge(self, keys: Sequence[tuple[str, bytes]], queue_keys: Sequence[bytes]) -> None:
@@ -212,8 +216,7 @@ class Delivery:
             (r.params for r in job.work.envelope.recipients if r.address == destination.address), {}
         )
         if not destination.submitted and self._departure.loops(job.base, destination.address):
-            trace.outcome, trace.decision = "rejected", "Refused: this message was forwarded from here before"
-            return Outcome(Reply(554, "5.4.6", "Forwarding loop"))
+            return await self._loop_found(job, destination, trace)
         outgoing = self._departure.outgoing(
             job.work,
             job.base,
@@ -231,6 +234,21 @@ class Delivery:
         )
         trace.spans.append(self._span("queue", started, "queued", f"for {destination.forward} as {ids[0]}"))
         return Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"), queue_keys=[outgoing.key])
+
+    async def _loop_found(self, job: _Job, destination: Destination, trace: RecipientTrace) -> Outcome:
+        """It was forwarded from here before. Alone it is refused; beside other recipients a verified sender gets a bounce."""
+        trace.outcome, trace.decision = "rejected", "Refused: this message was forwarded from here before"
+        refusal = Reply(554, "5.4.6", "Forwarding loop")
+        if job.alone or job.work.envelope.profile is Profile.LMTP:
+            return Outcome(refusal)
+        outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
+        sender = job.work.envelope.reverse_path
+        if sender and _verified(job.work):
+            bounce = plans.Bounce(sender, refusal)
+            notes = self._departure.generated(job.work, job.base, bounce, job.keys, destination.address)
+            await self._spool.enqueue(notes)
+            outcome.queue_keys.extend(note.key for note in notes)
+        return outcome
 
     async def _local(
         self, job: _Job, destination: Destination, local: Local, trace: RecipientTrace, number: int
@@ -392,6 +410,8 @@ class Delivery:
         if state is not None:
             kept = state
             await self._jobs.run(account, lambda store: store.remember(kept))
+        if plan.lists:
+            await self._jobs.run(account, lambda store: change_lists(store, plan.lists))
         return outcome
 
     def _pending(
@@ -480,6 +500,21 @@ class Delivery:
 
     def _span(self, stage: str, started: float, result: str, summary: str) -> Span:
         return Span(stage, started, self._clock.time() - started, result, summary)
+
+
+def change_lists(store: AccountStore, changes: Sequence[ListStore]) -> None:
+    """vnd.filterd.list: entries a script adds to the account's lists, or takes out of them."""
+    for change in changes:
+        name = LIST_PREFIX + change.name
+        members = [one for one in (store.get_metadata(None, name) or "").split("\n") if one]
+        value = change.value.lower()
+        if change.remove and value in members:
+            members.remove(value)
+        elif not change.remove and value not in members and len(members) < LIST_MEMBERS:
+            members.append(value)
+        else:
+            continue
+        store.set_metadata(None, name, "\n".join(members))
 
 
 def resolve_mailbox(store: AccountStore, step: plans.Store) -> str:

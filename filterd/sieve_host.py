@@ -17,6 +17,9 @@ from filterd.store.base import AccountStore, MailboxInfo
 from rules.host import Host
 
 
+LIST_PREFIX = "/private/vendor/filterd/list/"  # server annotations that hold an account's lists
+
+
 def _no_script(_name: str) -> str | None:
     return None
 
@@ -77,7 +80,7 @@ class AccountHost(Host):
         if self.store is None:
             self.needed_store = True
             return None
-        members = self.store.get_metadata(None, f"/private/vendor/filterd/list/{list_name}")
+        members = self.store.get_metadata(None, LIST_PREFIX + list_name)
         if members is None:
             return None
         return value.lower() in members.lower().split("\n")

@@ -167,6 +167,18 @@ class Discovery:
                 return ".".join(self.domain.split(".")[-labels:])
         return self._found[-1].domain
 
+    def aligned(self, domain: str, strict: bool) -> bool:
+        """RFC 7489 3.1: equal, or (relaxed) of one organisation that is not a public suffix. Ask when ``done``."""
+        domain = domain.lower().rstrip(".")
+        if domain == self.domain:
+            return True
+        organisation = self.organisation
+        if strict or not domain or (not self._tree and is_suffix(organisation)):
+            return False
+        if not self._tree:
+            return organisational(domain) == organisation
+        return domain == organisation or domain.endswith("." + organisation)
+
 
 def _walk(domain: str) -> list[str]:
     """The domain and its parents; when it is long, the last WALK - 1 of them."""
@@ -200,16 +212,6 @@ class Authenticated:
     domain: str
 
 
-def aligned(author: str, domain: str, organisation: str, strict: bool) -> bool:
-    """RFC 7489 3.1: equal, or (relaxed) of one organisation that is not a public suffix."""
-    domain = domain.lower().rstrip(".")
-    if not domain or author == domain:
-        return bool(domain)
-    if strict or is_suffix(organisation):
-        return False
-    return domain == organisation or domain.endswith("." + organisation)
-
-
 def evaluate(found: Discovery, identifiers: Iterable[Authenticated], exists: bool = True) -> Outcome:
     """The verdict on one author domain. ``exists`` False: the domain is not in the DNS (np=)."""
     domain, record = found.domain, found.record
@@ -217,16 +219,19 @@ def evaluate(found: Discovery, identifiers: Iterable[Authenticated], exists: boo
         return Outcome(domain, "temperror", f"DNS failure for the policy: {found.failure}")
     if record is None:
         return Outcome(domain, "none", "no DMARC record")
-    organisation = found.organisation
     outcome = Outcome(domain, "fail", policy=policy_for(record, domain, exists), record=record)
     uncertain = ""
     for one in identifiers:
         strict = record.strict_spf if one.method == "spf" else record.strict_dkim
-        if not aligned(domain, one.domain, organisation, strict):
+        if not found.aligned(one.domain, strict):
             continue
         if one.result == "pass":
-            changes = {"spf_aligned": True} if one.method == "spf" else {"dkim_aligned": True}
-            outcome = replace(outcome, result="pass", **changes)
+            outcome = replace(
+                outcome,
+                result="pass",
+                spf_aligned=outcome.spf_aligned or one.method == "spf",
+                dkim_aligned=outcome.dkim_aligned or one.method == "dkim",
+            )
         elif one.result == "temperror":
             uncertain = f"{one.method} of {one.domain} could not be checked"
     if outcome.result == "fail" and uncertain:

@@ -295,8 +295,11 @@ class Checker:
             )
             if isinstance(node, Test) and first in tags and first not in self.registry.tests:
                 self.error(node.tests[0].pos, "colon", f'the tag "{first}" has no colon', f"write :{first}")
-            elif not told:
+                return False
+            if not told:
                 self.error(node.pos, "tests", f'"{node.name}" takes no test', "end the arguments before it")
+            for inner in node.tests:
+                self._test(inner)
         elif wanted is Tests.ONE and (count != 1 or node.listed):
             message = f'"{node.name}" takes exactly one test'
             self.error(node.pos, "tests", message, "join several with anyof (...) or allof (...)")
@@ -502,12 +505,12 @@ class Checker:
         return False
 
     def _unknown(self, node: Command | Test, kind: str, words: Collection[str]) -> None:
-        if (kind, node.name) in self._told:
+        other = self.registry.tests if kind == "command" else self.registry.commands
+        if (kind, node.name) in self._told and node.name not in other:
             return
         if not self._unchecked:
             self._told.add((kind, node.name))
         near = self._near(node.name, words)
-        other = self.registry.tests if kind == "command" else self.registry.commands
         if node.name in other:
             cure = f'"{node.name}" is a {"test" if kind == "command" else "command"}'
             cure += (

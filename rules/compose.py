@@ -14,16 +14,11 @@ from datetime import datetime
 
 from rules.mail import address, date, words
 from rules.mail.header import make_field
+from rules.view import crlf
 
-_LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 _MESSAGE_ID = re.compile(rb"<[^<>\s]{1,900}>")
 _REFERENCES = 20  # ids kept in References: the first and the latest
 PRODUCT = b"filterd"
-
-
-def crlf(data: bytes) -> bytes:
-    """Line ends as CRLF."""
-    return _LINE_ENDS.sub(b"\r\n", data)
 
 
 def address_field(text: str) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 MAX_NUMBER = 2**64 - 1  # RFC 5228 2.4.1 asks for at least 2^31 - 1
 IDENTIFIER_LENGTH = 32
 TRACE_VALUE = 200  # characters of a value or key that a trace step keeps
-MATCH_VALUES = 32  # ${0} to ${31}; RFC 5229 3.2 asks for at least ten
+MATCH_VALUES = 33  # ${0} to ${32}; RFC 5229 3.2 asks for at least ten
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Limits:
 
     steps: int = 1_000_000  # executed in one chain of scripts
     cpu_seconds: float = 5.0  # of this thread, for one chain of scripts
-    actions: int = 64
+    actions: int = 32
     redirects: int = 4
     notifies: int = 8
     vacations: int = 1
@@ -39,10 +39,10 @@ class Limits:
     trace_steps: int = 5_000
     debug_lines: int = 200
 
-    variables: int = 256
-    variable_name: int = 32  # RFC 5229 6: at least 32
-    variable_size: int = 64 * 1024  # RFC 5229 6: at least 4000
-    variables_total: int = 1024 * 1024
+    variables: int = 255  # RFC 5229 6: at least 128
+    variable_name: int = 64  # RFC 5229 6: at least 32
+    variable_size: int = 64 * 1024  # octets of UTF-8; RFC 5229 6: at least 4000
+    variables_total: int = 1024 * 1024  # octets of UTF-8
     variable_parts: int = 4  # namespace levels of a name
     expanded_size: int = 1024 * 1024  # one string after substitution
 

@@ -1,7 +1,8 @@
 """Addresses that a script wants to write to: strict, where reading is lenient.
 
-Specification: RFC 5228 2.4.2.3 (an addr-spec, or a mailbox with display name), RFC 5322 3.4; dots may stand anywhere in a local part, as
-some old systems have them. ASCII only, as the RFC says. The expressions are linear: no branch can match the same text twice.
+Specification: RFC 5228 2.4.2.3 (an addr-spec, or a mailbox with display name), RFC 5322 3.4; dots may stand
+anywhere in a local part, as some old systems have them. ASCII only, as the RFC says. The expressions are
+linear: no branch can match the same text twice.
 """
 
 from __future__ import annotations

@@ -149,6 +149,18 @@ def parse_name(text: str, namespaces: dict[str, Namespace], limits: Limits) -> L
     return reference
 
 
+def octets(text: str) -> int:
+    """The length of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def cut(text: str, most: int) -> str:
+    """The text cut to so many octets of UTF-8, at a character."""
+    if 4 * len(text) <= most or octets(text) <= most:
+        return text
+    return text.encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
+
+
 class Variables:
     """The variables of one running script; ``shared`` names those that stand for global ones (RFC 6609)."""
 
@@ -173,11 +185,11 @@ class Variables:
 
     def put(self, values: dict[str, str], name: str, value: str) -> None:
         """Assigns into the given scope under the limits."""
-        value = value[: self._limits.variable_size]
+        value = cut(value, self._limits.variable_size)
         if name not in values and len(values) >= self._limits.variables:
             raise RunError(f"a script has at most {self._limits.variables} variables")
-        self._size += len(value) - len(values.get(name, ""))
-        if self._size > self._limits.variables_total:
-            self._size -= len(value) - len(values.get(name, ""))
+        grown = self._size + octets(value) - octets(values.get(name, ""))
+        if grown > self._limits.variables_total:
             raise RunError("the variables became too large altogether")
+        self._size = grown
         values[name] = value

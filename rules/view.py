@@ -8,6 +8,7 @@ sends, CRLF, None when nothing was edited.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rules.mail import address, header, words
@@ -15,7 +16,13 @@ from rules.mail.address import Mailbox
 from rules.mail.header import HeaderBlock
 from rules.mail.message import Message
 
+_LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 Field = bytes  # a field's value: unfolded, trimmed, not decoded
+
+
+def crlf(data: bytes) -> bytes:
+    """Line ends as CRLF."""
+    return _LINE_ENDS.sub(b"\r\n", data)
 
 
 def decode(value: bytes) -> str:
@@ -36,6 +43,7 @@ class View:
         "_rendered",
         "_size",
         "_values",
+        "line_end",
         "original",
         "version",
     )
@@ -43,6 +51,8 @@ class View:
     def __init__(self, message: Message) -> None:
         self.original = message
         self.version = 0
+        end = message.data.find(b"\n")
+        self.line_end = b"\n" if end >= 0 and message.data[end - 1 : end] != b"\r" else b"\r\n"
         self._current: Message | None = message
         self._block: HeaderBlock = message.header
         self._body: bytes | None = None
@@ -60,14 +70,14 @@ class View:
     def message(self) -> Message:
         """The message as it is now (after a header edit it is put together first)."""
         if self._current is None:
-            self._current = Message(self.rendered() or self.original.data)
+            self._current = Message(self._form() or self.original.data)
         return self._current
 
     @property
     def size(self) -> int:
         """RFC 5228 5.9: octets of the message as it is now, with CRLF line ends whatever it is stored with."""
         if self._size is None:
-            data = self.rendered() or self.original.data
+            data = self._form() or self.original.data
             self._size = len(data) + data.count(b"\n") - data.count(b"\r\n")
         return self._size
 
@@ -100,7 +110,12 @@ class View:
         return self._block.first(name) is not None
 
     def rendered(self) -> bytes | None:
-        """The whole message after edits, None when there were none."""
+        """The whole message after edits, with CRLF; None when there were none."""
+        data = self._form()
+        return data if data is None or self.line_end == b"\r\n" else crlf(data)
+
+    def _form(self) -> bytes | None:
+        """The whole message after edits, in the original's line ends; None when there were none."""
         if self.version == 0:
             return None
         if self._rendered is None:
@@ -114,7 +129,7 @@ class View:
         if self._body is None:
             block = self._block
             self._body = bytes(block.data[block.body_start :])
-        head = b"".join(raw_fields) + b"\r\n"
+        head = b"".join(raw_fields) + self.line_end
         self._changed()
         self._block = header.scan(head)
         self._current = None

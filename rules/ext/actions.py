@@ -39,6 +39,8 @@ def mailbox_fault(name: str) -> str | None:
         return "the name of a mailbox must not be empty"
     if len(name) > _MAILBOX_LENGTH:
         return "the name of the mailbox is too long"
+    if "\ufffd" in name:
+        return "the name of the mailbox is not valid UTF-8"
     if any(char < " " or char == "\x7f" for char in name):
         return "the name of a mailbox must not have control characters"
     return None

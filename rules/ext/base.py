@@ -56,16 +56,16 @@ ADDRESS_FIELDS = frozenset(_HOLD_ADDRESSES.split(" "))
 
 
 def check_field_names(checker: Checker, bound: Bound, index: int) -> None:
-    """An error for each constant that cannot be a header field's name."""
+    """A warning for each constant that cannot be a header field's name: no message has such a field."""
     for item, text in enumerate(bound.texts(index)):
         if isinstance(text, str) and not _FIELD_NAME.fullmatch(text):
-            message = f'"{text[:60]}" cannot be the name of a header field'
+            message = f'"{text[:60]}" cannot be the name of a header field: none is found'
             cure = (
                 "leave out the colon"
                 if text.endswith(":")
                 else "use printable ASCII without blanks and colons"
             )
-            checker.error(checker.where(bound, index, item), "header-name", message, cure)
+            checker.warn(checker.where(bound, index, item), "header-name", message, cure)
 
 
 def _check_header(checker: Checker, bound: Bound) -> None:

@@ -1,8 +1,9 @@
 """body: what is behind the header.
 
-Specification: RFC 5173. Complete: yes. :text is all text parts, decoded, each a string of its own; HTML is
-also matched with its mark-up taken out, as people mean what they see. No transform sets match variables
-(section 6). Bodies are looked at up to ``limits.body_text`` octets; more is cut off, never an error.
+Specification: RFC 5173. Complete: yes. :text is all text parts, decoded, each a string of its own; HTML
+without its mark-up, as people mean what they see. Parts with an unknown transfer encoding are left out. No
+transform sets match variables (section 6). Bodies are looked at up to ``limits.body_text`` octets; more is cut
+off, never an error.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from rules.context import Run
     from rules.sources import Source
 
+_MARKUP = ("text/html", "application/xhtml+xml")
+_ENCODINGS = ("7bit", "8bit", "binary", "quoted-printable", "base64", "")
 _TYPE = re.compile(r"[^/]+(/[^/]+)?")
 _CACHE: StateKey[dict[tuple[int, str, tuple[str, ...]], list[str]]] = StateKey("body", dict)
 
@@ -55,7 +58,7 @@ def _extract(run: Run, transform: str, types: tuple[str, ...]) -> list[str]:
     if transform == "raw":
         return [charset.lenient(message.data[block.body_start : block.body_start + most])]
     out: list[str] = []
-    wanted = types if transform == "content" else ("text",)
+    wanted = types if transform == "content" else ("text", "application/xhtml+xml")
     for number, part in enumerate(mime.walk(message.root)):
         if number >= run.limits.mime_parts or most <= 0:
             break
@@ -63,9 +66,8 @@ def _extract(run: Run, transform: str, types: tuple[str, ...]) -> list[str]:
             continue
         for text in _strings(part, most):
             most -= len(text)
-            out.append(text)
-            if transform == "text" and part.subtype == "html":
-                out.append(visible_text(text))
+            markup = transform == "text" and f"{part.ctype}/{part.subtype}" in _MARKUP
+            out.append(visible_text(text) if markup else text)
     return out
 
 
@@ -74,7 +76,7 @@ def _is_type(part: Part, name: str) -> bool:
     if not name:
         return True
     kind, slash, subtype = name.partition("/")
-    if not _TYPE.fullmatch(name) or part.ctype != kind:
+    if "/" in part.subtype or not _TYPE.fullmatch(name) or part.ctype != kind:
         return False
     return not slash or part.subtype == subtype
 
@@ -95,9 +97,13 @@ def _strings(part: Part, most: int) -> list[str]:
     if part.message is not None:
         inner = part.message.header
         return [charset.lenient(data[inner.start : inner.end][:most])]
+    if part.encoding not in _ENCODINGS:
+        return []
     text = part.text()
     if text is None:
-        text = charset.lenient(part.decoded()[:most])
+        name = part.params.get("charset", "")
+        data = part.decoded()[:most]
+        text = charset.decode(data, name) if name and charset.known(name) else charset.lenient(data)
     return [text[:most]]
 
 

@@ -22,8 +22,7 @@ EXTENSION = Extension(
             same_length=False,
         ),
         ComparatorSpec(
-            "i;unicode-casemap",
-            (_UNICODE,),
+            "i;unicode-casemap",  # usable without require too, as with Pigeonhole: it can harm nobody
             normal=comparator.unicode_casemap,
             order=comparator.unicode_casemap,
             same_length=False,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,200}")
 _NEVER_DELETED = frozenset((b"received", b"auto-submitted"))
+_FOLD = re.compile(r"\r?\n([ \t])")
 _EDITS: StateKey[list[int]] = StateKey("editheader", lambda: [0])
 
 
@@ -62,7 +63,7 @@ def _raw_fields(run: Run) -> list[bytes]:
     """The header's fields as they are, each with its line end."""
     block = run.view.header
     fields = [block.raw(field) for field in block.fields]
-    return [field if field.endswith(b"\n") else field + b"\r\n" for field in fields]
+    return [field if field.endswith(b"\n") else field + run.view.line_end for field in fields]
 
 
 def _add(bound: Bound) -> CommandFn:
@@ -70,12 +71,14 @@ def _add(bound: Bound) -> CommandFn:
 
     def act(run: Run) -> None:
         name = _name(run, bound)
-        value = run.expand(bound.text(1)).strip()
+        value = _FOLD.sub(r"\1", run.expand(bound.text(1))).strip()
         run.seen, run.key = value, name
         lname = name.lower().encode("ascii")
         if lname != b"subject" and _forbidden(run, "editheader_forbid_add", lname):
             return
         field = make_field(name.encode("ascii"), words.encode_text(value))
+        if run.view.line_end == b"\n":
+            field = field.replace(b"\r\n", b"\n")
         if len(field) > run.limits.header_value:
             raise RunError(f"addheader: the field is longer than {run.limits.header_value} octets")
         _counted(run)

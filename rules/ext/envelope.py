@@ -7,6 +7,7 @@ domain to compare but the empty one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 from rules.bound import constants
 from rules.errors import RunError
 from rules.ext.envelope_dsn import DSN_PARTS, dsn_values
-from rules.mail import address
 from rules.match import expand, link_match
 from rules.registry import Extension, Kind, Param, TestFn, TestSpec
 from rules.sources import Source, is_plain, link_sources, parts
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from rules.checker import Checker
     from rules.context import Run
 
+# RFC 5321 4.1.2, with UTF-8 (RFC 6531), odd dots in the local part, and a local part alone. Source routes are passed over.
+_WORD = r"[^\x00-\x20\"(),:;<>@\[\\\]\x7f]++"
+_LABELS = r"(?:[^\x00-\x20\"(),.:;<>@\[\\\]\x7f]++(?:\.[^\x00-\x20\"(),.:;<>@\[\\\]\x7f]++)*+|\[[!-Z^-~]*+\])"
+_MAILBOX = rf'({_WORD}|"(?:[^"\\]|\\.)*+")(?:@({_LABELS}))?'
+_PATH = re.compile(
+    rf"(?:<(?:@{_LABELS}(?:,@{_LABELS})*+:)?{_MAILBOX}>|(?:@{_LABELS}(?:,@{_LABELS})*+:)?{_MAILBOX})"
+)
 _PARTS = ("from", "to", "orig_to", "auth")
 
 
@@ -39,6 +46,13 @@ class EnvelopeSource:
         return envelope_values(run, self.name, self.part)
 
 
+def unquote(local: str) -> str:
+    """A local part without its quotes."""
+    if not local.startswith('"'):
+        return local
+    return re.sub(r"\\(.)", r"\1", local[1:-1])
+
+
 def envelope_values(run: Run, name: str, part: str) -> list[str]:
     """RFC 5228 5.4: the values of one envelope part."""
     envelope = run.envelope
@@ -52,14 +66,13 @@ def envelope_values(run: Run, name: str, part: str) -> list[str]:
     if path is None:
         return []
     path = path.strip()
-    if path.startswith("<") and path.endswith(">"):
-        path = path[1:-1]
-    if not path:
+    if path in ("", "<>"):
         # RFC 5228 5.4: the null reverse-path is compared as the empty string, whatever the address part.
         return [""] if name == "from" else []
-    if path.startswith("@") and ":" in path:
-        path = path.partition(":")[2]  # RFC 5321 4.1.1.3: source routes are ignored
-    return parts(run, part, [address.split(path)])
+    found = _PATH.fullmatch(path)
+    if found is None:
+        return []  # what is no path has no parts
+    return parts(run, part, [(unquote(found[1] or found[3]), found[2] or found[4] or "")])
 
 
 def _check(checker: Checker, bound: Bound) -> None:

@@ -16,6 +16,7 @@ from rules.registry import Extension, Kind, MatchSpec, Param, TagSpec, TestFn, T
 
 if TYPE_CHECKING:
     from rules.bound import Bound, Texts
+    from rules.checker import Checker
     from rules.context import Run
     from rules.options import ActionOptions
     from rules.registry import ComparatorSpec
@@ -27,6 +28,12 @@ _FULL = "urn:ietf:params:sieve:addrbook:"
 def list_name(text: str) -> str:
     """RFC 6134 2.6: names that begin with a colon are short for urn:ietf:params:sieve."""
     return _FULL + text[len(_ABBREVIATED) :] if text.lower().startswith(_ABBREVIATED) else text
+
+
+def _check(checker: Checker, bound: Bound) -> None:
+    if bound.has("comparator"):
+        message = '":list" cannot be used with a comparator (RFC 6134 2.2)'
+        checker.error(checker.where_tag(bound, "comparator"), "comparator", message, "remove :comparator")
 
 
 def _link(bound: Bound, comparator: ComparatorSpec, keys: Texts) -> Matcher:
@@ -68,7 +75,7 @@ EXTENSION = Extension(
     "extlists",
     _NEEDS,
     dialect="RFC 6134",
-    matches=(MatchSpec("list", _link, _NEEDS, captures=True),),
+    matches=(MatchSpec("list", _link, _NEEDS, captures=True, check=_check),),
     tests=(TestSpec("valid_ext_list", _NEEDS, (Param("list names", Kind.STRINGS),), link=_valid),),
     tags=(TagSpec("list", ("redirect",), _NEEDS, amend=_amend),),
 )

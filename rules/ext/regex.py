@@ -49,13 +49,16 @@ def _check(checker: Checker, bound: Bound) -> None:
                 )
 
 
-def _patterns(run: Run, keys: Sequence[str], fold: bool) -> list[Pattern]:
-    out: list[Pattern] = []
+def _patterns(run: Run, keys: Sequence[str], fold: bool) -> list[tuple[str, Pattern]]:
+    out: list[tuple[str, Pattern]] = []
     for key in keys:
         pattern = compile_pattern(key, run.limits, fold=fold)
         if isinstance(pattern, str):
-            raise RunError(f"wrong regular expression: {pattern}")
-        out.append(pattern)
+            # Only variables can bring one here: it matches nothing, and the owner can see why.
+            if len(run.debug) < run.limits.debug_lines:
+                run.debug.append(f"wrong regular expression {key[:60]!r}: {pattern}")
+            continue
+        out.append((key, pattern))
     return out
 
 
@@ -72,7 +75,7 @@ def _link(bound: Bound, comparator: ComparatorSpec, keys: Texts) -> Matcher:
                 raise RunError(f"more than {run.limits.regexes} regular expressions made of variables")
         patterns = _patterns(run, sources, fold)
         for value in values:
-            for source, pattern in zip(sources, patterns, strict=True):
+            for source, pattern in patterns:
                 found = pattern.search(value)
                 if found is not None:
                     run.seen, run.key = value, source

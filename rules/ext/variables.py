@@ -24,7 +24,7 @@ from rules.registry import (
     TestFn,
     TestSpec,
 )
-from rules.variables import Local, Outer, parse_name
+from rules.variables import Local, Outer, cut, octets, parse_name
 
 if TYPE_CHECKING:
     from rules.bound import Bound
@@ -36,23 +36,39 @@ _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 _ASCII_UPPER = {lower: lower - 32 for lower in range(ord("a"), ord("z") + 1)}
 
 
-def _quote_wildcards(value: str) -> str:
-    return value.replace("\\", "\\\\").replace("*", "\\*").replace("?", "\\?")
+def _lengthen(value: str, most: int, change: Callable[[str], str]) -> str:
+    """Changes each character; what would not fit any more is left out whole (RFC 5229 4.1, 6)."""
+    out: list[str] = []
+    for char in value:
+        piece = change(char)
+        most -= octets(piece)
+        if most < 0:
+            break
+        out.append(piece)
+    return "".join(out)
 
 
-def _quote_regex(value: str) -> str:
-    return "".join("\\" + char if char in "\\^$.[]|()?*+{}" else char for char in value)
+def _quote_wildcards(value: str, most: int) -> str:
+    return _lengthen(value, most, lambda char: "\\" + char if char in "\\*?" else char)
 
 
-_MODIFIERS: tuple[tuple[str, int, Callable[[str], str]], ...] = (
-    ("lower", 40, lambda value: value.translate(_ASCII_LOWER)),
-    ("upper", 40, lambda value: value.translate(_ASCII_UPPER)),
-    ("lowerfirst", 30, lambda value: value[:1].translate(_ASCII_LOWER) + value[1:]),
-    ("upperfirst", 30, lambda value: value[:1].translate(_ASCII_UPPER) + value[1:]),
+def _quote_regex(value: str, most: int) -> str:
+    return _lengthen(value, most, lambda char: "\\" + char if char in "\\^$.[]|()?*+{}" else char)
+
+
+def _encode_url(value: str, most: int) -> str:
+    return _lengthen(value, most, lambda char: quote(char, safe="-._~", errors="replace"))
+
+
+_MODIFIERS: tuple[tuple[str, int, Callable[[str, int], str]], ...] = (
+    ("lower", 40, lambda value, most: value.translate(_ASCII_LOWER)),
+    ("upper", 40, lambda value, most: value.translate(_ASCII_UPPER)),
+    ("lowerfirst", 30, lambda value, most: value[:1].translate(_ASCII_LOWER) + value[1:]),
+    ("upperfirst", 30, lambda value, most: value[:1].translate(_ASCII_UPPER) + value[1:]),
     ("quotewildcard", 20, _quote_wildcards),
     ("quoteregex", 20, _quote_regex),
-    ("encodeurl", 15, lambda value: quote(value, safe="-._~", errors="replace")),
-    ("length", 10, lambda value: str(len(value))),
+    ("encodeurl", 15, _encode_url),
+    ("length", 10, lambda value, most: str(len(value))),
 )
 
 
@@ -60,11 +76,6 @@ def modifier_tag(name: str, needs: tuple[str, ...]) -> TagSpec:
     """The tag of a modifier of ``set``; only one of each precedence may be used."""
     precedence = next(number for modifier, number, _ in _MODIFIERS if modifier == name)
     return TagSpec(name, ("set",), needs, group=f"modifier of precedence {precedence}")
-
-
-def modify(name: str) -> Callable[[str], str]:
-    """The function of one modifier."""
-    return next(change for modifier, _, change in _MODIFIERS if modifier == name)
 
 
 def _namespaces(run: Run) -> dict[str, Namespace]:
@@ -84,7 +95,7 @@ def assign(run: Run, name: str, value: str) -> None:
             run.variables.set(local, value)
         case Outer(namespace, rest):
             assert namespace.write is not None
-            namespace.write(run, rest, value[: run.limits.variable_size])
+            namespace.write(run, rest, cut(value, run.limits.variable_size))
         case str():
             raise RunError(target)
 
@@ -107,6 +118,9 @@ def _check_set(checker: Checker, bound: Bound) -> None:
     names = checker.scope.marks.setdefault("set", set())  # RFC 6609 3.4.1: "global" must come first
     if isinstance(names, set) and isinstance(name, str):
         names.add(name.lower())
+        if len(names) == checker.limits.variables + 1:
+            message = f"a script has at most {checker.limits.variables} variables"
+            checker.error(checker.where(bound, 0), "variables", message, "use fewer")
 
 
 def _set(bound: Bound) -> CommandFn:
@@ -116,7 +130,7 @@ def _set(bound: Bound) -> CommandFn:
     def act(run: Run) -> None:
         text = run.expand(value)
         for change in changes:
-            text = change(text)
+            text = change(text, run.limits.variable_size)
         target = run.expand(name)
         run.seen, run.key = text, target
         assign(run, target, text)
