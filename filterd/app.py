@@ -23,6 +23,8 @@ from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
 from filterd.accounts.places import account_folder, database_path, scripts_of
 from filterd.assembly import departure, dns, incoming, srs_of, stage_context
+from filterd.config.errors import ConfigErrors, render
+from filterd.config.load import load
 from filterd.config.schema import Config
 from filterd.config.values import SocketAddress
 from filterd.delivery import Delivery, DeliverySettings
@@ -40,7 +42,7 @@ from filterd.store.changes import NoticeHub
 from filterd.store.durable import RealDisk
 from filterd.store.jobs import AccountJobs
 from filterd.store.maildir import MaildirStore
-from filterd.workers import Group, Role
+from filterd.workers import RETIRE, Group, Role
 from pipeline.srs import Original, Srs
 
 log = logging.getLogger("filterd")
@@ -48,6 +50,7 @@ log = logging.getLogger("filterd")
 TRACES = "traces.db"
 LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve")
 GRACE_SECONDS = 8.0  # commands under way may end after SIGTERM
+RETIRED_SECONDS = 600.0  # a worker that was replaced serves whom it has so long
 
 
 @dataclass(slots=True)
@@ -195,22 +198,28 @@ def run_loop(main: Coroutine[object, object, int]) -> int:
         return runner.run(main)
 
 
-def stop_event() -> asyncio.Event:
-    """Set by SIGTERM and SIGINT."""
+def stop_event(*numbers: signal.Signals) -> asyncio.Event:
+    """Set by these signals; SIGTERM and SIGINT when none is named."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers or (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     return stop
 
 
 async def worker(config: Config, sockets: list[tuple[str, socket.socket]], index: int) -> int:
-    """Serve until told to stop."""
-    stop = stop_event()
-    parts = build(config, f"worker-{index}")
+    """Serve until told to stop, or until replaced and without a client. The process id is part of the name: two generations
+    of a worker live side by side for a while."""
+    stop, retired = stop_event(), stop_event(RETIRE)
+    parts = build(config, f"worker-{index}-{os.getpid()}")
     doors = Doors(parts, sockets)
     doors.open()
-    await stop.wait()
+    waiting = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(retired.wait())]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.is_set():
+        await doors.retire(RETIRED_SECONDS, stop)
+    for one in waiting:
+        one.cancel()
     await doors.close(GRACE_SECONDS)
     parts.close()
     return 0
@@ -219,7 +228,7 @@ async def worker(config: Config, sockets: list[tuple[str, socket.socket]], index
 async def sender(config: Config) -> int:
     """Send until told to stop."""
     stop = stop_event()
-    parts = build(config, "sender")
+    parts = build(config, f"sender-{os.getpid()}")
     local = LocalDelivery(parts.reception, parts.delivery)
     relay = config.queue.relay
     clock, ids = SystemClock(), SystemIds()
@@ -281,12 +290,26 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     sockets = bind_all(config)
     drop_rights(config)
     count = config.server.workers or os.cpu_count() or 1
+    current = [config]  # what the next child starts with
+
+    def reload() -> bool:
+        """Read the file again; listeners, data_dir and server.user stay as they were until a restart."""
+        try:
+            current[0] = load(config.path)
+        except ConfigErrors as error:
+            log.error(
+                "SIGHUP: the configuration has errors, the old one stays in force\n%s", render(error.errors)
+            )
+            return False
+        return True
+
     roles = [
-        Role(f"worker-{index}", lambda index=index: run_loop(worker(config, sockets, index)))  # type: ignore[misc]  # index bound now
+        Role(f"worker-{index}", lambda index=index: run_loop(worker(current[0], sockets, index)))  # type: ignore[misc]  # index bound now
         for index in range(count)
     ]
-    roles.append(Role("sender", lambda: run_loop(sender(config))))
-    return Group(roles, pid_file=root / "run" / "filterd.pid", ready=lambda: announce(sockets)).run()
+    roles.append(Role("sender", lambda: run_loop(sender(current[0])), exclusive=True))
+    pid_file = root / "run" / "filterd.pid"
+    return Group(roles, pid_file, ready=lambda: announce(sockets), reload=reload).run()
 
 
 def drop_rights(config: Config) -> None:

@@ -84,16 +84,25 @@ class Doors:
             server.start()
             self._servers.append(server)
 
+    async def retire(self, seconds: float, stop: asyncio.Event) -> None:
+        """Accept no more; serve the clients that are here until they go, for ``seconds`` or until ``stop``."""
+        for server in self._servers:
+            server.stop()
+        deadline = time.monotonic() + seconds
+        while self._admission and self._admission.total and time.monotonic() < deadline and not stop.is_set():
+            await asyncio.sleep(0.05)
+
     async def close(self, seconds: float) -> None:
         """Accept no more; say good-bye to idle sessions; let busy ones end for ``seconds``."""
         for server in self._servers:
             server.stop()
+            server.cut_handshakes()
         admission = self._admission
         if admission is None:
             return
-        admission.shut_down()
         deadline = time.monotonic() + seconds
         while admission.total and time.monotonic() < deadline:
+            admission.shut_down()  # again and again: some were accepted and have no protocol yet
             await asyncio.sleep(0.02)
 
     async def _check(self, login: str, password: str) -> Account | None:

@@ -2,13 +2,16 @@
 
 The parent runs no event loop and parses nothing. It binds every listener once, so that a dying worker loses no waiting
 connection, writes the pid file, and restarts what dies (with growing pauses when it dies at once). SIGTERM and SIGINT end
-everything in order; SIGHUP replaces the workers one generation by another: the old ones finish what they have begun.
+everything in order; SIGHUP replaces the workers one generation by another: the old ones (told by SIGUSR1) take nobody new
+and serve whom they have to the end. An exclusive role (the sender) never runs twice: the old one ends first. When the parent
+is killed its children die with it, so that the next start finds the ports free.
 systemd: READY, STOPPING and STATUS are told through NOTIFY_SOCKET (sd_notify protocol).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import select
@@ -26,6 +29,8 @@ log = logging.getLogger("filterd.workers")
 STOP_SECONDS = 10.0  # after SIGTERM, before SIGKILL
 RESTART_PAUSE = (0.1, 0.5, 2.0, 5.0, 15.0)
 STEADY_SECONDS = 30.0  # a process that lived this long starts again with the first pause
+RETIRE = signal.SIGUSR1  # to a worker of the last generation
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def sd_notify(text: str) -> None:
@@ -39,25 +44,36 @@ def sd_notify(text: str) -> None:
         sock.sendto(text.encode(), address)
 
 
+def die_with(parent: int) -> None:
+    """Linux: whoever kills the parent kills us. Elsewhere an orphan goes on until it is told to stop."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(70)
+
+
 @dataclass(slots=True)
 class Role:
-    """One process to keep alive. ``main`` runs in the child and returns its exit code."""
+    """One process to keep alive. ``main`` runs in the child and returns its exit code. ``exclusive``: never two at once."""
 
     name: str
     main: Callable[[], int]
+    exclusive: bool = False
     pid: int = 0
     started: float = 0.0
     failures: int = 0
     due: float = 0.0
+    replacing: bool = False  # told to end, to be started anew
 
 
 @dataclass(slots=True)
 class Group:
-    """All processes of one server."""
+    """All processes of one server. ``reload``: asked at SIGHUP; False = everything stays as it is."""
 
     roles: list[Role]
     pid_file: Path | None = None
     ready: Callable[[], None] = lambda: None
+    reload: Callable[[], bool] = lambda: True
     _stop: bool = False
     _reload: bool = False
     _wake: int = -1
@@ -103,10 +119,12 @@ class Group:
     def _start(self, role: Role) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             code = 70
             try:
+                die_with(parent)
                 signal.set_wakeup_fd(-1)
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                     signal.signal(number, signal.SIG_DFL)
@@ -120,7 +138,7 @@ class Group:
             finally:
                 logging.shutdown()
                 os._exit(code)
-        role.pid, role.started, role.due = pid, time.monotonic(), 0.0
+        role.pid, role.started, role.due, role.replacing = pid, time.monotonic(), 0.0, False
         self._children[pid] = role
 
     def _reap(self) -> None:
@@ -136,6 +154,9 @@ class Group:
                 continue
             lived = time.monotonic() - role.started
             role.pid = 0
+            if role.replacing:
+                self._start(role)
+                continue
             role.failures = 0 if lived > STEADY_SECONDS else role.failures + 1
             pause = RESTART_PAUSE[min(role.failures, len(RESTART_PAUSE) - 1)]
             role.due = time.monotonic() + pause
@@ -155,12 +176,15 @@ class Group:
 
     def _replace(self) -> None:
         sd_notify("RELOADING=1")
-        old = [role.pid for role in self.roles if role.pid]
-        for role in self.roles:
-            self._start(role)
-        for pid in old:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        if self.reload():
+            for role in self.roles:
+                old = role.pid
+                role.replacing = role.exclusive and bool(old)
+                if not role.replacing:
+                    self._start(role)
+                if old:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(old, signal.SIGTERM if role.exclusive else RETIRE)
         sd_notify("READY=1")
 
     def _end(self) -> None:

@@ -40,7 +40,7 @@ class Record:
     strict_spf: bool = False
     percent: int = 100
     testing: bool = False  # t=y
-    public_suffix: str = ""  # psd=: y, n or u
+    public_suffix: str = "u"  # psd=: y, n or u
     rua: tuple[str, ...] = ()
     ruf: tuple[str, ...] = ()
     text: str = ""

@@ -1,7 +1,8 @@
 """A bounded cache of DNS answers with their time to live.
 
 Specification: RFC 1035 3.2.1 (TTL), RFC 2308 (negative answers; section 7: failures at most five minutes).
-Invariant: never more than ``limit`` entries; the least recently used goes first. An entry is never given out after
+Invariant: never more than ``limit`` entries nor ``octets`` of records (a hostile zone sends 64 KB a name); the least
+recently used goes first. An entry is never given out after
 its time. Time is ``Clock.monotonic()``: a stepped wall clock does not age anything.
 """
 
@@ -14,6 +15,8 @@ from pipeline.ports import Clock, DnsAnswer, DnsStatus
 
 TTL_MAX = 86_400  # seconds; RFC 8767 4: cap absurd lives
 NEGATIVE_TTL_MAX = 3_600  # RFC 2308 5: one to three hours
+OCTETS = 32 << 20
+ENTRY_COST = 300  # octets an entry costs beside its records, about
 FAILURE_TTL = 5  # RFC 2308 7.1 allows 300; short, so that a recovered server is seen soon
 
 
@@ -26,9 +29,11 @@ class CacheStatistics:
 class DnsCache:
     """Answers by (lower-case name, type)."""
 
-    def __init__(self, clock: Clock, limit: int = 20_000) -> None:
+    def __init__(self, clock: Clock, limit: int = 20_000, octets: int = OCTETS) -> None:
         self._now = clock.monotonic
         self._limit = limit
+        self._octets = octets
+        self._used = 0
         self._entries: OrderedDict[tuple[str, str], tuple[float, DnsAnswer]] = OrderedDict()
         self.statistics = CacheStatistics()
 
@@ -42,7 +47,7 @@ class DnsCache:
             self.statistics.misses += 1
             return None
         if entry[0] <= self._now():
-            del self._entries[key]
+            self._drop(key)
             self.statistics.misses += 1
             return None
         self._entries.move_to_end(key)
@@ -57,13 +62,24 @@ class DnsCache:
             life = min(answer.ttl, TTL_MAX)
         else:
             life = min(answer.ttl, NEGATIVE_TTL_MAX)
+        self._drop(key)
         if life <= 0:
-            self._entries.pop(key, None)
             return
         self._entries[key] = (self._now() + life, answer)
-        self._entries.move_to_end(key)
-        while len(self._entries) > self._limit:
-            self._entries.popitem(last=False)
+        self._used += _cost(answer)
+        while len(self._entries) > self._limit or self._used > self._octets:
+            _, (_, oldest) = self._entries.popitem(last=False)
+            self._used -= _cost(oldest)
 
     def clear(self) -> None:
         self._entries.clear()
+        self._used = 0
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._used -= _cost(entry[1])
+
+
+def _cost(answer: DnsAnswer) -> int:
+    return ENTRY_COST + sum(map(len, answer.records))

@@ -7,19 +7,22 @@ KeyError or TypeError only when an extension asks for what its own specification
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rules.variables import Template
 
 if TYPE_CHECKING:
     from rules.ast import Command, Test
-    from rules.registry import CommandSpec, ComparatorSpec, MatchSpec, PartSpec, Registry, TagSpec, TestSpec
+    from rules.planner import Plan
+    from rules.registry import CommandSpec, ComparatorSpec, MatchSpec, PartSpec, TagSpec, TestSpec
 
 Text = str | Template
 Texts = tuple[Text, ...]
 Value = Texts | int
+NO_TAGS: Mapping[str, Value | None] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -29,19 +32,22 @@ class Bound:
     name: str
     spec: CommandSpec | TestSpec
     node: Command | Test
-    args: Sequence[Value | None]
-    tags: dict[str, Value | None]
+    plan: Plan
     line: int
     column: int
-    registry: Registry
-    tag_specs: tuple[TagSpec, ...] = ()
+    tags: Mapping[str, Value | None]
+    args: Sequence[Value | None] = ()
     tests: Sequence[Bound] = ()
     block: list[Bound] | None = None
     comparator: ComparatorSpec | None = None
     match: MatchSpec | None = None
     part: PartSpec | None = None
     constant: bool | None = None  # the value of a test that is known at compile time
-    unchecked: bool = False  # behind an ihave that failed (RFC 5463): never run
+
+    @property
+    def tag_specs(self) -> tuple[TagSpec, ...]:
+        """The specifications of the tags that were given."""
+        return self.plan.specs
 
     def has(self, tag: str) -> bool:
         """Was the tag given?"""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from rules import encoded
 from rules.ast import Command, Number, Script, Strings, Tag, Test
-from rules.bound import Bound, Text, Texts, Value
+from rules.bound import NO_TAGS, Bound, Text, Texts, Value
 from rules.errors import ScriptError
 from rules.limits import Limits
-from rules.planner import UNAVAILABLE_COMMAND, UNAVAILABLE_TEST, Plan, Planner, plan_key
+from rules.planner import UNAVAILABLE_COMMAND, UNAVAILABLE_TEST, Plan, Planner, unavailable_plan
 from rules.registry import (
     CommandSpec,
     Namespace,
@@ -69,7 +69,7 @@ class Checker:
         self.scope = Scope()
         self.depth = 0  # of blocks
         self._lines = _line_starts(script.text)
-        self._plans: dict[tuple[str, bool, tuple[str, ...]], Plan] = {}
+        self._plans: dict[tuple[int, tuple[str, ...]], Plan] = {}
         self._told: set[tuple[str, str]] = set()
         self._guesses = 0
         self._variables = self._encoded = False
@@ -96,7 +96,7 @@ class Checker:
 
     def where(self, bound: Bound, index: int, item: int = 0) -> int:
         """The offset of a parameter (of one of its strings), or of the word when it was left out."""
-        plan = self._plans[plan_key(bound.spec, bound.node.shape)]
+        plan = bound.plan
         place = plan.positional[index]
         if place < 0:
             return bound.node.pos
@@ -105,7 +105,7 @@ class Checker:
 
     def where_tag(self, bound: Bound, tag: str, item: int = 0) -> int:
         """The offset of a tag's argument (of one of its strings), or of the tag."""
-        plan = self._plans[plan_key(bound.spec, bound.node.shape)]
+        plan = bound.plan
         for name, place in plan.tags:
             if name == tag and place >= 0:
                 arg = bound.node.args[place]
@@ -236,14 +236,18 @@ class Checker:
             self._inner(command)
             return None
         bound = self._bind(command, spec)
-        self._shape_of_body(command, spec, self._broken(bound))
         off = self._unchecked
-        if spec.tests is not Tests.NONE:
-            self._bind_tests(bound)
+        broken = bool(bound.plan.problems)
+        if (
+            broken
+            or command.tests
+            or spec.tests is not Tests.NONE
+            or spec.block != (command.block is not None)
+        ):
+            self._shape_of_body(bound, command, spec, broken)
         if bound.tests and bound.tests[0].constant is False and _asks(bound.tests[0]):
             self._unchecked += 1  # RFC 5463 4: errors in what an absent extension guards are none
-            bound.unchecked = True
-        if spec.check is not None and not self._broken(bound):
+        if spec.check is not None and not broken:
             spec.check(self, bound)
         if command.block is not None:
             leave = spec.enter(self, bound) if spec.enter is not None else None
@@ -264,11 +268,19 @@ class Checker:
             self._block(command.block)
             self.depth -= 1
 
-    def _shape_of_body(self, command: Command, spec: CommandSpec, told: bool) -> None:
+    def _strange(self, test: Bound) -> bool:
+        """Was an unknown tag reported of the test? Then what follows it may belong elsewhere."""
+        return any(problem.code == "unknown-tag" for problem in test.plan.problems)
+
+    def _shape_of_body(self, bound: Bound, command: Command, spec: CommandSpec, told: bool) -> None:
         if command.tests and spec.tests is Tests.NONE and self._no_semicolon(command):
             return
         if not self._count_tests(command, spec.tests, told) or told:
             return
+        if spec.tests is not Tests.NONE:
+            self._bind_tests(bound)
+            if any(self._strange(test) for test in bound.tests):
+                return
         if spec.block and command.block is None:
             self.error(command.pos, "block", f'"{command.name}" needs a block', "write { ... } behind it")
         elif not spec.block and command.block is not None:
@@ -340,9 +352,9 @@ class Checker:
             return None
         bound = self._bind(node, spec)
         if node.tests or spec.tests is not Tests.NONE:
-            if self._count_tests(node, spec.tests, self._broken(bound)):
+            if self._count_tests(node, spec.tests, bool(bound.plan.problems)):
                 self._bind_tests(bound)
-        if not self._broken(bound):
+        if not bound.plan.problems:
             if spec.check is not None:
                 spec.check(self, bound)
             if spec.constant is not None:
@@ -351,28 +363,14 @@ class Checker:
 
     # -- binding ----------------------------------------------------------------------------------------
 
-    def _broken(self, bound: Bound) -> bool:
-        if bound.spec is UNAVAILABLE_COMMAND or bound.spec is UNAVAILABLE_TEST:
-            return True
-        return bool(self._plans[plan_key(bound.spec, bound.node.shape)].problems)
-
     def _bind(self, node: Command | Test, spec: CommandSpec | TestSpec) -> Bound:
-        key = plan_key(spec, node.shape)
+        key = (id(spec), node.shape)
         plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[key] = self._make_plan(spec, node)
-        line = bisect_right(self._lines, node.pos)
-        bound = Bound(
-            node.name,
-            spec,
-            node,
-            (),
-            {},
-            line,
-            node.pos - self._lines[line - 1] + 1,
-            self.registry,
-            plan.specs,
-        )
+            plan = self._plans[key] = Planner(self, spec, node).plan()
+        pos = node.pos
+        line = bisect_right(self._lines, pos)
+        bound = Bound(node.name, spec, node, plan, line, pos - self._lines[line - 1] + 1, NO_TAGS)
         if plan.problems:
             if self._deferring and all(problem.code in _ABSENT for problem in plan.problems):
                 return self._unavailable(node)
@@ -381,7 +379,8 @@ class Checker:
             return bound
         args = node.args
         value = self._value
-        bound.args = [None if place < 0 else value(args[place]) for place in plan.positional]
+        if plan.positional:
+            bound.args = [None if place < 0 else value(args[place]) for place in plan.positional]
         if plan.tags:
             tags: dict[str, Value | None] = {}
             for name, place in plan.tags:
@@ -391,8 +390,7 @@ class Checker:
             self._must_be_constant(node, place)
         if spec.matches:
             self._matching(bound, plan)
-        if isinstance(spec, TestSpec) and spec.part:
-            bound.part = self.registry.parts[plan.part]
+        bound.part = plan.part
         for tag in plan.checks:
             if tag.check is not None:
                 tag.check(self, bound)
@@ -437,7 +435,10 @@ class Checker:
 
     def _matching(self, bound: Bound, plan: Plan) -> None:
         """Resolves match type and comparator, and that they go together."""
-        bound.match = self.registry.matches[plan.match]
+        bound.match = plan.match
+        if not plan.compares:
+            bound.comparator = self.registry.comparators[_DEFAULT_COMPARATOR]
+            return
         name = bound.tag_text("comparator")
         name = _DEFAULT_COMPARATOR if name is None or not isinstance(name, str) else name
         comparator = self.registry.comparators.get(name)
@@ -459,8 +460,8 @@ class Checker:
                 f'the comparator "{name}" needs "{need}"',
                 cure,
             )
-        elif bound.match.substring and not comparator.substring:
-            message = f'":{bound.match.name}" cannot be used with the comparator "{name}"'
+        elif plan.match is not None and plan.match.substring and not comparator.substring:
+            message = f'":{plan.match.name}" cannot be used with the comparator "{name}"'
             self.error(bound.node.pos, "comparator", message, "use :is, :value or another comparator")
         bound.comparator = comparator or self.registry.comparators[_DEFAULT_COMPARATOR]
 
@@ -470,9 +471,6 @@ class Checker:
         pos = node.pos if problem.arg < 0 or problem.arg >= len(node.args) else node.args[problem.arg].pos
         self.error(pos, problem.code, problem.message, problem.cure)
 
-    def _make_plan(self, spec: CommandSpec | TestSpec, node: Command | Test) -> Plan:
-        return Planner(self, spec, node).plan()
-
     def _active(self, needs: tuple[str, ...]) -> bool:
         return not needs or not self.active.isdisjoint(needs)
 
@@ -480,7 +478,7 @@ class Checker:
         """A word that fails when it is reached."""
         line, column = self.place(node.pos)
         spec = UNAVAILABLE_COMMAND if isinstance(node, Command) else UNAVAILABLE_TEST
-        return Bound(node.name, spec, node, (), {}, line, column, self.registry)
+        return Bound(node.name, spec, node, unavailable_plan(), line, column, NO_TAGS)
 
     # -- unknown words ----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from rules.mail.header import make_field
 from rules.view import crlf
 
 _MESSAGE_ID = re.compile(rb"<[^<>\s]{1,900}>")
+_MIME_FIELD = re.compile(rb"(?:content-[!-9;-~]+|mime-version)[ \t]*:", re.IGNORECASE)
 _REFERENCES = 20  # ids kept in References: the first and the latest
 PRODUCT = b"filterd"
 
@@ -47,23 +48,29 @@ def body_fields(text: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 
 def entity(text: str) -> tuple[bytes, bytes] | None:
-    """A MIME entity (RFC 5230 4.4) as header and body; None when its header is none or has 8-bit text."""
+    """A MIME entity (RFC 5230 4.4) as header and body; None when it has no MIME field or an 8-bit header.
+
+    Where the empty line was forgotten, the body begins with the first line that is no MIME field.
+    """
     data = crlf(text.encode("utf-8", "replace")).lstrip(b"\r\n")
-    head, _, body = data.partition(b"\r\n\r\n")
-    head = head.rstrip(b"\r\n")
-    if not head.isascii():
+    head: list[bytes] = []
+    place = 0
+    while place < len(data):
+        end = data.find(b"\r\n", place)
+        end = len(data) if end < 0 else end
+        line = data[place:end]
+        if not line:
+            place = end + 2
+            break
+        if not (head and line[:1] in (b" ", b"\t")) and not _MIME_FIELD.match(line):
+            break
+        head.append(line)
+        place = end + 2
+    if not head or not all(line.isascii() for line in head):
         return None
-    names = set()
-    for line in head.split(b"\r\n"):
-        name, colon, _ = line.partition(b":")
-        if line[:1] in (b" ", b"\t"):
-            continue
-        if not colon or not name.lower().startswith((b"content-", b"mime-version")):
-            return None
-        names.add(name.lower())
-    if b"mime-version" not in names:
-        head = b"MIME-Version: 1.0\r\n" + head
-    return head + b"\r\n", body
+    if not any(line.lower().startswith(b"mime-version:") for line in head):
+        head.insert(0, b"MIME-Version: 1.0")
+    return b"\r\n".join(head) + b"\r\n", data[place:]
 
 
 def thread_fields(message_ids: Sequence[bytes], references: bytes) -> list[tuple[bytes, bytes]]:

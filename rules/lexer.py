@@ -163,15 +163,9 @@ def _garbage(text: str, pos: int, tokens: Tokens) -> int:
         )
         tokens.cut = True
         return len(text)
-    if text[pos : pos + 5].lower() == "text:":
-        tokens.faults.append(
-            Fault(
-                pos,
-                "unterminated-text",
-                "text: needs a line end behind it and a line with a single dot at the end",
-                "add a line that holds only .",
-            )
-        )
+    if char == ":" and text[pos - 4 : pos].lower() == "text":
+        message = "text: needs a line end behind it, and a line with a single dot at the end"
+        tokens.faults.append(Fault(pos - 4, "unterminated-text", message, "add a line that holds only ."))
         tokens.cut = True
         return len(text)
     if char.isdigit() and char.isascii():

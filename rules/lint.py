@@ -16,6 +16,7 @@ from rules.registry import CommandSpec
 if TYPE_CHECKING:
     from rules.checker import Checker
 
+_MOST_RULES = 4_000  # in one block: beyond, looking for shadowed rules would take longer than compiling may
 Signature = tuple[object, ...]
 
 
@@ -23,6 +24,7 @@ def lint(checker: Checker, bounds: Sequence[Bound]) -> None:
     """Adds warnings about these commands, and all inside them, to the checker."""
     seen: dict[Signature, dict[str, int]] = {}
     whole: dict[Signature, int] = {}
+    look = len(bounds) <= _MOST_RULES
     for index, bound in enumerate(bounds):
         for test in bound.tests:
             _test(checker, test)
@@ -33,6 +35,8 @@ def lint(checker: Checker, bounds: Sequence[Bound]) -> None:
                 seen, whole = {}, {}
             if bound.name == "redirect":
                 _redirect(checker, bound)
+            continue
+        if not look:
             continue
         if bound.name == "if":
             follower = bounds[index + 1].name if index + 1 < len(bounds) else ""

@@ -56,6 +56,7 @@ class Parser:
         "_limits",
         "_positions",
         "_shapes",
+        "_unclosed",
         "_tokens",
         "_values",
         "faults",
@@ -70,6 +71,7 @@ class Parser:
         self._index = 0
         self._depth = 0  # of blocks
         self._inner = 0  # of tests in the current statement
+        self._unclosed = False
         self._shapes: dict[tuple[str, ...], tuple[str, ...]] = {}
         self.faults: list[Fault] = self._tokens.faults
 
@@ -187,8 +189,10 @@ class Parser:
         command.block = block
         self._depth -= 1
         if self._kinds[self._index] == END:
-            message = f'the block of "{command.name}" has no end'
-            self._fault(index, "unclosed-block", message, "close it with }")
+            if not self._unclosed:  # the innermost one is told, the others follow from it
+                message = f'the block of "{command.name}" has no end'
+                self._fault(index, "unclosed-block", message, "close it with }")
+            self._unclosed = True
             return
         self._index += 1
 

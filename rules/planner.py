@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING
 from rules.ast import Command, Test
 from rules.bound import Bound
 from rules.errors import RunError
-from rules.registry import CommandFn, CommandSpec, Kind, Param, TagSpec, TestFn, TestSpec, find_capability
+from rules.registry import (
+    CommandFn,
+    CommandSpec,
+    Kind,
+    MatchSpec,
+    Param,
+    PartSpec,
+    TagSpec,
+    TestFn,
+    TestSpec,
+    find_capability,
+)
 
 if TYPE_CHECKING:
     from rules.checker import Checker
@@ -39,6 +50,7 @@ def _absent_test(bound: Bound) -> TestFn:
 
 
 UNAVAILABLE_COMMAND = CommandSpec("unavailable", link=_absent)
+_DEFAULT_MATCH, _DEFAULT_PART = "is", "all"  # RFC 5228 2.7.1, 2.7.4
 UNAVAILABLE_TEST = TestSpec("unavailable", link=_absent_test, reads=("state",))
 
 
@@ -50,7 +62,7 @@ class Problem:
     cure: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Plan:
     """How arguments of one shape go to the parameters of one word."""
 
@@ -58,10 +70,16 @@ class Plan:
     tags: tuple[tuple[str, int], ...]  # tag, index of its argument or -1
     specs: tuple[TagSpec, ...]
     problems: tuple[Problem, ...]
-    match: str = "is"
-    part: str = "all"
+    match: MatchSpec | None = None
+    part: PartSpec | None = None
+    compares: bool = False  # a comparator is named
     checks: tuple[TagSpec, ...] = ()
     constants: tuple[int, ...] = ()
+
+
+def unavailable_plan() -> Plan:
+    """The plan of a word that an extension did not bring."""
+    return Plan((), (), (), (Problem(-1, "unavailable", "", ""),))
 
 
 class Planner:
@@ -83,11 +101,18 @@ class Planner:
         positional = self._place(free)
         self._combinations()
         plan = Plan(positional, tuple(self.tags.items()), tuple(self.used.values()), tuple(self.problems))
+        registry = self.checker.registry
+        if self.spec.matches:
+            plan.match = registry.matches[_DEFAULT_MATCH]
+        if isinstance(self.spec, TestSpec) and self.spec.part:
+            plan.part = registry.parts[_DEFAULT_PART]
         for name, tag in self.used.items():
             if tag.group == "match type":
-                plan.match = name
+                plan.match = registry.matches[name]
             elif tag.group == "address part":
-                plan.part = name
+                plan.part = registry.parts[name]
+            elif tag.group == "comparator":
+                plan.compares = True
         plan.checks = tuple(tag for tag in self.used.values() if tag.check is not None)
         plan.constants = tuple(self.constants)
         return plan
@@ -218,7 +243,3 @@ def _usage(spec: CommandSpec | TestSpec) -> str:
         for param in spec.params
     ]
     return "usage: " + " ".join(words)
-
-
-def plan_key(spec: CommandSpec | TestSpec, shape: tuple[str, ...]) -> tuple[str, bool, tuple[str, ...]]:
-    return (spec.name, isinstance(spec, CommandSpec), shape)

@@ -95,11 +95,18 @@ def hand_in(
         return 0
 
     replies: list[Reply] = []
+    prepare(config)
+    app.run_loop(work())
+    return replies
+
+
+def prepare(config: Config) -> None:
+    """Become the server's user, and make the folders that the server would have made."""
+    from filterd import app
+
     app.drop_rights(config)
     for name in ("", "run", "queue", "mail"):
         os.makedirs(os.path.join(config.server.data_dir, name), mode=0o700, exist_ok=True)
-    app.run_loop(work())
-    return replies
 
 
 def exit_code(reply: Reply) -> int:

@@ -60,7 +60,7 @@ class RemoteScripts:
         text = self._call(lambda: self._client.getscript(name))
         if text is None:
             raise RemoteError(f'there is no script "{name}"{self._why()}', temporary=False)
-        return str(text)
+        return f"{text}\n" if text else ""  # sievelib drops the last line end
 
     def put(self, name: str, text: str) -> None:
         self._must(lambda: self._client.putscript(name, text), f'"{name}" was refused')

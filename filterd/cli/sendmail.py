@@ -4,7 +4,7 @@ Examples:
   filterd-sendmail -t -i < message.eml               recipients from To, Cc and Bcc
   filterd-sendmail -f ann@example.org bob@example.net < message.eml
 
-Flags: -t -i -oi -f ADDR -r ADDR -F NAME -C FILE (our configuration) -bm -bp -bi -bv; accepted without effect: -v -n -m
+Flags: -t -i -oi -f ADDR -r ADDR -F NAME -C FILE (our configuration) -bm -bs -bp -bi -bv; accepted without effect: -v -n -m
 -G -U -B -N -R -V -L -h -O -q -o...; exit codes as in sysexits.h, 75 for anything unexpected.
 """
 
@@ -79,6 +79,11 @@ def _main(argv: Sequence[str]) -> int:
         return EX_OK
     if flags.mode == "v":
         return verify(flags, configuration(flags.config))
+    if flags.mode == "s":
+        from filterd.cli.smtpstdio import converse
+
+        config = configuration(flags.config)
+        return converse(config, Account(with_domain(_login_name(), config)))
     if flags.mode == "q":
         return EX_OK  # the server runs its queue by itself
     raise ExitWith(EX_UNAVAILABLE, f"-b{flags.mode} is not available here; `filterd serve` runs the server")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Protocol
@@ -36,6 +37,7 @@ from filterd.ports import SystemClock
 from rules.errors import ScriptErrors, render
 
 MANAGESIEVE_PORT = 4190  # RFC 5804 1.8
+OWN_CERTIFICATE = ("tls", "self-signed.crt")  # below data_dir
 
 
 class Scripts(Protocol):
@@ -93,7 +95,9 @@ def _configure_stored(parser: argparse.ArgumentParser, action: str) -> None:
     parser.add_argument("--server", metavar="HOST[:PORT]", help="ask this ManageSieve server instead")
     parser.add_argument("--user", metavar="ADDRESS", help="log-in name at the server")
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
-    parser.add_argument("--ca", default="", metavar="FILE", help="trust this certificate (PEM) too")
+    parser.add_argument(
+        "--ca", default="", metavar="FILE", help="trust this certificate (PEM); with -c, the server's own"
+    )
     if action == "put":
         parser.add_argument("--name", help="the script's name (default: that of the file)")
         parser.add_argument("--activate", action="store_true", help="and make it the active one")
@@ -306,9 +310,19 @@ def _remote(arguments: argparse.Namespace) -> Scripts:
     password = read_password(True)
     assert password is not None
     try:
-        return RemoteScripts(Server(host.strip("[]"), int(port), arguments.user, password, arguments.ca))
+        return RemoteScripts(
+            Server(host.strip("[]"), int(port), arguments.user, password, _trusted(arguments))
+        )
     except RemoteError as error:
         raise CliError(str(error), TRY_AGAIN if error.temporary else FOUND) from None
+
+
+def _trusted(arguments: argparse.Namespace) -> str:
+    """The certificate to trust: --ca, or with -c the one this server signed for itself."""
+    if arguments.ca or not arguments.config:
+        return str(arguments.ca)
+    own = os.path.join(load_config(arguments).server.data_dir, *OWN_CERTIFICATE)
+    return own if os.path.exists(own) else ""
 
 
 class _LocalScripts:
@@ -346,8 +360,6 @@ class _LocalScripts:
         self._store.delete(name)
 
     def close(self) -> None:
-        import os
-
         from filterd.accounts.scripts import ACTIVE, FOLDER
         from filterd.cli.ownership import hand_over
 

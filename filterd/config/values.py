@@ -93,6 +93,7 @@ _SECONDS = {
     "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0,
 }  # fmt: skip
 _NUMBER_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+LOOPBACK = ["127.0.0.0/8", "::1/128"]
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -199,8 +200,6 @@ def socket_address(text: str, *, unix: bool = True, descriptor: bool = True) -> 
 
 
 def network(text: str) -> str:
-    if text.lower() == "localhost":
-        return text.lower()
     try:
         return str(ipaddress.ip_network(text, strict=False))
     except ValueError:
@@ -310,6 +309,15 @@ def _one(kind: Kind, read: Callable[[str], object]) -> Callable[[object], object
     return reader
 
 
+def _networks(raw: object) -> tuple[str, ...]:
+    """ "localhost" stands for both loopback networks."""
+    out: list[str] = []
+    for item in _list(raw, Kind.NETWORKS):
+        text = _quoted(item, Kind.NETWORKS)
+        out += LOOPBACK if text.lower() == "localhost" else [network(text)]
+    return tuple(out)
+
+
 def _aliases(raw: object) -> dict[str, tuple[str, ...]]:
     if not isinstance(raw, dict):
         raise BadValue(f"expected {Kind.ALIASES.value}, not {_name(raw)}", "wrong type")
@@ -354,7 +362,7 @@ _READERS: dict[Kind, Callable[[object], object]] = {
     Kind.LISTEN: _each(Kind.LISTEN, socket_address),
     Kind.SERVERS: _each(Kind.SERVERS, lambda text: socket_address(text, unix=False, descriptor=False)),
     Kind.SOCKET: _one(Kind.SOCKET, lambda text: socket_address(text, descriptor=False)),
-    Kind.NETWORKS: _each(Kind.NETWORKS, network),
+    Kind.NETWORKS: _networks,
     Kind.WORKERS: _workers,
     Kind.RELAY: _one(Kind.RELAY, relay),
     Kind.SECRETS: _each(Kind.SECRETS, str),

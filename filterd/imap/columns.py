@@ -84,7 +84,7 @@ class Days(dict[int, bytes]):
 
     def __missing__(self, day: int) -> bytes:
         moment = time.gmtime(min(max(day, 0), 2_900_000) * 86_400)
-        text = b"%2d-%b-%04d" % (moment.tm_mday, _MONTHS[moment.tm_mon - 1], moment.tm_year)
+        text = b"%02d-%b-%04d" % (moment.tm_mday, _MONTHS[moment.tm_mon - 1], moment.tm_year)
         if len(self) < 10_000:
             self[day] = text
         return text
@@ -144,6 +144,8 @@ class Chosen(dict[bytes, bool]):
 
     def of(self, headers: bytes) -> bytes:
         """The wanted fields of cached header lines, with the blank line that ends a header."""
+        if headers and not headers.endswith(b"\n"):
+            headers += b"\r\n"  # a header that ends with the message
         lines: list[bytes] = []
         keep = False
         for line in headers.split(b"\n"):

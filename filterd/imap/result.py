@@ -76,10 +76,10 @@ def write_list(call: Call, name: bytes, places: Sequence[int], highest: int) -> 
     call.write(b"* %b%b%b\r\n" % (name, shown, modseq))
 
 
-def write_esearch(
-    call: Call, options: Options, places: Sequence[int], highest: int, ordered: bool = False
-) -> None:
-    """``ordered``: the result of a SORT, whose order is kept."""
+def write_esearch(call: Call, options: Options, places: Sequence[int], highest: int) -> None:
+    """RFC 5182 2.1: with SAVE alone nothing is told."""
+    if options.save and not (options.min or options.max or options.all or options.count or options.partial):
+        return
     parts = [b"* ESEARCH (TAG %b)" % astring(call.tag)]
     if call.uid or call.session.uidonly:
         parts.append(b"UID")

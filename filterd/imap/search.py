@@ -10,7 +10,7 @@ are tested in one pass. Between blocks the account is let go (``yield``).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import assert_never
 
 from filterd.imap import numset
@@ -151,7 +151,7 @@ class Searcher:
             case ObjectId(value, thread):
                 return lambda row: not thread and row.email_id == value
             case Moment():
-                return _sent_test(key) if key.field == "sent" else _date_test(key)
+                return self._sent_test(key) if key.field == "sent" else _date_test(key)
             case Header():
                 return self._header_test(key)
             case _:
@@ -161,7 +161,9 @@ class Searcher:
         name, needle = key.name, key.text
         cached = name in CACHED_FIELDS
         # Most rows are told apart by looking for the bare octets: valid when nothing is encoded or folded into the word.
-        plain = needle.encode("ascii") if needle.isascii() and needle.isprintable() and " " not in needle else b""
+        plain = (
+            needle.encode("ascii") if needle.isascii() and needle.isprintable() and " " not in needle else b""
+        )
 
         def test(row: Row) -> bool:
             if not cached or row.headers == NOT_CACHED:
@@ -172,6 +174,26 @@ class Searcher:
             if plain and plain not in lower and b"=?" not in lower and lower.isascii():
                 return False
             return any(needle in decoded(value) for value in field_values(headers, lower, name))
+
+        return test
+
+    def _sent_test(self, key: Moment) -> Callable[[Row], bool]:
+        """RFC 9051 6.4.4: the Date field as written, disregarding time and time zone."""
+
+        def test(row: Row) -> bool:
+            headers = row.headers
+            if headers == NOT_CACHED:
+                headers = self._call.store.read(self._call.view.mailbox, row.uid) or b""
+                value = header.scan(headers).first(b"date")
+            else:
+                value = next(field_values(headers, headers.lower(), b"date"), None)
+            moment = dates.parse(header.unfold(value).strip()) if value else None
+            if moment is None:
+                return False  # no Date field: it was sent neither before nor since (Dovecot says 1970)
+            day = moment.date()
+            if key.relation == "before":
+                return day < key.day
+            return day >= key.day if key.relation == "since" else day == key.day
 
         return test
 
@@ -282,19 +304,3 @@ def _date_test(key: Moment) -> Callable[[Row], bool]:
     if key.relation == "since":
         return (lambda row: row.savedate >= start) if saved else (lambda row: row.date >= start)
     return (lambda row: start <= row.savedate < end) if saved else (lambda row: start <= row.date < end)
-
-
-def _sent_test(key: Moment) -> Callable[[Row], bool]:
-    """RFC 9051 6.4.4: the Date field as written, disregarding time and time zone."""
-
-    def test(row: Row) -> bool:
-        value = next(field_values(row.headers, row.headers.lower(), b"date"), None)
-        moment = dates.parse(value) if value else None
-        if moment is None:
-            moment = datetime.fromtimestamp(0, UTC) + timedelta(seconds=max(row.date, 0))
-        day = moment.date()
-        if key.relation == "before":
-            return day < key.day
-        return day >= key.day if key.relation == "since" else day == key.day
-
-    return test

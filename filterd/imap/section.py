@@ -156,7 +156,10 @@ class Body:
         if wanted.text == b"TEXT":
             return self.data[head.body_start : end]
         keep = wanted.text == b"HEADER.FIELDS"
-        return b"".join(head.raw(f) for f in head.fields if (f.lname in wanted.fields) is keep) + b"\r\n"
+        found = b"".join(head.raw(f) for f in head.fields if (f.lname in wanted.fields) is keep)
+        if found and not found.endswith(b"\n"):
+            found += b"\r\n"  # a header that ends with the message
+        return found + b"\r\n"
 
     def decoded(self, wanted: Section) -> bytes | None:
         """BINARY: the part without its transfer encoding."""

@@ -29,6 +29,7 @@ from filterd.net.limits import Ticket, plain_ip
 HIGH_WATER = 262_144  # octets waiting in a core before reading stops
 FLUSH = 65_536  # octets of replies gathered before they are written
 LINGER = 10.0  # seconds the last replies may take
+STOP_LINGER = 1.0  # the same when the server stops: an idle TLS client may never answer our close_notify
 STALLED = 300.0  # seconds a peer may take nothing of what we wrote
 
 log = logging.getLogger("filterd.net")
@@ -190,7 +191,12 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.ip, self.port = plain_ip(transport.get_extra_info("peername"))
-        self.core = self.begin()
+        try:
+            self.core = self.begin()
+        except Exception:
+            log.exception("bug while a connection began")
+            self._cut()
+            return
         if self.ticket is not None:
             self.ticket.evict = self._cut
             self.ticket.stop = self.shut_down
@@ -291,7 +297,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         self.flush()
         if not self._closing and not self._lost:
             self._closing = True
-            self._deadline = self.loop.time() + LINGER
+            self._deadline = self.loop.time() + (STOP_LINGER if self._stopping else LINGER)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = self.loop.call_at(self._deadline, self._tick)
@@ -299,9 +305,8 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
 
     def shut_down(self) -> None:
         """The server stops: say so between two commands and close."""
-        if self._task is not None:
-            self._stopping = True
-        elif not self._closing and not self._lost:
+        self._stopping = True
+        if self._task is None and not self._closing and not self._lost:
             self.core.shut_down()
             self._go()
 

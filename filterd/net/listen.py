@@ -4,7 +4,8 @@ An address is ``HOST:PORT``, ``[V6]:PORT``, ``:PORT`` (all interfaces, both fami
 bound once, by the parent; each forked worker runs its own ``Server`` on the same inherited socket.
 
 The accept loop asks ``Admission`` before anything else is spent on a client (no TLS, no task, no object of ours); who is
-refused gets one short line without waiting, or just the end under implicit TLS.
+refused gets one short line without waiting, or just the end under implicit TLS. One connection is admitted at a time,
+then the loop turns: the other connections get their share, and so do the other workers that the same socket woke.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ from typing import Protocol
 
 from filterd.net.limits import Admission, Ticket, plain_ip
 
-ACCEPT_BATCH = (
-    1  # then the loop: workers share a socket, and one that took all that wait would serve them all alone
-)
+REFUSE_BATCH = 64  # refused in one go before other connections get their turn
 BACKLOG = 1024
 OUT_OF_FILES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 PAUSE = 0.5  # seconds without accepting when the process has no descriptors left
@@ -184,15 +183,19 @@ class Server:
         self._loop.add_reader(self.sock.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Accept no more; the socket stays open (the parent owns it)."""
+        """Accept no more; the socket stays open (the parent owns it). Who was accepted already is served."""
         if self._accepting:
             self._accepting = False
             self._loop.remove_reader(self.sock.fileno())
-        for task in self._starting:
-            task.cancel()
+
+    def cut_handshakes(self) -> None:
+        """The program ends: who has not finished the TLS handshake is not waited for."""
+        if self._context is not None:
+            for task in self._starting:
+                task.cancel()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPT_BATCH):
+        for _ in range(REFUSE_BATCH):
             try:
                 client, peer = self.sock.accept()
             except (BlockingIOError, InterruptedError):
@@ -207,14 +210,19 @@ class Server:
             if ticket is None:
                 self._refuse(client)
                 continue
-            client.setblocking(False)
-            if ip is not None:
-                with contextlib.suppress(OSError):
-                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = self._loop.create_task(self._serve(client, ticket))
-            ticket.evict = partial(_cancel, task)  # until the connection has its own way
-            self._starting.add(task)
-            task.add_done_callback(self._starting.discard)
+            self._admit(client, ip, ticket)
+            return
+
+    def _admit(self, client: socket.socket, ip: str | None, ticket: Ticket) -> None:
+        client.setblocking(False)
+        if ip is not None:
+            with contextlib.suppress(OSError):
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        task = self._loop.create_task(self._serve(client, ticket))
+        ticket.evict = partial(_cancel, task)  # until the connection has its own way
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
 
     def _rest(self, error: OSError) -> None:
         log.error("cannot accept: %s", error.strerror)

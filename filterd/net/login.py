@@ -21,7 +21,9 @@ CEILING = 15.0  # the longest delay
 GRACE = 2  # failures that cost FLOOR only: people mistype
 FORGIVE = 900.0  # seconds without a failure until a network is forgotten
 REMEMBERED = 10_000  # networks
-WAITING = 8  # log-ins of one network that may wait at once; more are refused without being checked
+# Log-ins of one network that has failed before which may be under way at once; more are refused without being checked.
+# A network without failures is not held back: after a restart a whole office comes back at once.
+WAITING = 8
 
 Check = Callable[[str, str], Awaitable[Account | None]]
 Sleep = Callable[[float], Awaitable[None]]
@@ -48,7 +50,7 @@ class LoginGuard:
         key = network_key(client.ip)
         began = self._clock.monotonic()
         record = self._record(key, began)
-        if record.waiting >= WAITING:
+        if record.waiting >= WAITING and record.failures > GRACE:
             await self._sleep(FLOOR)
             return None
         record.waiting += 1

@@ -83,9 +83,11 @@ def decode_initial(argument: bytes) -> bytes | WireFault:
 def decode_base64(data: bytes) -> bytes | WireFault:
     """Strict: canonical alphabet, padding where it belongs, nothing behind it."""
     try:
-        return binascii.a2b_base64(data, strict_mode=True) if data else b""
+        decoded = binascii.a2b_base64(data, strict_mode=True) if data else b""
     except binascii.Error:
         return WireFault.BAD_BASE64
+    # strict_mode lets surplus padding and stray last bits pass.
+    return decoded if b64encode(decoded) == data else WireFault.BAD_BASE64
 
 
 def encode(data: bytes) -> bytes:

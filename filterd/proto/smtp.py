@@ -238,8 +238,7 @@ class SmtpCore:
         """A reply to something the client should not have sent."""
         self._errors += 1
         if self._errors > self.config.limits.errors:
-            self._put(Reply(421, "4.7.0", "Too many errors; closing"))
-            self._end()
+            self._hang_up(Reply(421, "4.7.0", "Too many errors; closing"))
         else:
             self._put(reply)
 
@@ -250,8 +249,7 @@ class SmtpCore:
         line = reader.next_line()
         if line is None:
             if reader.dropped > self.config.limits.line_swallow:
-                self._put(Reply(421, "4.5.2", "Line far too long; closing"))
-                self._end()
+                self._hang_up(Reply(421, "4.5.2", "Line far too long; closing"))
                 return True
             return False
         if self._unheard:
@@ -354,8 +352,7 @@ class SmtpCore:
                 raise SyntaxFault(530, "5.7.0", "Must issue a STARTTLS command first")
             raise SyntaxFault(530, "5.7.0", "Authentication required")
         if self._transactions >= config.limits.transactions:
-            self._put(Reply(421, "4.7.0", "Too many messages in one connection"))
-            self._end()
+            self._hang_up(Reply(421, "4.7.0", "Too many messages in one connection"))
             return
         reverse_path, params = smtp_parse.mail(argument, config, self.esmtp)
         utf8 = "SMTPUTF8" in params
@@ -390,8 +387,7 @@ class SmtpCore:
         if not reply.temporary:
             self._refused += 1
             if self._refused > self.config.limits.refused_recipients:
-                self._put(Reply(421, "4.7.0", "Too many unknown recipients; closing"))
-                self._end()
+                self._hang_up(Reply(421, "4.7.0", "Too many unknown recipients; closing"))
                 return
         self._put(reply)
 
@@ -423,8 +419,7 @@ class SmtpCore:
         """True when a client that sends on and on above the limit was cut off."""
         if text.received <= self.config.swallow:
             return False
-        self._put(Reply(421, "4.3.4", "Message far too big; closing"))
-        self._end()
+        self._hang_up(Reply(421, "4.3.4", "Message far too big; closing"))
         return True
 
     def _text_done(self, text: TextOctets) -> None:

@@ -2,59 +2,104 @@
 
 Format (documented nowhere else): ``queue.db``, SQLite, WAL, synchronous=FULL.
 
-``body(id, data, path, size)``      the text once a message; ``path`` instead of ``data`` above BODY_IN_ROW octets
-``item(id, body, ...)``             one recipient that leaves; states below
-``store(id, body, ...)``            one local store of a delivery with several effects, gone when performed
-``key(key, created, acked)``        delivery keys of what left (HOUSE item 11)
-``attempt(item, at, ...)``          each try with the dialogue, for ``filterd queue why``
+``body(id, created, size, path, data)``   the text once a message; ``path`` (a file beside the database) instead of ``data``
+                                          above BODY_IN_ROW octets
+``item(id, body, key, acked, ...)``       one recipient that leaves, with its delivery key (HOUSE item 11); states below
+``store(id, body, item, acked, ...)``     one local store of a delivery with several effects; gone when performed
+``attempt(item, at, host, reply, dialogue)``, ``dialogue(id, at, text)``   each try and what was said, for ``queue why``
 
-States of an item: queued -> sent | bounced | expired | dropped (ends, kept for ``KEEP_ENDED`` seconds), held.
-Ids derive from the delivery key: queueing the same delivery again while its key is unacknowledged changes nothing.
+States of an item: queued, held; ends: sent, bounced, expired, dropped (kept for KEEP_ENDED seconds). ``body`` is NULL once an item
+ended; a text in a row goes with its last item, a text in a file is swept when nothing has needed it for FILE_GRACE.
 
-Concurrency: several workers add, one process sends. Writers take SQLite's write lock with BEGIN IMMEDIATE and an own retry,
-since SQLite's busy wait has tails of 190 ms.
+Ids are row ids: milliseconds of arrival and 18 bits from the key, always above every other one, shown as 12 characters of Crockford's
+base32. What makes a repeated delivery harmless is the key: while it is unacknowledged and younger than KEY_LIFE the item that
+has it is answered again and nothing is added. An acknowledged key never suppresses.
+
+Invariants: a file body is on disk before the transaction that names it begins, and unlinked only when no committed row names it. All
+changes happen between ``begin`` and ``commit``. Several processes write: each takes SQLite's write lock by BEGIN IMMEDIATE with a
+retry of our own, since SQLite's busy wait has tails of 190 ms.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
+import itertools
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from filterd.queue.base import Outgoing, PendingStore
 from filterd.store import durable
 from filterd.store.base import NewMessage, SieveState, StoreUnavailable
+from pipeline.dns_name import normalise
+from pipeline.trace import ALPHABET
 
+DATABASE = "queue.db"
 BODY_IN_ROW = 64 * 1024
+BODY_PREFIX = "body-"
 KEY_LIFE = 86_400.0
 KEEP_ENDED = 7 * 86_400.0
+KEEP_DIALOGUE = 14 * 86_400.0
+KEEP_ATTEMPTS = 50  # tries of one item
+FILE_GRACE = 3_600.0  # a file body nobody names is not swept before
+STORE_GRACE = 30.0  # so long the worker that queued a store has it for itself
 LOCK_WAIT = 10.0
-LOCK_STEP = 0.0005
+LOCK_STEPS = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002)  # the last one repeats
+PRUNE_ROWS = 5_000  # in one transaction
+CHECKPOINT_PAGES = 4_000
+ID_LENGTH = 12
+ENDS = ("sent", "bounced", "expired", "dropped")
+LIVE = ("queued", "held")
+NO_FILES: Mapping[bytes, str] = MappingProxyType({})
 
 SCHEMA = """
-create table if not exists body(id text primary key, data blob, path text, size integer) without rowid;
-create table if not exists item(id text primary key, body text, created real, reverse_path text, recipient text,
-  domain text, kind text, trace text, params text, state text, next_at real, attempts integer default 0,
-  last_at real default 0, last_reply text default '', warned integer default 0) without rowid;
-create index if not exists item_due on item(state, next_at);
-create table if not exists store(id text primary key, body text, created real, account text, mailbox text, flags text,
-  date integer, key blob, trace text, decision text, state text, next_at real, attempts integer default 0) without rowid;
-create table if not exists key(key blob primary key, created real, acked integer default 0) without rowid;
-create table if not exists attempt(item text, at real, host text, reply text, dialogue text);
+create table if not exists body(id integer primary key, created real not null, size integer not null,
+  path text not null default '', data blob);
+create table if not exists item(id integer primary key, body integer, key blob not null, acked integer not null default 0,
+  created real not null, reverse_path text not null, recipient text not null, domain text not null, kind text not null,
+  trace text not null, params text not null, state text not null default 'queued', next_at real not null,
+  attempts integer not null default 0, last_at real not null default 0, last_reply text not null default '',
+  warned integer not null default 0, ended real, wish text not null default '');
+create index if not exists item_due on item(next_at) where state='queued';
+create index if not exists item_domain on item(domain, next_at) where state='queued';
+create index if not exists item_key on item(key) where acked=0;
+create index if not exists item_body on item(body) where body is not null;
+create index if not exists item_ended on item(ended) where ended is not null;
+create index if not exists body_path on body(path) where path<>'';
+create table if not exists store(id integer primary key, body integer not null, item integer not null, acked integer not null
+  default 0, created real not null, account text not null, mailbox text not null, flags text not null, date integer, key blob not null,
+  trace text not null, decision text not null, state text not null, row_trace text not null, next_at real not null,
+  attempts integer not null default 0);
+create table if not exists attempt(item integer not null, at real not null, host text not null, reply text not null, dialogue integer);
 create index if not exists attempt_item on attempt(item, at);
+create table if not exists dialogue(id integer primary key, at real not null, text text not null);
 """
+
+AGENDA = """
+with recursive place(name) as (
+  select min(domain) from item where state='queued'
+  union all
+  select (select min(domain) from item where state='queued' and domain > place.name) from place where place.name is not null)
+select name, (select min(next_at) from item where state='queued' and domain=place.name) from place where name is not null
+"""
+
+ITEM_COLUMNS = (
+    "id, coalesce(body,0), created, reverse_path, recipient, domain, kind, trace, params, state, next_at, attempts, last_at,"
+    " last_reply, warned, wish"
+)
 
 
 @dataclass(slots=True)
 class Item:
-    """A row of ``item``."""
+    """One recipient that leaves, or left. ``wish`` "bounce": the operator wants it returned."""
 
     id: str
-    body: str
+    body: int
     created: float
     reverse_path: str
     recipient: str
@@ -68,264 +113,482 @@ class Item:
     last_at: float
     last_reply: str
     warned: int
+    wish: str = ""
 
 
-ITEM_COLUMNS = (
-    "id, body, created, reverse_path, recipient, domain, kind, trace, params, state, next_at, attempts, last_at,"
-    " last_reply, warned"
-)
+@dataclass(slots=True)
+class Added:
+    """What ``add`` did. ``paths``: the files among those prepared that committed rows will name."""
+
+    items: tuple[str, ...]
+    stores: tuple[str, ...]
+    paths: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Agenda:
+    """When each destination domain wants attention next, and when the next unfinished store does."""
+
+    domains: list[tuple[str, float]]
+    store_at: float | None
+
+
+def id_text(number: int) -> str:
+    """A row id as people see it."""
+    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(5 * (ID_LENGTH - 1), -1, -5))
+
+
+def id_number(text: str) -> int:
+    """The row id of a queue id however it is typed; -1 when it is none."""
+    number = 0
+    plain = text.strip().upper().replace("-", "").replace("O", "0").replace("I", "1").replace("L", "1")
+    for letter in plain:
+        at = ALPHABET.find(letter)
+        if at < 0 or len(plain) != ID_LENGTH:
+            return -1
+        number = number << 5 | at
+    return number if plain else -1
 
 
 def item_of(row: Sequence[object]) -> Item:
     values = list(row)
+    values[0] = id_text(int(str(values[0])))
     values[8] = json.loads(str(values[8]))
     return Item(*values)  # type: ignore[arg-type]  # the columns of ITEM_COLUMNS in order
 
 
-def queue_id(key: bytes, recipient: str) -> str:
-    """12 base32 characters, the same for the same delivery key and recipient."""
-    digest = durable.digest(key + b"\0" + recipient.encode())
-    return base64.b32encode(digest[:8]).decode().rstrip("=")[:12]
+def domain_of(recipient: str) -> str:
+    domain = recipient.rpartition("@")[2] if "@" in recipient else ""
+    return normalise(domain) or domain.lower()
 
 
 class Journal:
-    """One connection to the queue database. Not for use by two threads at once."""
+    """One connection to the queue database. Not for two threads at once."""
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    def __init__(self, directory: Path, disk: durable.Disk | None = None) -> None:
         self.directory = directory
-        self._db = sqlite3.connect(
-            directory / "queue.db", timeout=0, isolation_level=None, check_same_thread=False
-        )
-        self._retry(lambda: self._db.execute("pragma journal_mode=wal"))
-        self._db.execute("pragma synchronous=full")
-        self._db.execute("pragma wal_autocheckpoint=4000")
-        self._retry(lambda: self._db.executescript(SCHEMA))
+        self._disk = disk or durable.RealDisk()
+        self._last = 0
+        self._fresh: list[str] = []  # files written in this transaction
+        self._rows: dict[bytes, int] = {}  # texts that have a row in this transaction
+        durable.make_dirs(self._disk, str(directory))
+        path = directory / DATABASE
+        new = not path.exists()
+        self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            if new:
+                self._retry(lambda: self._db.execute("pragma page_size=8192"))
+            self._retry(lambda: self._db.execute("pragma journal_mode=wal"))
+            self._db.execute("pragma synchronous=full")
+            self._db.execute(f"pragma wal_autocheckpoint={CHECKPOINT_PAGES}")
+            self._db.execute(f"pragma journal_size_limit={64 << 20}")
+            self._db.execute("pragma cache_size=-8000")
+            self._retry(lambda: self._db.executescript(SCHEMA))
+            if new:  # the name of the database itself; SQLite sees to that of its log
+                with durable.opened(self._disk, str(directory)) as at:
+                    self._disk.sync_dir(at)
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         self._db.close()
 
     @staticmethod
-    def _retry(work: object) -> None:
+    def _retry(work: Callable[[], object]) -> None:
         deadline = time.monotonic() + LOCK_WAIT
-        while True:
+        for pause in itertools.chain(LOCK_STEPS, itertools.repeat(LOCK_STEPS[-1])):
             try:
-                work()  # type: ignore[operator]  # a callable without arguments
+                work()
                 return
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) and "busy" not in str(error):
-                    raise StoreUnavailable(str(error)) from error
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise StoreUnavailable(f"queue: {error}") from error
                 if time.monotonic() > deadline:
                     raise StoreUnavailable("the queue's database stays locked") from error
-                time.sleep(LOCK_STEP)
+                time.sleep(pause)
 
     # -- transactions ---------------------------------------------------------------------------
     def begin(self) -> None:
-        """Take the write lock."""
+        """Take the write lock. Raises StoreUnavailable."""
         self._retry(lambda: self._db.execute("begin immediate"))
+        self._last = 0
+        self._fresh.clear()
+        self._rows.clear()
 
     def commit(self) -> None:
-        """Durable on return."""
+        """Durable on return. Raises StoreUnavailable; nothing was done then."""
         try:
             self._db.execute("commit")
         except sqlite3.Error as error:
             self.rollback()
             raise StoreUnavailable(f"queue: {error}") from error
+        self._fresh.clear()
+        self._rows.clear()
+        self._disk.committed(str(self.directory / DATABASE), self._db, True)
 
     def rollback(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("rollback")
+        """Never raises: it runs where something else went wrong already."""
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("rollback")
+        for name in self._fresh:
+            self.unlink(name)
+        self._fresh.clear()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """begin ... commit, or rollback."""
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
 
     # -- adding ---------------------------------------------------------------------------
     def add(
-        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore], now: float
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Inside a transaction. Known unacknowledged keys add nothing; the ids are returned all the same."""
-        bodies: dict[int, str] = {}
-        ids: list[str] = []
-        for out in outgoing:
-            name = queue_id(out.key, out.recipient)
-            if self._known(out.key, now):
-                ids.append(name)
-                continue
-            if self._db.execute("select 1 from item where id=?", (name,)).fetchone():
-                name = queue_id(
-                    out.key + str(now).encode(), out.recipient
-                )  # an acknowledged key never suppresses
-            ids.append(name)
-            body = self._body(bodies, out.data, name)
-            domain = out.recipient.rpartition("@")[2].lower()
-            self._db.execute(
-                f"insert into item({ITEM_COLUMNS}) values(?,?,?,?,?,?,?,?,?,'queued',?,0,0,'',0)",
-                (
-                    name,
-                    body,
-                    now,
-                    out.reverse_path,
-                    out.recipient,
-                    domain,
-                    out.kind,
-                    out.trace,
-                    json.dumps(dict(out.params)),
-                    now,
-                ),
-            )
-        for out in outgoing:
-            self._db.execute(
-                "insert into key values(?,?,0) on conflict(key) do update set created=excluded.created, acked=0"
-                " where acked=1 or created < excluded.created - ?",
-                (out.key, now, KEY_LIFE),
-            )
-        return tuple(ids), tuple(self._add_store(bodies, store, now) for store in stores)
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore],
+        now: float,
+        files: Mapping[bytes, str] = NO_FILES,
+    ) -> Added:
+        """Inside a transaction. Known unacknowledged keys add nothing; the ids are returned all the same. ``files``: the names of
+        large texts that lie on the disk already."""
+        added = Added((), ())
+        added.items = tuple(id_text(self._add_item(out, now, files, added)) for out in outgoing)
+        if not stores:
+            return added
+        leader = id_number(added.items[0]) if added.items else 0
+        added.stores = tuple(
+            "S" + id_text(self._add_store(store, leader, now, files, added)) for store in stores
+        )
+        return added
 
-    def _add_store(self, bodies: dict[int, str], store: PendingStore, now: float) -> str:
-        name = "S" + queue_id(store.message.key, f"{store.account}\0{store.mailbox}")
-        body = self._body(bodies, store.message.data, name)
-        state = {key.hex(): seconds for key, seconds in (store.state.remember if store.state else {}).items()}
+    def _add_item(self, out: Outgoing, now: float, files: Mapping[bytes, str], added: Added) -> int:
+        known = self._db.execute(
+            "select id from item where key=? and acked=0 and created>?", (out.key, now - KEY_LIFE)
+        ).fetchone()
+        if known:
+            return int(known[0])
+        name = self._new_id(now, out.key)
         self._db.execute(
-            "insert or ignore into store values(?,?,?,?,?,?,?,?,?,?,?,?,0)",
+            "insert into item(id, body, key, created, reverse_path, recipient, domain, kind, trace, params, next_at)"
+            " values(?,?,?,?,?,?,?,?,?,?,?)",
             (
                 name,
-                body,
+                self._body(out.data, now, files, added),
+                out.key,
                 now,
-                store.account,
-                store.mailbox,
-                json.dumps(store.message.flags),
-                store.message.date,
-                store.message.key,
-                store.trace,
-                store.message.decision,
-                json.dumps(state),
-                now + 5.0,  # the worker that added it performs it at once; later the queue process does
+                out.reverse_path,
+                out.recipient,
+                domain_of(out.recipient),
+                out.kind,
+                out.trace,
+                json.dumps(dict(out.params)) if out.params else "{}",
+                now,
             ),
         )
         return name
 
-    def _known(self, key: bytes, now: float) -> bool:
-        row = self._db.execute("select created, acked from key where key=?", (key,)).fetchone()
-        return bool(row and not row[1] and now - row[0] < KEY_LIFE)
+    def _new_id(self, now: float, key: bytes) -> int:
+        if not self._last:
+            tops = self._db.execute("select (select max(id) from item), (select max(id) from store)").fetchone()
+            self._last = max(tops[0] or 0, tops[1] or 0)
+        chance = int.from_bytes(durable.digest(key)[:3], "big") & 0x3FFFF
+        self._last = max(self._last + 1, int(now * 1000) << 18 | chance)
+        return self._last
 
-    def _body(self, bodies: dict[int, str], data: bytes, name: str) -> str:
-        if id(data) not in bodies:
-            path = ""
-            if len(data) > BODY_IN_ROW:
-                path = f"body-{name}"
-                durable.write_file(self.directory / path, data)
-            self._db.execute(
-                "insert or ignore into body values(?,?,?,?)", (name, None if path else data, path, len(data))
-            )
-            bodies[id(data)] = name
-        return bodies[id(data)]
+    def _add_store(self, store: PendingStore, leader: int, now: float, files: Mapping[bytes, str], added: Added) -> int:
+        message = store.message
+        if message.key:
+            known = self._db.execute(
+                "select id from store where key=? and account=? and mailbox=? and acked=0 and created>?",
+                (message.key, store.account, store.mailbox, now - KEY_LIFE),
+            ).fetchone()
+            if known:  # the same delivery once more, before it could be performed
+                return int(known[0])
+        state = {key.hex(): seconds for key, seconds in (store.state.remember if store.state else {}).items()}
+        name = self._new_id(now, message.key)
+        self._db.execute(
+            "insert into store(id, body, item, created, account, mailbox, flags, date, key, trace, decision, state, row_trace,"
+            " next_at) values(?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                name,
+                self._body(message.data, now, files, added),
+                leader,
+                now,
+                store.account,
+                store.mailbox,
+                json.dumps(message.flags),
+                int(now) if message.date is None else message.date,
+                message.key,
+                store.trace,
+                message.decision,
+                json.dumps(state),
+                message.trace,
+                now + STORE_GRACE,
+            ),
+        )
+        return name
+
+    def _body(self, data: bytes, now: float, files: Mapping[bytes, str], added: Added) -> int:
+        known = self._rows.get(data)
+        if known is not None:
+            return known
+        path = ""
+        if len(data) > BODY_IN_ROW:
+            path = files.get(data) or self._fresh_file(data)
+            added.paths.add(path)
+            row = self._db.execute("select id from body where path=?", (path,)).fetchone()
+            if row:
+                self._db.execute("update body set created=? where id=?", (now, row[0]))
+                self._rows[data] = int(row[0])
+                return int(row[0])
+        cursor = self._db.execute(
+            "insert into body(created, size, path, data) values(?,?,?,?)",
+            (now, len(data), path, None if path else data),
+        )
+        assert cursor.lastrowid is not None
+        self._rows[data] = cursor.lastrowid
+        return cursor.lastrowid
+
+    def _fresh_file(self, data: bytes) -> str:
+        name = write_body(self._disk, self.directory, data)
+        self._fresh.append(name)
+        return name
 
     def acknowledge(self, keys: Iterable[bytes]) -> None:
         """Inside a transaction."""
-        self._db.executemany("update key set acked=1 where key=?", [(key,) for key in keys])
+        for key in keys:
+            self._db.execute(
+                "update store set acked=1 where item in (select id from item where key=? and acked=0)", (key,)
+            )
+            self._db.execute("update item set acked=1 where key=? and acked=0", (key,))
 
     # -- reading ---------------------------------------------------------------------------
-    def body(self, name: str) -> bytes:
+    def body(self, number: int) -> bytes:
         """The text; raises StoreUnavailable when it cannot be read."""
-        row = self._db.execute("select data, path from body where id=?", (name,)).fetchone()
+        row = self._db.execute("select data, path from body where id=?", (number,)).fetchone()
         if row is None:
-            raise StoreUnavailable(f"queue: body {name} is missing")
-        if row[1]:
-            try:
-                return (self.directory / str(row[1])).read_bytes()
-            except OSError as error:
-                raise StoreUnavailable(f"queue: {error}") from error
-        return bytes(row[0])
+            raise StoreUnavailable(f"queue: text {number} is missing")
+        if not row[1]:
+            return bytes(row[0])
+        try:
+            return (self.directory / str(row[1])).read_bytes()
+        except OSError as error:
+            raise StoreUnavailable(f"queue: {error}") from error
 
-    def due(self, now: float, limit: int = 500) -> list[Item]:
+    def agenda(self) -> Agenda:
+        domains = [(str(name), float(at)) for name, at in self._db.execute(AGENDA)]
+        row = self._db.execute("select min(next_at) from store").fetchone()
+        return Agenda(domains, row[0])
+
+    def due(self, now: float, domain: str, limit: int) -> list[Item]:
+        """What waits for ``domain``, the oldest appointment first; recipients of one text stand together."""
         rows = self._db.execute(
-            f"select {ITEM_COLUMNS} from item where state='queued' and next_at<=? order by next_at limit ?",
-            (now, limit),
+            f"select {ITEM_COLUMNS} from item where state='queued' and domain=? and next_at<=?"
+            " order by next_at, id limit ?",
+            (domain, now, limit),
         )
         return [item_of(row) for row in rows]
 
-    def next_due(self) -> float | None:
-        """When the next item or store wants attention."""
-        row = self._db.execute("select min(next_at) from item where state='queued'").fetchone()
-        other = self._db.execute("select min(next_at) from store").fetchone()
-        times = [value[0] for value in (row, other) if value[0] is not None]
-        return min(times) if times else None
-
-    def items(self, states: Sequence[str] = ("queued", "held"), limit: int = 10_000) -> list[Item]:
+    def items(self, states: Sequence[str] = LIVE, limit: int = 10_000) -> list[Item]:
+        """In order of arrival."""
         marks = ",".join("?" * len(states))
         rows = self._db.execute(
-            f"select {ITEM_COLUMNS} from item where state in ({marks}) order by created limit ?",
-            (*states, limit),
+            f"select {ITEM_COLUMNS} from item where state in ({marks}) order by id limit ?", (*states, limit)
         )
         return [item_of(row) for row in rows]
 
+    def counts(self) -> dict[str, int]:
+        """Items by state."""
+        return {str(state): int(count) for state, count in self._db.execute("select state, count(*) from item group by state")}
+
     def item(self, name: str) -> Item | None:
-        row = self._db.execute(f"select {ITEM_COLUMNS} from item where id=?", (name.upper(),)).fetchone()
+        row = self._db.execute(f"select {ITEM_COLUMNS} from item where id=?", (id_number(name),)).fetchone()
         return item_of(row) if row else None
 
     def attempts(self, name: str) -> list[tuple[float, str, str, str]]:
         """(at, host, reply, dialogue), oldest first."""
         rows = self._db.execute(
-            "select at, host, reply, dialogue from attempt where item=? order by at", (name.upper(),)
+            "select a.at, a.host, a.reply, coalesce(d.text,'') from attempt a left join dialogue d on d.id=a.dialogue"
+            " where a.item=? order by a.at",
+            (id_number(name),),
         )
         return [(float(at), str(host), str(reply), str(dialogue)) for at, host, reply, dialogue in rows]
 
-    def pending_stores(self, now: float) -> list[tuple[str, int, PendingStore]]:
-        """Stores that a worker began and did not finish: (id, attempts, store)."""
+    def pending_stores(self, now: float, limit: int = 100) -> list[tuple[str, int]]:
+        """(id, attempts) of stores that a worker began and did not finish, as far as they are due."""
         rows = self._db.execute(
-            "select id, attempts, body, account, mailbox, flags, date, key, trace, decision, state from store"
-            " where next_at<=? order by created limit 200",
-            (now,),
-        ).fetchall()
-        out = []
-        for name, attempts, body, account, mailbox, flags, date, key, trace, decision, state in rows:
-            message = NewMessage(
-                data=self.body(body),
-                flags=tuple(json.loads(flags)),
-                date=date,
-                key=key,
-                trace=trace,
-                decision=decision,
-            )
-            remember = {bytes.fromhex(name_): seconds for name_, seconds in json.loads(state).items()}
-            out.append((name, attempts, PendingStore(account, mailbox, message, SieveState(remember), trace)))
-        return out
+            "select id, attempts from store where next_at<=? order by id limit ?", (now, limit)
+        )
+        return [("S" + id_text(number), attempts) for number, attempts in rows]
+
+    def pending_store(self, name: str) -> PendingStore | None:
+        """None when it was performed meanwhile. Raises StoreUnavailable."""
+        row = self._db.execute(
+            "select body, account, mailbox, flags, date, key, trace, decision, state, row_trace from store where id=?",
+            (id_number(name[1:]),),
+        ).fetchone()
+        if row is None:
+            return None
+        body, account, mailbox, flags, date, key, trace, decision, state, row_trace = row
+        message = NewMessage(
+            data=self.body(body),
+            flags=tuple(json.loads(flags)),
+            date=date,
+            key=key,
+            trace=row_trace,
+            decision=decision,
+        )
+        remember = {bytes.fromhex(name_): seconds for name_, seconds in json.loads(state).items()}
+        return PendingStore(account, mailbox, message, SieveState(remember) if remember else None, trace)
 
     # -- ends ---------------------------------------------------------------------------
     def stores_done(self, names: Iterable[str]) -> None:
         """Inside a transaction."""
-        self._db.executemany("delete from store where id=?", [(name,) for name in names])
+        for name in names:
+            number = id_number(name[1:])
+            row = self._db.execute("select body from store where id=?", (number,)).fetchone()
+            if row:
+                self._db.execute("delete from store where id=?", (number,))
+                self._let_go(row[0])
 
     def store_failed(self, name: str, next_at: float) -> None:
         """Inside a transaction."""
-        self._db.execute("update store set attempts=attempts+1, next_at=? where id=?", (next_at, name))
-
-    def tried(self, name: str, at: float, host: str, reply: str, dialogue: str) -> None:
-        """Inside a transaction: keep what was said."""
-        self._db.execute("insert into attempt values(?,?,?,?,?)", (name, at, host, reply, dialogue))
         self._db.execute(
-            "update item set attempts=attempts+1, last_at=?, last_reply=? where id=?", (at, reply, name)
+            "update store set attempts=attempts+1, next_at=? where id=?", (next_at, id_number(name[1:]))
         )
 
-    def set_state(self, name: str, state: str, next_at: float = 0.0) -> None:
+    def said(self, at: float, text: str) -> int | None:
+        """Inside a transaction: keep a dialogue for the attempts that share it."""
+        if not text:
+            return None
+        return self._db.execute("insert into dialogue(at, text) values(?,?)", (at, text)).lastrowid
+
+    def tried(self, item: Item, at: float, host: str, reply: str, dialogue: int | None) -> None:
         """Inside a transaction."""
-        self._db.execute("update item set state=?, next_at=? where id=?", (state, next_at, name))
+        number = id_number(item.id)
+        self._db.execute("insert into attempt values(?,?,?,?,?)", (number, at, host, reply, dialogue))
+        self._db.execute(
+            "update item set attempts=attempts+1, last_at=?, last_reply=? where id=?", (at, reply, number)
+        )
+        if item.attempts >= KEEP_ATTEMPTS:
+            self._db.execute(
+                "delete from attempt where item=? and at <="
+                " (select at from attempt where item=? order by at desc limit 1 offset ?)",
+                (number, number, KEEP_ATTEMPTS),
+            )
+
+    def end(self, name: str, state: str, now: float) -> bool:
+        """Inside a transaction: how it ended; the first end stays. False when it had ended before."""
+        number = id_number(name)
+        row = self._db.execute("select body from item where id=? and state in ('queued','held')", (number,)).fetchone()
+        if row is None:
+            return False
+        self._db.execute(
+            "update item set state=?, body=null, ended=?, wish='' where id=?", (state, now, number)
+        )
+        self._let_go(row[0])
+        return True
+
+    def _let_go(self, body: int | None) -> None:
+        """Drop a text in a row when nothing needs it any more; files are swept later."""
+        self._db.execute(
+            "delete from body where id=? and path='' and not exists (select 1 from item where body=?)"
+            " and not exists (select 1 from store where body=?)",
+            (body, body, body),
+        )
+
+    def again(self, name: str, next_at: float) -> None:
+        """Inside a transaction: try again then, unless the operator took it away meanwhile."""
+        self._db.execute("update item set next_at=? where id=? and state='queued'", (next_at, id_number(name)))
+
+    def put_off(self, domain: str, now: float, until: float, reply: str, created_after: float) -> int:
+        """Inside a transaction: everything due for ``domain`` waits, because its hosts cannot be reached. How many."""
+        return self._db.execute(
+            "update item set next_at=?, last_reply=? where state='queued' and domain=? and next_at<=? and created>?"
+            " and wish=''",
+            (until, reply, domain, now, created_after),
+        ).rowcount
 
     def set_warned(self, name: str) -> None:
         """Inside a transaction."""
-        self._db.execute("update item set warned=1 where id=?", (name,))
+        self._db.execute("update item set warned=1 where id=?", (id_number(name),))
 
+    # -- what the operator wants ---------------------------------------------------------------------------
+    def steer(self, action: str, now: float, name: str = "", domain: str = "") -> int:
+        """Inside a transaction: retry, hold, release, bounce or drop one item, those of a domain, or all. How many."""
+        where, values = "1", []
+        if name:
+            where, values = "id=?", [id_number(name)]
+        elif domain:
+            where, values = "domain=?", [normalise(domain) or domain.lower()]
+        if action == "drop":
+            rows = self._db.execute(f"select id from item where state in ('queued','held') and {where}", values).fetchall()
+            return sum(self.end(id_text(row[0]), "dropped", now) for row in rows)
+        change = {
+            "retry": ("next_at=?", "state='queued'"),
+            "hold": ("state='held', next_at=?", "state='queued'"),
+            "release": ("state='queued', next_at=?", "state='held'"),
+            "bounce": ("state='queued', wish='bounce', next_at=?", "state in ('queued','held')"),
+        }[action]
+        return self._db.execute(
+            f"update item set {change[0]} where {change[1]} and {where}", (now, *values)
+        ).rowcount
+
+    # -- growing old ---------------------------------------------------------------------------
     def forget_ended(self, now: float) -> list[str]:
-        """Inside a transaction: drop old ends, old keys and bodies nobody needs; the body files to unlink after commit."""
-        ended = "('sent','bounced','expired','dropped')"
-        old = now - KEEP_ENDED
+        """Inside a transaction: drop old ends and dialogues, a bounded number; the body files to unlink after the commit."""
+        old = self._db.execute(
+            "select id from item where ended is not null and ended<? limit ?", (now - KEEP_ENDED, PRUNE_ROWS)
+        ).fetchall()
+        self._db.executemany("delete from attempt where item=?", old)
+        self._db.executemany("delete from item where id=?", old)
         self._db.execute(
-            f"delete from attempt where item in (select id from item where state in {ended} and last_at<?)",
-            (old,),
+            "delete from dialogue where id in (select id from dialogue where at<? order by id limit ?)",
+            (now - KEEP_DIALOGUE, PRUNE_ROWS),
         )
-        self._db.execute(f"delete from item where state in {ended} and last_at<? and created<?", (old, old))
-        self._db.execute("delete from key where created<?", (now - KEY_LIFE,))
-        unused = (
-            f"from body where id not in (select body from item where state not in {ended})"
-            " and id not in (select body from store)"
-        )
-        files = [row[0] for row in self._db.execute(f"select path {unused} and path<>''")]
-        self._db.execute(f"delete {unused}")
-        return files
+        unused = self._db.execute(
+            "select id, path from body where path<>'' and created<?"
+            " and not exists (select 1 from item where body=body.id)"
+            " and not exists (select 1 from store where body=body.id)",
+            (now - FILE_GRACE,),
+        ).fetchall()
+        self._db.executemany("delete from body where id=?", [(row[0],) for row in unused])
+        return [str(row[1]) for row in unused]
+
+    def stray_files(self, now: float) -> list[str]:
+        """Body files that no row names, left by a crash between writing them and the commit; old enough to be sure."""
+        stray = []
+        for entry in os.scandir(self.directory):
+            if not entry.name.startswith(BODY_PREFIX) and not entry.name.endswith(".filterd"):
+                continue
+            named = self._db.execute("select 1 from body where path=?", (entry.name,)).fetchone()
+            with contextlib.suppress(FileNotFoundError):
+                if not named and entry.stat().st_mtime < now - FILE_GRACE:
+                    stray.append(entry.name)
+        return stray
+
+    def unlink(self, name: str) -> None:
+        """Remove a body file; one that is gone already is fine, and a lost removal is swept later."""
+        with contextlib.suppress(OSError):
+            (self.directory / name).unlink(missing_ok=True)
+
+
+def write_body(disk: durable.Disk, directory: Path, data: bytes) -> str:
+    """A new body file, durable on return; its name. Raises OSError."""
+    with durable.opened(disk, str(directory)) as at:
+        file = disk.write_new(at, data)
+        try:
+            disk.sync(file)
+            name = f"{BODY_PREFIX}{os.getpid()}-{time.time_ns()}-{file.inode}"
+            disk.publish(file, name)
+        except BaseException:
+            disk.discard(file)
+            raise
+        disk.sync_dir(at)
+    return name

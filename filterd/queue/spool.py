@@ -1,43 +1,38 @@
-"""The doors' way into the queue: group commit (HOUSE item 15).
+"""The doors' way into the queue (HOUSE items 10, 11, 15): group commit in a thread, large texts written to files before it.
 
-A thread takes everything that waits, writes it in one transaction with one sync, and tells all who waited. Completions and
-acknowledgements ride the next group and cost nothing of their own. After a commit the sending process is woken by a datagram.
+Completions and acknowledgements ride the next group and cost nothing of their own. After a commit the sending process is woken by a
+datagram. Equal large texts that are queued at the same time (a message to many recipients) are written once.
+
+Invariant: a file is unlinked here only when the transactions of all that were to name it are over and none does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 import socket
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from filterd.queue.base import Outgoing, PendingStore, Spool
-from filterd.queue.journal import Journal
+from filterd.queue.journal import BODY_IN_ROW, Added, Journal, write_body
+from filterd.queue.writer import Writer
 from filterd.store.base import StoreUnavailable
+from filterd.store.durable import RealDisk, make_dirs
 from pipeline.ports import Clock
 
-Ids = tuple[tuple[str, ...], tuple[str, ...]]
-RIDE_SECONDS = 1.0  # completions wait at most so long for a group to ride on
-GROUP = 256  # messages in one transaction
 WAKE_SOCKET = "wake"
+WAKE_LOOK, WAKE_RETRY = b"1", b"retry"  # something is due; the operator wants it now, rest or no rest
 
 
 @dataclass(slots=True)
-class _Request:
-    outgoing: Sequence[Outgoing]
-    stores: Sequence[PendingStore]
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[Ids]
+class _File:
+    """A large text on its way to the disk, for all who queue it at the moment."""
 
-
-@dataclass(slots=True)
-class _Rider:
-    stores: Sequence[str] = ()
-    keys: Sequence[bytes] = field(default=())
+    writing: asyncio.Task[str]
+    users: int = 0
+    named: bool = False
 
 
 class GroupSpool(Spool):
@@ -46,100 +41,91 @@ class GroupSpool(Spool):
     def __init__(self, directory: Path, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
-        self._waiting: queue.Queue[_Request | _Rider | None] = queue.Queue()
+        self._disk = RealDisk()
+        self._files: dict[bytes, _File] = {}
         self._wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._wake.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
-        self._thread.start()
+        self._writer = Writer(directory, clock, "spool", self._ring)
 
-    async def enqueue(self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore] = ()) -> Ids:
-        loop = asyncio.get_running_loop()
-        request = _Request(outgoing, stores, loop, loop.create_future())
-        self._waiting.put(request)
-        return await request.done
+    async def enqueue(
+        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore] = ()
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        texts = [out.data for out in outgoing] + [store.message.data for store in stores]
+        large = {data for data in texts if len(data) > BODY_IN_ROW}
+        if not large:
+            added = await asyncio.shield(self._post(outgoing, stores, {}, sum(map(len, texts))))
+            return added.items, added.stores
+        # what was begun is ended even when the caller goes away: the files must find their rows, or go
+        added = await asyncio.shield(asyncio.ensure_future(self._with_files(outgoing, stores, large)))
+        return added.items, added.stores
 
     def performed(self, store_ids: Sequence[str]) -> None:
-        self._waiting.put(_Rider(stores=store_ids))
+        names = tuple(store_ids)
+        self._writer.ride(lambda journal: journal.stores_done(names))
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
-        self._waiting.put(_Rider(keys=keys))
+        heard = tuple(keys)
+        self._writer.ride(lambda journal: journal.acknowledge(heard))
 
     def close(self) -> None:
         """Write what waits and end the thread."""
-        self._waiting.put(None)
-        self._thread.join(timeout=15)
+        self._writer.close()
         self._wake.close()
 
-    def _run(self) -> None:
-        journal: Journal | None = None
-        riders: list[_Rider] = []
-        ride_until = 0.0
-        going = True
-        while going:
-            patience = max(0.0, ride_until - self._clock.monotonic()) if riders else None
-            batch, found, going = self._gather(patience)
-            if found and not riders:
-                ride_until = self._clock.monotonic() + RIDE_SECONDS
-            riders.extend(found)
-            if going and not batch and self._clock.monotonic() < ride_until:
-                continue
-            try:
-                if journal is None:
-                    journal = Journal(self._directory)
-                self._write(journal, batch, riders)
-                riders = []
-            except Exception as error:  # told to every waiter, who answers 4xx; the thread lives on
-                if journal is not None:
-                    journal.rollback()
-                failure = (
-                    error if isinstance(error, StoreUnavailable) else StoreUnavailable(f"queue: {error}")
-                )
-                for request in batch:
-                    request.loop.call_soon_threadsafe(_fail, request.done, failure)
-        if journal is not None:
-            journal.close()
+    def _post(
+        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore], files: dict[bytes, str], octets: int
+    ) -> asyncio.Future[Added]:
+        now = self._clock.time
 
-    def _gather(self, patience: float | None) -> tuple[list[_Request], list[_Rider], bool]:
-        """All that waits, after at most ``patience`` seconds for the first of it; False at the end: time to stop."""
-        batch: list[_Request] = []
-        riders: list[_Rider] = []
+        def add(journal: Journal) -> Added:
+            return journal.add(outgoing, stores, now(), files)
+
+        return self._writer.post(add, octets)
+
+    async def _with_files(
+        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore], large: set[bytes]
+    ) -> Added:
+        used = {data: self._take(data) for data in large}
         try:
-            entry = self._waiting.get(timeout=patience)
-            while entry is not None:
-                if isinstance(entry, _Rider):
-                    riders.append(entry)
-                else:
-                    batch.append(entry)
-                    if len(batch) >= GROUP:
-                        return batch, riders, True
-                entry = self._waiting.get_nowait()
-        except queue.Empty:
-            return batch, riders, True
-        return batch, riders, False
+            try:
+                paths = {data: await asyncio.shield(file.writing) for data, file in used.items()}
+            except OSError as error:
+                raise StoreUnavailable(f"queue: {error}") from error
+            added = await self._post(outgoing, stores, paths, 0)
+            for file in used.values():
+                file.named = file.named or file.writing.result() in added.paths
+            return added
+        finally:
+            for data in used:
+                await self._let_go(data)
 
-    def _write(self, journal: Journal, batch: list[_Request], riders: list[_Rider]) -> None:
-        if not batch and not riders:
+    def _take(self, data: bytes) -> _File:
+        file = self._files.get(data)
+        if file is None:
+            file = self._files[data] = _File(asyncio.ensure_future(asyncio.to_thread(self._write, data)))
+        file.users += 1
+        return file
+
+    def _write(self, data: bytes) -> str:
+        make_dirs(self._disk, str(self._directory))
+        return write_body(self._disk, self._directory, data)
+
+    async def _let_go(self, data: bytes) -> None:
+        file = self._files[data]
+        file.users -= 1
+        if file.users:
             return
-        now = self._clock.time()
-        journal.begin()
-        answers = [journal.add(request.outgoing, request.stores, now) for request in batch]
-        journal.stores_done([name for rider in riders for name in rider.stores])
-        journal.acknowledge([key for rider in riders for key in rider.keys])
-        journal.commit()
-        for request, answer in zip(batch, answers, strict=True):
-            request.loop.call_soon_threadsafe(_finish, request.done, answer)
-        if batch:
-            with contextlib.suppress(
-                OSError
-            ):  # nobody sends at the moment: the queue process looks when it starts
-                self._wake.sendto(b"1", str(self._directory / WAKE_SOCKET))
+        del self._files[data]
+        if not file.named:
+            with contextlib.suppress(OSError):  # the write failed, or the sweep was faster
+                name = await asyncio.shield(file.writing)
+                await asyncio.to_thread((self._directory / name).unlink)
+
+    def _ring(self) -> None:
+        ring(self._wake, self._directory)
 
 
-def _finish(future: asyncio.Future[Ids], value: Ids) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _fail(future: asyncio.Future[Ids], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def ring(wake: socket.socket, directory: Path, word: bytes = WAKE_LOOK) -> None:
+    """Tell the sending process; when there is none it looks as soon as it starts."""
+    with contextlib.suppress(OSError):
+        wake.sendto(word, str(directory / WAKE_SOCKET))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from filterd.proto.pop3 import Maildrop
@@ -19,6 +19,7 @@ from filterd.store.base import DELETED, AccountStore, StoreUnavailable
 from filterd.store.durable import Disk, opened
 
 INBOX = "INBOX"
+AHEAD = 65_536  # octets read ahead for a client that fetches one message after the other
 BLOCK = 1000  # rows asked for at once (store contract)
 
 
@@ -78,8 +79,21 @@ async def open_maildrop(jobs: Jobs, account: str) -> Maildrop:
     return Maildrop(snapshot.info.uidvalidity, uids, sizes)
 
 
-async def read_message(jobs: Jobs, account: str, uid: int) -> bytes | None:
-    return await jobs.run(account, lambda store: store.read(INBOX, uid))
+async def read_messages(jobs: Jobs, account: str, uids: Sequence[int]) -> list[bytes | None]:
+    """The first of ``uids``, and as many of the following ones as come below ``AHEAD`` octets; None for a lost one."""
+
+    def work(store: AccountStore) -> list[bytes | None]:
+        texts: list[bytes | None] = []
+        octets = 0
+        for uid in uids:
+            text = store.read(INBOX, uid)
+            texts.append(text)
+            octets += len(text or b"")
+            if octets >= AHEAD:
+                break
+        return texts
+
+    return await jobs.run(account, work)
 
 
 async def update(jobs: Jobs, account: str, deleted: list[int], seen: list[int]) -> bool:

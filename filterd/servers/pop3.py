@@ -9,6 +9,7 @@ Wiring (``filterd.app``)::
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from typing import ClassVar
 from filterd.net.connection import Connection
 from filterd.net.limits import Ticket
 from filterd.proto.pop3 import Close, Login, Pop3Config, Pop3Core, Refusal, Retrieve, StartTls, Update
-from filterd.servers.maildrop import MaildropLocks, open_maildrop, read_message, update
+from filterd.servers.maildrop import MaildropLocks, open_maildrop, read_messages, update
 from filterd.servers.ports import Jobs, LoginService
 from filterd.store.base import StoreError
 from pipeline.envelope import Client
 
+READ_AHEAD = 16  # messages at most
 LARGE = 16_384  # octets of a message that is written at once; smaller answers to pipelined commands gather
 
 
@@ -43,15 +45,17 @@ class Pop3Door:
 
 
 class Pop3Connection(Connection[Pop3Core]):
-    """One client. ``account`` is "" until the maildrop is ours."""
+    """One client. ``account`` is "" until the maildrop is ours; ``ahead`` holds messages read before they are asked for."""
 
-    __slots__ = ("account", "door", "release")
+    __slots__ = ("account", "ahead", "door", "last", "release")
     close_event = Close
 
     def __init__(self, door: Pop3Door, ticket: Ticket | None = None) -> None:
         super().__init__(ticket)
         self.door = door
         self.account = ""
+        self.ahead: dict[int, bytes | None] = {}
+        self.last = 0  # the number read last
         self.release: Callable[[], None] | None = None
 
     def begin(self) -> Pop3Core:
@@ -107,16 +111,26 @@ class Pop3Connection(Connection[Pop3Core]):
         self.core.opened(drop)
 
     async def _retrieve(self, event: Retrieve) -> None:
-        drop = self.core.drop
-        if drop is None:
-            return
-        try:
-            data = await read_message(self.door.jobs, self.account, drop.uids[event.number - 1])
-        except StoreError:
-            data = None
+        data = None
+        with contextlib.suppress(StoreError):
+            data = await self._read(event.number)
         self.core.text(data, event)
         if data is not None and len(data) > LARGE:
             self.flush()
+
+    async def _read(self, number: int) -> bytes | None:
+        """Message ``number``; for who goes through the maildrop in order some following ones come with the same job."""
+        drop = self.core.drop
+        if drop is None:
+            return None
+        if number not in self.ahead:
+            count = READ_AHEAD if number == self.last + 1 else 1
+            texts = await read_messages(
+                self.door.jobs, self.account, drop.uids[number - 1 : number - 1 + count]
+            )
+            self.ahead = dict(enumerate(texts, number))
+        self.last = number
+        return self.ahead.pop(number)
 
     async def _update(self, deleted: list[int], seen: list[int]) -> None:
         drop = self.core.drop

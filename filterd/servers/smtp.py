@@ -103,12 +103,15 @@ class SmtpConnection(Connection[SmtpCore]):
         core, service, session = self.core, self.door.service, self.session
         match event:
             case Rcpt(address, params):
-                if self.transaction is not None:
-                    reply = await service.rcpt(session, self.transaction, address, params)
-                    if reply.positive:
-                        self.transaction.recipients.append(address)
-                        self.transaction.rcpt_params.append(params)
-                    core.reply(reply)
+                transaction = self.transaction
+                if transaction is None:
+                    core.internal_error()
+                    return
+                reply = await service.rcpt(session, transaction, address, params)
+                if reply.positive:
+                    transaction.recipients.append(address)
+                    transaction.rcpt_params.append(params)
+                core.reply(reply)
             case Mail(reverse_path, params):
                 self.transaction = SmtpTransaction(reverse_path, params)
                 core.reply(await service.mail(session, self.transaction))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("filterd.store")
 
 SLICE_SECONDS = 0.25
-SURE_AFTER = 2_000_000_000  # ns: an mtime this old cannot hide another change
 COARSE = 50_000_000  # ns: the file system's tick, with a margin
-CONFIRM_FACTOR = 50  # a confirming scan may take one part in so many of the time
+CONFIRM_SECONDS = 2.0  # so long may a foreign change hide behind our own
+CONFIRM_FACTOR = 50  # and a confirming scan may take one part in so many of the time
 KEY_LIFE = 86_400
 
 
@@ -51,9 +50,7 @@ def refresh(core: Core, folder: Folder, row: MailboxRow) -> MailboxRow:
     """The row after foreign changes have been taken in; cheap when there are none."""
     times = folder.times()
     if times == (row.new_mtime, row.cur_mtime):
-        if not row.unsure or core.settings.disk.now() - max(times) < SURE_AFTER:
-            return row
-        if core.settings.clock.monotonic() < core.confirm.get(folder.id, 0.0):
+        if not row.unsure or core.settings.clock.monotonic() < core.confirm.get(folder.id, 0.0):
             return row
     return force(core, folder)
 
@@ -67,7 +64,9 @@ def force(core: Core, folder: Folder) -> MailboxRow:
         with core.locked():
             row = core.fresh_row(folder)
             done = _slice(core, folder, row, trust=0)
-    core.confirm[folder.id] = clock.monotonic() + max(2.0, CONFIRM_FACTOR * (clock.monotonic() - started))
+    core.confirm[folder.id] = clock.monotonic() + max(
+        CONFIRM_SECONDS, CONFIRM_FACTOR * (clock.monotonic() - started)
+    )
     return row
 
 
@@ -120,7 +119,7 @@ def _slice(core: Core, folder: Folder, row: MailboxRow, trust: int) -> bool:
     """Compare, and change what SLICE_SECONDS allow. True when the index agrees with the files."""
     before = folder.times()
     seen_at = core.settings.disk.now()
-    scan = _compare(folder, core.index.hot_all(row.id))
+    scan = _compare(core, folder)
     if not scan.vanished and not scan.renamed and not scan.appeared:
         unsure = int(seen_at - max(before) < COARSE)
         if (row.new_mtime, row.cur_mtime, row.unsure) != (*before, unsure):
@@ -147,52 +146,59 @@ def list_names(folder: Folder) -> dict[str, int]:
     return names
 
 
-def _compare(folder: Folder, known: Sequence[HotRow]) -> _Scan:
+def _compare(core: Core, folder: Folder) -> _Scan:
+    index = core.index
     listing = list_names(folder)
-    missing = []
-    for hot in known:
-        if listing.get(hot.name) == hot.fresh:
-            del listing[hot.name]
-        else:
-            missing.append(hot)
+    known = index.query("select name, fresh, uid from hot where mbox=?", (folder.id,))
+    lost = []
+    for name, fresh, uid in known:
+        if listing.get(str(name)) == fresh:
+            del listing[str(name)]
+        elif isinstance(uid, int):
+            lost.append(uid)
+    missing = index.hot(folder.id, lost) if lost else []
     scan = _Scan()
     if missing:
         listing = _match(scan, missing, listing)
-        if scan.vanished:  # not believed before a second look
-            again = list_names(folder)
-            rows, scan.vanished = scan.vanished, {}
-            still = []
-            for base, hot in rows.items():
-                if again.get(hot.name) == hot.fresh:
-                    continue
-                still.append((base, hot))
-            taken = {name for _, name, _ in scan.renamed}
-            by_base = {fl.split_name(name)[0]: name for name in again if name not in taken} if still else {}
-            for base, hot in still:
-                name = by_base.get(base)
-                if name is None:
-                    scan.vanished[base] = hot
-                else:
-                    scan.renamed.append((hot, name, again[name]))
-                    listing.pop(name, None)
+        if scan.vanished:
+            listing = _second_look(folder, scan, listing)
     scan.appeared = list(listing.items())
     if scan.appeared:
-        _moved_while_listing(folder, scan, known)
+        _moved_while_listing(core, folder, scan)
     return scan
 
 
-def _moved_while_listing(folder: Folder, scan: _Scan, known: Sequence[HotRow]) -> None:
+def _second_look(folder: Folder, scan: _Scan, listing: dict[str, int]) -> dict[str, int]:
+    """Nothing is believed gone before it is missing twice; what is left of the listing."""
+    again = list_names(folder)
+    rows, scan.vanished = scan.vanished, {}
+    still = [(base, hot) for base, hot in rows.items() if again.get(hot.name) != hot.fresh]
+    taken = {name for _, name, _ in scan.renamed}
+    by_base = {fl.split_name(name)[0]: name for name in again if name not in taken} if still else {}
+    for base, hot in still:
+        name = by_base.get(base)
+        if name is None:
+            scan.vanished[base] = hot
+        else:
+            scan.renamed.append((hot, name, again[name]))
+            listing.pop(name, None)
+    return listing
+
+
+def _moved_while_listing(core: Core, folder: Folder, scan: _Scan) -> None:
     """A file seen in ``new`` may have gone to ``cur`` before that was listed: its second name is no second message."""
-    rows = {fl.split_name(hot.name)[0]: hot for hot in known}
+    known = core.index.query("select name, uid from hot where mbox=?", (folder.id,))
+    uids = {fl.split_name(str(name))[0]: uid for name, uid in known}
     moved = {hot.uid for hot, _, _ in scan.renamed}
     appeared, scan.appeared = scan.appeared, []
     for name, fresh in appeared:
-        hot = rows.get(fl.split_name(name)[0])
-        if hot is None or hot.uid in moved or os.path.lexists(f"{folder.place(hot.fresh).path}/{hot.name}"):
+        uid = uids.get(fl.split_name(name)[0])
+        hots = core.index.hot(folder.id, (uid,)) if isinstance(uid, int) and uid not in moved else []
+        if not hots or os.path.lexists(f"{folder.place(hots[0].fresh).path}/{hots[0].name}"):
             scan.appeared.append((name, fresh))
         else:
-            moved.add(hot.uid)
-            scan.renamed.append((hot, name, fresh))
+            moved.add(hots[0].uid)
+            scan.renamed.append((hots[0], name, fresh))
 
 
 def _match(scan: _Scan, missing: list[HotRow], listing: dict[str, int]) -> dict[str, int]:
@@ -317,9 +323,8 @@ class _Apply:
             return None
         if found is None:
             return None
-        if not uid:
-            uid = self.row.uidnext
-            self.row.uidnext += 1
+        uid = uid or self.row.uidnext
+        self.row.uidnext = max(self.row.uidnext, uid + 1)  # a mark that came from a backup may be too low
         name = self._name_for(name, fresh, uid)
         if not name:
             return None

@@ -87,6 +87,8 @@ class _Run:
 
     def has_no_record(self, domain: str) -> bool:
         """True when it is known that the domain has no SPF record: most HELO names, so worth not asking pyspf."""
+        if "." not in domain or "[" in domain:  # RFC 7208 4.3: no domain name, nothing to ask the DNS for
+            return True
         key = (domain.lower(), "TXT")
         answer = self.answers.get(key) or self.resolver.cached(*key)
         return (
@@ -228,7 +230,10 @@ def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
 
 def printable(text: str) -> str:
     """A text of strangers, safe for a reply, a header or a terminal: visible ASCII and blanks, cut."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text[:SHOWN_LIMIT])
+    text = text[:SHOWN_LIMIT]
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char if " " <= char <= "~" else "?" for char in text)
 
 
 def check_cached(resolver: Resolver, clock: Clock, question: SpfQuestion) -> SpfResult | None:

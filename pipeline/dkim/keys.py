@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Final
 
 from pipeline.adapters.crypto import KeyProblem, PublicKey, load_public
-from pipeline.dkim.tags import BLANKS, FIELD_LIMIT, parse, without_blanks
+from pipeline.dkim.tags import BLANKS, parse, without_blanks
 
+RECORD_LIMIT: Final = 4096  # octets of a record: bounds the cache of parsed ones
 KEY_LIMIT: Final = 2048  # characters of p=
 RECORDS: Final = 4  # of several records, how many are tried (RFC 6376 3.6.2.2: results undefined)
 
@@ -27,11 +28,15 @@ class KeyRecord:
     testing: bool  # t=y
 
 
-@lru_cache(maxsize=2048)
 def parse_record(record: str) -> KeyRecord | str:
     """The key of one TXT record (latin-1 text), or why there is none."""
-    if len(record) > FIELD_LIMIT:
+    if len(record) > RECORD_LIMIT:
         return "the key record is too long"
+    return _parse(record)
+
+
+@lru_cache(maxsize=2048)
+def _parse(record: str) -> KeyRecord | str:
     tags = parse(record.encode("latin-1", "replace"))
     if tags.error:
         return f"the key record is broken: {tags.error}"

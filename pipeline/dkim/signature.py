@@ -19,6 +19,8 @@ SIGNATURE_LIMIT: Final = 1024  # characters of b= without blanks
 NAMES_LIMIT: Final = 200  # names in h=
 SKEW: Final = 300  # seconds two clocks may differ
 ALGORITHMS: Final = {b"rsa-sha256": "rsa", b"ed25519-sha256": "ed25519"}
+_REQUIRED: Final = (b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
+_ARC_REQUIRED: Final = (b"i", b"a", b"b", b"bh", b"d", b"s")
 _NUMBER: Final = re.compile(rb"[0-9]{1,76}")
 _FIELD_NAME: Final = re.compile(rb"[!-9<-~]++")  # ftext (no colon), no semicolon
 
@@ -35,7 +37,8 @@ class Problem:
 class Signature:
     """The parameters of a signature whose form is right.
 
-    ``stripped``: the field's value with b= emptied, as it is hashed. ``length`` None when there is no l=.
+    ``stripped``: the field's value with b= emptied, as it is hashed. ``length`` None when there is no l=. Only in ARC:
+    ``instance`` (i=) and ``status`` (cv= of a seal).
     """
 
     domain: str
@@ -52,6 +55,8 @@ class Signature:
     value: bytes
     b_prefix: str
     stripped: bytes
+    instance: int = 0
+    status: str = ""
 
     @property
     def key_name(self) -> str:
@@ -77,6 +82,71 @@ def read(value: bytes, now: float, arc: bool = False) -> Signature | Problem:
         return bad.problem
 
 
+def read_seal(value: bytes, now: float) -> Signature | Problem:
+    """Read the value of an ARC-Seal field (RFC 8617 4.1.3): no body hash, no h=, always relaxed."""
+    if len(value) > FIELD_LIMIT:
+        return Problem("permerror", "the seal is too long")
+    tags = parse(value)
+    if tags.error:
+        return Problem("permerror", f"the seal is broken: {tags.error}")
+    try:
+        return _read_seal(tags, value, now)
+    except _Bad as bad:
+        return bad.problem
+
+
+def _read_seal(tags: TagList, value: bytes, now: float) -> Signature:
+    _require(tags, (b"i", b"a", b"b", b"cv", b"d", b"s"))
+    for name in (b"h", b"bh"):
+        if name in tags:
+            raise _Bad(f"the seal has {name.decode()}=")
+    if tags.get(b"cv") not in (b"none", b"pass", b"fail"):
+        raise _Bad("cv= is not none, pass or fail")
+    algorithm = _algorithm(tags.get(b"a"))
+    _times(tags, now)
+    domain = _domain(tags.get(b"d"))
+    start, end = tags.spans[b"b"]
+    return Signature(
+        domain=domain,
+        selector=_selector(tags.get(b"s"), domain),
+        algorithm=algorithm.decode(),
+        kind=ALGORITHMS[algorithm],
+        identity="",
+        identity_domain=domain,
+        headers=(),
+        relaxed_header=True,
+        relaxed_body=True,
+        length=None,
+        body_hash=b"",
+        value=_base64(tags.get(b"b"), "b", SIGNATURE_LIMIT),
+        b_prefix="",
+        stripped=value[:start] + value[end:],
+        instance=_instance(tags),
+        status=tags.get(b"cv").decode(),
+    )
+
+
+def _instance(tags: TagList) -> int:
+    value = tags.get(b"i")
+    if not _NUMBER.fullmatch(value) or len(value) > 4:
+        raise _Bad("i= is not a number")
+    return int(value)
+
+
+def _require(tags: TagList, names: tuple[bytes, ...]) -> None:
+    for name in names:
+        if not tags.get(name):
+            raise _Bad(f"the signature has no {name.decode()}=")
+
+
+def _algorithm(value: bytes) -> bytes:
+    if value.lower() == b"rsa-sha1":
+        raise _Bad("rsa-sha1 is not accepted (RFC 8301)")
+    if value not in ALGORITHMS:
+        raise _Bad("an algorithm that we do not know")
+    return value
+
+
 def hint(value: bytes) -> tuple[str, str]:
     """(d, s) of a field that could not be read, for people; printable ASCII."""
     tags = parse(value[:FIELD_LIMIT])
@@ -88,22 +158,19 @@ def _shown(value: bytes) -> str:
 
 
 def _read(tags: TagList, value: bytes, now: float, arc: bool) -> Signature:
-    required = (b"a", b"b", b"bh", b"d", b"h", b"s") if arc else (b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
-    for name in required:
-        if not tags.get(name):
-            raise _Bad(f"the signature has no {name.decode()}=")
+    _require(tags, _ARC_REQUIRED if arc else _REQUIRED)
+    if arc and b"h" not in tags:
+        raise _Bad("the signature has no h=")
     if not arc and tags.get(b"v") != b"1":
         raise _Bad("v= is not 1")
-    algorithm = tags.get(b"a").lower()
-    if algorithm == b"rsa-sha1":
-        raise _Bad("rsa-sha1 is not accepted (RFC 8301)")
-    if algorithm not in ALGORITHMS:
-        raise _Bad("an algorithm that we do not know")
+    algorithm = _algorithm(tags.get(b"a") if arc else tags.get(b"a").lower())
     if not any(
         method.strip(BLANKS).lower() == b"dns/txt" for method in tags.get(b"q", b"dns/txt").split(b":")
     ):
         raise _Bad("q= without dns/txt")
-    relaxed_header, relaxed_body = _canonicalization(tags.get(b"c", b"simple/simple"))
+    relaxed_header, relaxed_body = _canonicalization(
+        tags.get(b"c", b"relaxed/relaxed" if arc else b"simple/simple")
+    )
     _times(tags, now)
     domain = _domain(tags.get(b"d"))
     identity, identity_domain = ("", domain) if arc else _identity(tags, domain)
@@ -119,7 +186,7 @@ def _read(tags: TagList, value: bytes, now: float, arc: bool) -> Signature:
         kind=ALGORITHMS[algorithm],
         identity=identity,
         identity_domain=identity_domain,
-        headers=_headers(tags.get(b"h")),
+        headers=_headers(tags.get(b"h"), arc),
         relaxed_header=relaxed_header,
         relaxed_body=relaxed_body,
         length=_length(tags),
@@ -127,6 +194,7 @@ def _read(tags: TagList, value: bytes, now: float, arc: bool) -> Signature:
         value=signature,
         b_prefix=without_blanks(tags.get(b"b"))[:8].decode("ascii", "replace"),
         stripped=value[:start] + value[end:],
+        instance=_instance(tags) if arc else 0,
     )
 
 
@@ -202,14 +270,16 @@ def _identity(tags: TagList, domain: str) -> tuple[str, str]:
     return f"{local}@{found}", found
 
 
-def _headers(value: bytes) -> tuple[bytes, ...]:
+def _headers(value: bytes, arc: bool) -> tuple[bytes, ...]:
+    if arc and not value:
+        return ()
     if value.count(b":") >= NAMES_LIMIT:
         raise _Bad(f"more than {NAMES_LIMIT} names in h=")
-    names = tuple(name.strip(BLANKS).lower() for name in value.split(b":"))
+    names = tuple(name.strip(BLANKS).lower() for name in value.split(b":") if name.strip(BLANKS))
     for name in names:
         if not _FIELD_NAME.fullmatch(name):
             raise _Bad("h= has a bad name")
-    if b"from" not in names:
+    if b"from" not in names and not arc:
         raise _Bad("From is not signed")
     return names
 

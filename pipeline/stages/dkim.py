@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from pipeline.dkim.body import PIECE
 from pipeline.dkim.verify import SignatureResult, Verification
@@ -118,7 +119,11 @@ class DkimStage:
         return replace(result, result="policy", reason=why)
 
 
-async def feed_body(verification: Verification, message: Message) -> None:
+class _Feeds(Protocol):
+    def feed(self, data: bytes) -> None: ...
+
+
+async def feed_body(verification: _Feeds, message: Message) -> None:
     """Feed the body in pieces, giving the loop a turn after every INLINE octets."""
     view = memoryview(message.data)
     since = 0

@@ -10,6 +10,7 @@ Authenticated clients are skipped; a client whose address is not known or not be
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 
 from pipeline.adapters.pyspf import SpfQuestion, SpfResult, check, check_cached, printable
@@ -21,6 +22,7 @@ from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
 
+_DOT_ATOM = re.compile(r"[0-9A-Za-z!#$%&'*+/=?^_`{|}~.:-]+")
 _COMMENT = {
     "pass": "{domain} allows {ip}",
     "fail": "{domain} does not allow {ip}",
@@ -221,6 +223,6 @@ def received_spf(result: SpfResult, envelope: Envelope, hostname: str, comment: 
 def _word(value: str) -> str:
     """A dot-atom as it is, anything else as a quoted-string of visible ASCII."""
     text = printable(value)
-    if text and all(char.isalnum() or char in "!#$%&'*+-/=?^_`{|}~.:" for char in text):
+    if _DOT_ATOM.fullmatch(text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

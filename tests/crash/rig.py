@@ -3,7 +3,8 @@
 ``RecordingDisk`` does the real thing and writes a log. ``states`` replays any prefix of the log on a model:
 
 * power failure: octets not yet synced are lost, cut short or kept; each change of a directory since its last sync is lost or
-  kept by itself, but a rename is one change, and what was done to a name needs the change that made the name; of the commits of a database any prefix survives that holds the last durable one;
+  kept by itself, but a rename is one change, and what was done to a name needs the change that made the name; of the commits
+  of a database any prefix survives that holds the last durable one;
 * the process is killed: all steps are kept, and the note in the lock file with them; the boot is the same.
 
 ``Crash.materialise`` writes such a state into a real directory, where the real code is to open it. A *mutation* changes the log
@@ -96,7 +97,9 @@ class RecordingDisk(QuickDisk):
         self._dirs[os.stat(name, dir_fd=at.fd).st_ino] = node
         self._change("mkdir", (self._dir(at), name, node))
 
-    def write_new(self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None) -> NewFile:
+    def write_new(
+        self, at: Dir, data: bytes, mtime: int | None = None, temporary: Dir | None = None
+    ) -> NewFile:
         file = super().write_new(at, data, mtime, temporary)
         node = self._files[file.fd] = Node("file")
         self.log.append(Step("data", node, bytes(data), what=str(file.mtime)))
@@ -110,7 +113,7 @@ class RecordingDisk(QuickDisk):
         node = self._files[file.fd]
         node.label = name
         super().publish(file, name)
-        self._change("link", (self._dir(file.at), name, node))
+        self._change("publish", (self._dir(file.at), name, node))
 
     def link(self, source: Dir, name: str, target: Dir, new: str) -> None:
         super().link(source, name, target, new)
@@ -241,7 +244,6 @@ class _Replay:
             case "answer":
                 self.answer = step.answer
 
-
     def _sync(self, directory: Node | None) -> None:
         needed: set[tuple[Node, str]] = set()
         for at in range(len(self.changes) - 1, -1, -1):
@@ -255,7 +257,9 @@ class _Replay:
                 needed |= {(where, name) for where, name, node in change.entries if node is None}
 
 
-def states(log: list[Step], root: Node, seed: int = 1, per_prefix: int = 16, every: int = 1) -> Iterator[Crash]:
+def states(
+    log: list[Step], root: Node, seed: int = 1, per_prefix: int = 16, every: int = 1
+) -> Iterator[Crash]:
     """States after each ``every``-th prefix of the log, at most so many a prefix, none twice."""
     replay = _Replay()
     seen: set[tuple[object, ...]] = set()
@@ -286,7 +290,16 @@ def _of(replay: _Replay, prefix: int, root: Node, pick: random.Random, limit: in
     pick.shuffle(corners)
     pick.shuffle(rest)
     for lost, data, back in [*corners[: limit // 2], *rest[: limit - limit // 2]]:
-        yield _build(replay, prefix, root, "second", lost, data, back, f"lost {sorted(lost)} data {data} commits -{back}")
+        yield _build(
+            replay,
+            prefix,
+            root,
+            "second",
+            lost,
+            data,
+            back,
+            f"lost {sorted(lost)} data {data} commits -{back}",
+        )
 
 
 def _commit_choices(replay: _Replay) -> list[int]:

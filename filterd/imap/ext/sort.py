@@ -19,7 +19,7 @@ from filterd.imap.search import Searcher
 from filterd.imap.search_keys import KeyParser, fold, parse_charset
 from filterd.imap.state import SELECTED
 from filterd.store.base import Row
-from rules.mail import words
+from rules.mail import address, words
 from rules.mail.message import Message
 
 if TYPE_CHECKING:
@@ -103,20 +103,36 @@ class Cached:
         except (OverflowError, ValueError):
             return int(datetime.min.replace(tzinfo=UTC).timestamp())
 
+    def first(self, name: bytes) -> address.Mailbox | address.Group | None:
+        """The first address as ENVELOPE has it: a group counts with its name."""
+        for value in self.message.header.get_all(name):
+            items = address.parse_list(value).items
+            if items:
+                return items[0]
+        return None
+
     def mailbox(self, name: bytes) -> str:
         """The local part of the first address (RFC 5256 3)."""
-        found = self.message.addresses(name)
-        return fold(found[0].local) if found else ""
+        match self.first(name):
+            case None:
+                return ""
+            case address.Group() as group:
+                return fold(group.name)
+            case mailbox:
+                return fold(mailbox.local)
 
     def display(self, name: bytes) -> str:
         """RFC 5957 3: the display name, else the address."""
-        found = self.message.addresses(name)
-        if not found:
-            return ""
-        shown = (
-            words.decode(found[0].name.encode("utf-8", "replace")) if "=?" in found[0].name else found[0].name
-        )
-        return fold(shown or f"{found[0].local}@{found[0].domain}")
+        match self.first(name):
+            case None:
+                return ""
+            case address.Group() as group:
+                return fold(group.name)
+            case mailbox:
+                shown = mailbox.name
+                if "=?" in shown:
+                    shown = words.decode(shown.encode("utf-8", "replace"))
+                return fold(shown or f"{mailbox.local}@{mailbox.domain}")
 
 
 _VALUES: dict[bytes, Callable[[Cached], Value]] = {

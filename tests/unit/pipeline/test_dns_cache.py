@@ -54,3 +54,17 @@ def test_the_least_recently_used_goes() -> None:
         cache.get(("a", "A"))
     assert [name for name in "abc" if cache.get((name, "A"))] == ["a", "c"]
     assert len(cache) == 2
+
+
+def test_large_answers_do_not_fill_the_memory() -> None:
+    cache = DnsCache(Clock(), octets=100_000)
+    for at in range(50):
+        cache.put((f"n{at}", "TXT"), DnsAnswer(DnsStatus.OK, ("x" * 30_000,), ttl=60))
+    assert len(cache) == 3
+    cache.put(("huge", "TXT"), DnsAnswer(DnsStatus.OK, ("x" * 200_000,), ttl=60))
+    assert len(cache) == 0
+    cache.put(("n1", "TXT"), DnsAnswer(DnsStatus.OK, ("x",), ttl=60))
+    cache.put(("n1", "TXT"), DnsAnswer(DnsStatus.OK, ("y",), ttl=60))
+    answer = cache.get(("n1", "TXT"))
+    assert answer is not None
+    assert answer.records == ("y",)

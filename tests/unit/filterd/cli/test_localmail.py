@@ -1,6 +1,8 @@
 """A message by command into a real store, without a server: what other programs rely on."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,19 @@ def test_sendmail_reads_the_recipients_of_the_header(config: str, monkeypatch, c
 def test_sendmail_verifies(config: str, capsys) -> None:
     assert sendmail.main(["-C", config, "-bv", "ann"]) == 0
     assert sendmail.main(["-C", config, "-bv", "nobody"]) == 67
+
+
+def test_smtp_on_standard_input(config: str) -> None:
+    dialog = b"EHLO me\r\nMAIL FROM:<>\r\nRCPT TO:<ann@example.org>\r\nRCPT TO:<no@example.org>\r\n"
+    dialog += b"DATA\r\nSubject: x\r\n\r\n..\r\n.\r\nQUIT\r\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "filterd", "sendmail", "-bs", "-C", config],
+        input=dialog,
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    codes = [line[:3] for line in done.stdout.splitlines() if line[3:4] == b" "]
+    assert codes == [b"220", b"250", b"250", b"250", b"550", b"354", b"250", b"221"]
+    (data,) = stored(config)
+    assert data.endswith(b"\r\n\r\n.\r\n")

@@ -177,3 +177,14 @@ def test_nearest_knows_typos_and_beginnings() -> None:
     assert values.nearest("junk_att", ["junk_at", "found"]) == 'did you mean "junk_at"?'
     assert values.nearest("spam", ["spf", "spamassassin"]) == 'did you mean "spamassassin"?'
     assert values.nearest("zzz", ["spf"]) == ""
+
+
+def test_networks() -> None:
+    assert read(Kind.NETWORKS, ["localhost", "10.1.2.3/8", "::1"]) == (
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/8",
+        "::1/128",
+    )
+    with pytest.raises(BadValue):
+        read(Kind.NETWORKS, "mail.example.org")

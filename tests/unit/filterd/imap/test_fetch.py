@@ -168,3 +168,11 @@ def test_nul_never_reaches_a_plain_literal(connect: Connect, account: MemoryAcco
     account.append("INBOX", [NewMessage(b"Subject: a\0b\r\n\r\nx\0y\r\n")])
     client = connect()
     assert b"\0" not in client.raw(b"a FETCH 1 (BODY.PEEK[] BODY.PEEK[HEADER.FIELDS (SUBJECT)] ENVELOPE)\r\n")
+
+
+def test_a_header_without_end(connect: Connect, account: MemoryAccount) -> None:
+    account.append("INBOX", [NewMessage(b"Subject: x")])
+    client = connect()
+    assert section(client, "BODY.PEEK[HEADER.FIELDS (SUBJECT)]") == b"Subject: x\r\n\r\n"
+    assert section(client, "BODY.PEEK[HEADER.FIELDS.NOT (TO)]") == b"Subject: x\r\n\r\n"
+    assert section(client, "BODY.PEEK[HEADER]") == b"Subject: x"

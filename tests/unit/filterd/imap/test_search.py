@@ -127,7 +127,7 @@ def test_extended(client: Client) -> None:
 
 
 def test_saved_result(client: Client) -> None:
-    assert client.ok("SEARCH RETURN (SAVE) UNSEEN") == ['* ESEARCH (TAG "t3")']
+    assert client.ok("SEARCH RETURN (SAVE) UNSEEN") == []
     assert client.ok("FETCH $ UID") == ["* 2 FETCH (UID 2)", "* 3 FETCH (UID 3)"]
     assert client.ok("SEARCH $ FLAGGED") == ["* SEARCH 2"]
     client.ok("SEARCH RETURN (SAVE MIN) ALL")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ def lines_of(data: bytes, cuts: list[int], cap: int = 20) -> list[bytes | LineFa
     reader = LineReader(cap)
     out: list[bytes | LineFault] = []
     bounds = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         reader.feed(data[start:end])
         while (line := reader.next_line()) is not None:
             out.append(line)

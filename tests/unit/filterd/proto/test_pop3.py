@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def drive(data: bytes, cuts: list[int]) -> tuple[bytes, list[Event]]:
     core = Pop3Core(Pop3Config("pop.example", errors=8), tls=True)
     out, events = b"", []
     bounds = sorted({min(at, len(data)) for at in cuts} | {0, len(data)})
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in itertools.pairwise(bounds):
         core.receive_data(data[first:last])
         while (event := core.next_event()) is not None:
             events.append(event)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,7 +95,7 @@ def test_where_chunks_are_cut_does_not_matter(profile: Profile, data: bytes, cut
     whole, cut, single = Driver(profile), Driver(profile), Driver(profile)
     whole.feed(data)
     bounds = sorted({min(at, len(data)) for at in cuts} | {0, len(data)})
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in itertools.pairwise(bounds):
         cut.feed(data[first:last])
     for at in range(len(data)):
         single.feed(data[at : at + 1])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,7 @@ pieces = st.lists(
 def read(data: bytes, cuts: list[int], limit: int = 1000) -> tuple[bytes, bool, bool, int, bytes] | None:
     reader = DotReader(limit)
     bounds = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         rest = reader.feed(data[start:end])
         if rest is not None:
             text = reader.text
@@ -79,7 +81,7 @@ def test_size_counts_neither_dots_nor_end() -> None:
 def test_raw_octets_cut_anywhere(data: bytes, cuts: list[int]) -> None:
     text = Text(10_000)
     bounds = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         text.add_raw(data[start:end])
     bare = b"\r" in data.replace(b"\r\n", b"") or b"\n" in data.replace(b"\r\n", b"")
     whole = text.finish()

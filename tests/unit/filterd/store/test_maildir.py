@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def lose_index(world: World) -> None:
         path.unlink()
 
 
-# -- names --------------------------------------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
 def test_file_names_say_what_they_should(maildir: World) -> None:
@@ -66,10 +67,8 @@ def test_file_names_say_what_they_should(maildir: World) -> None:
     assert not list((maildir.maildir / "tmp").iterdir())
 
 
-def test_lf_files(new_world: object, tmp_path: Path) -> None:
-    from tests.unit.filterd.store.conftest import World as Kind  # noqa: PLC0415
-
-    world = Kind("maildir-lf", tmp_path)
+def test_lf_files(new_world: Callable[[str], World]) -> None:
+    world = new_world("maildir-lf")
     account = world.account()
     account.deliver("INBOX", NewMessage(text(1)))
     path = files(world)[0]
@@ -78,7 +77,6 @@ def test_lf_files(new_world: object, tmp_path: Path) -> None:
     assert account.read("INBOX", 1) == text(1)
     account.deliver("INBOX", NewMessage(b"a: b\r\n\r\nbare\rcr\r\n"))
     assert account.read("INBOX", 2) == b"a: b\r\n\r\nbare\rcr\r\n"
-    world.close()
 
 
 def test_account_names_cannot_lead_out(maildir: World) -> None:
@@ -88,7 +86,7 @@ def test_account_names_cannot_lead_out(maildir: World) -> None:
             store.account(bad)
 
 
-# -- other programs -------------------------------------------------------------------------------------------------------------
+# -- other programs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -159,7 +157,7 @@ def test_removal_by_others_is_an_expunge(maildir: World) -> None:
     account = maildir.account()
     put(account, 3)
     before = account.snapshot("INBOX")
-    [path for path in files(maildir) if uid_of(path) == 2][0].unlink()
+    next(path for path in files(maildir) if uid_of(path) == 2).unlink()
     assert account.read("INBOX", 2) is None
     assert account.changes("INBOX", before.modseq).expunged == (2,)
     status = account.status("INBOX")
@@ -310,7 +308,7 @@ def test_folders_made_renamed_and_removed_by_others(maildir: World) -> None:
     assert [info.name for info in account.mailboxes()] == ["INBOX", "Entwürfe/x", "copied"]
 
 
-# -- the index is lost, or stopped in the middle ----------------------------------------------------------------------------------
+# -- the index is lost, or stopped in the middle -----------------------------------------------------------------------
 
 
 def test_a_lost_index_comes_back_with_uids_flags_and_keywords(maildir: World) -> None:
@@ -436,7 +434,7 @@ def test_errors_leave_nothing_visible(maildir: World, monkeypatch: pytest.Monkey
     assert account.read("INBOX", uid) == text(3)
 
 
-# -- quota file ---------------------------------------------------------------------------------------------------------------------
+# -- quota file --------------------------------------------------------------------------------------------------------
 
 
 def test_maildirsize_follows(maildir: World) -> None:

@@ -1,0 +1,181 @@
+"""What the checker reports: all errors, at their places, with a cure."""
+
+from __future__ import annotations
+
+import pytest
+
+from rules.compiler import compile_script
+from rules.errors import ScriptErrors, render
+from rules.limits import Limits
+
+
+def errors(text: str) -> list[tuple[int, int, str]]:
+    try:
+        compile_script(text)
+    except ScriptErrors as caught:
+        return [(error.line, error.column, error.code) for error in caught.errors]
+    return []
+
+
+def codes(text: str) -> list[str]:
+    return [code for _, _, code in errors(text)]
+
+
+def warnings(text: str, own: tuple[str, ...] = ()) -> list[tuple[int, str]]:
+    return [(warning.line, warning.code) for warning in compile_script(text, own_addresses=own).warnings]
+
+
+def test_all_errors_of_a_script() -> None:
+    text = (
+        'require ["fileinto", "nonsense"];\n'
+        "fileinto 3;\n"
+        'if heder "a" "b" { keep; }\n'
+        'fileinto :copy "a";\n'
+        'redirect "x";\n'
+        "keep\n"
+    )
+    assert errors(text) == [
+        (1, 22, "unknown-capability"),
+        (2, 10, "arguments"),
+        (3, 4, "unknown-test"),
+        (4, 10, "missing-require"),
+        (5, 10, "address"),
+        (7, 1, "semicolon"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('fileinto "a";', "missing-require"),
+        ("keep; require [];", "syntax"),
+        ('keep; require "fileinto";', "require-place"),
+        ("else { keep; }", "elsif-place"),
+        ("if true { } keep; elsif true { }", "elsif-place"),
+        ("if true, false { }", "syntax"),
+        ("if (true, false) { }", "tests"),
+        ("if anyof true { }", "tests"),
+        ("if true;", "block"),
+        ("keep { }", "block"),
+        ("keep true;", "tests"),
+        ('keep redirect "a@b";', "semicolon"),
+        ('if header :is :contains "a" "b" { }', "tag-conflict"),
+        ('if header :is :is "a" "b" { }', "tag-twice"),
+        ('if header :comparator "i;nope" "a" "b" { }', "comparator"),
+        (
+            'require "comparator-i;ascii-numeric";if header :contains :comparator "i;ascii-numeric" "a" "b" { }',
+            "comparator",
+        ),
+        ('if header :comparator "i;ascii-numeric" "a" "b" { }', "missing-require"),
+        ('if address "subject" "b" { }', "address-header"),
+        ('if header matches "a" "b" { }', "arguments"),
+        ("if size { }", "arguments"),
+        ('require "envelope"; if envelope "cc" "b" { }', "envelope-part"),
+        ('require "variables"; set "1" "x";', "variable-name"),
+        ('require "variables"; set "a.b" "x";', "variable-name"),
+        ('require "variables"; set "${a}" "x";', "constant"),
+        ('require "variables"; set :lower :upper "a" "x";', "tag-conflict"),
+        ('require "variables"; set "a" "${nope.x}";', "variable"),
+        ('require "variables"; set "a" "${33}";', "variable"),
+        ('require "encoded-character"; redirect "${unicode:d800}";', "encoded-character"),
+        ('require "relational"; if header :count "xx" "a" "1" { }', "relation"),
+        ('require "regex"; if header :regex "a" "[" { }', "regex"),
+        ('require "include"; include "a/b";', "script-name"),
+        ('require "include"; global "a";', "missing-require"),
+        ('require ["date"]; if currentdate :zone "+5" "hour" "01" { }', "time-zone"),
+        ('require ["date"]; if currentdate "hours" "01" { }', "date-part"),
+        ('require ["index"]; if header :last "a" "b" { }', "tag-requires"),
+        ('require ["vacation"]; vacation :seconds 3 "x";', "missing-require"),
+        ('require ["vacation-seconds"]; vacation :seconds 3 :days 2 "x";', "tag-conflict"),
+        ('require ["fcc", "mailbox", "vacation"]; vacation :create "x";', "tag-requires"),
+        (
+            'require ["mailboxid", "special-use", "fileinto"]; fileinto :mailboxid "a" :specialuse "\\\\Junk" "b";',
+            "tag-conflict",
+        ),
+    ],
+)
+def test_one_error(text: str, code: str) -> None:
+    assert code in codes(text)
+    assert len(codes(text)) <= 2
+
+
+def test_did_you_mean() -> None:
+    with pytest.raises(ScriptErrors) as caught:
+        compile_script('if header :contans "a" "b" { kepe; }')
+    cures = " ".join(error.cure for error in caught.value.errors)
+    assert ":contains" in cures and "keep" in cures
+
+
+def test_unknown_words_are_told_once() -> None:
+    assert codes("foo; foo; foo; bar;") == ["unknown-command", "unknown-command"]
+
+
+def test_a_broken_statement_has_no_aftermath() -> None:
+    assert codes('require ["fileinto" "copy"];\nfileinto :copy "a";\n') == ["syntax"]
+    assert codes("if not { keep; } elsif true { keep; } else { stop; }") == ["syntax"]
+
+
+def test_error_limit() -> None:
+    with pytest.raises(ScriptErrors) as caught:
+        compile_script("keep 1;" * 1000, limits=Limits(errors=10))
+    assert len(caught.value.errors) == 10
+
+
+def test_capabilities_can_be_restricted() -> None:
+    with pytest.raises(ScriptErrors) as caught:
+        compile_script('require "fileinto";', capabilities=["envelope"])
+    assert "switched off" in caught.value.errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stop;\nkeep;", [(2, "dead-code")]),
+        ('if header :contains "a" "" { keep; }', [(1, "broad-contains")]),
+        ('if header "a" "b" { stop; }\nif header "a" "b" { keep; }', [(2, "shadowed")]),
+        ('if header "a" ["b", "c"] { stop; }\nif header "a" "c" { keep; }', [(2, "shadowed")]),
+        ('if header "a" "b" { stop; }\nif header "a" ["b", "c"] { keep; }', []),
+        ('if header "a" "b" { keep; }\nif header "a" "b" { keep; }', []),
+        ('if header "a" "b" { stop; } elsif true { keep; }\nif header "a" "b" { keep; }', [(2, "shadowed")]),
+        ("if anyof (true, size :over 5) { stop; }\nif anyof (true, size :over 5) { keep; }", []),
+        ("if not size :over 5 { stop; }\nif not size :over 5 { keep; }", [(2, "shadowed")]),
+        (
+            'require "editheader"; if header "a" "b" { stop; } deleteheader "a";\nif header "a" "b" { keep; }',
+            [],
+        ),
+        ('redirect "me@example.org";', [(1, "redirect-loop")]),
+        ('if header "subject:" "b" { }', [(1, "header-name")]),
+    ],
+)
+def test_warnings(text: str, expected: list[tuple[int, str]]) -> None:
+    assert warnings(text, ("Me@example.org",)) == expected
+
+
+def test_ihave() -> None:
+    assert errors('require "ihave"; if ihave "nope" { nope :x "y"; } else { keep; }') == []
+    assert errors('require "ihave"; if allof (ihave "nope", nope "x") { keep; }') == []
+    assert errors('require "ihave"; if ihave "fileinto" { fileinto "a"; } fileinto "b";') == []
+    assert errors('require "ihave"; if not ihave "nope" { stop; } nope "x"; if nopetest { }') == []
+    assert codes('require "ihave"; if true { nope; }') == ["unknown-command"]
+    # section 4: extensions that change how a script is read cannot be tested for
+    assert codes('require "ihave"; if ihave "variables" { set "a" "b"; }') == []
+    assert compile_script('require "ihave"; if ihave "variables" { set "a" "b"; }').uses == {"ihave"}
+
+
+def test_facts_of_a_script() -> None:
+    script = compile_script('require ["reject", "body"]; if body :contains "a" { reject "b"; }', name="x")
+    assert script.can_reject and script.needs_body and not script.header_only
+    assert script.name == "x" and script.uses == {"reject", "body"} and len(script.digest) == 64
+    plain = compile_script('if header "a" "b" { keep; }')
+    assert not plain.can_reject and not plain.needs_body and plain.header_only
+
+
+def test_render() -> None:
+    text = 'keep;\n\tfileinto "x";\n'
+    with pytest.raises(ScriptErrors) as caught:
+        compile_script(text)
+    report = render(caught.value.errors, text, "a.sieve")
+    lines = report.splitlines()
+    assert lines[0].startswith("a.sieve:2:2: error: ")
+    assert lines[1].index("fileinto") == lines[2].index("^")
+    assert "cure: " in lines[3]

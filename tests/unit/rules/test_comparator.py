@@ -1,0 +1,36 @@
+"""Comparators: folding and order."""
+
+from __future__ import annotations
+
+import pytest
+
+from rules import comparator
+
+
+def test_ascii_casemap_leaves_other_letters() -> None:
+    assert comparator.ascii_casemap("aÄä") == "AÄä"
+    assert comparator.ascii_casemap("straße") == "STRAßE"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Café", "CAFÉ"), ("ﬁ", "fi"), ("Ǆ", "ǆ"), ("ΟΔΟΣ", "οδοσ"), ("é", "e\u0301"), ("Ａ", "a")],
+)
+def test_unicode_casemap(one: str, other: str) -> None:
+    assert comparator.unicode_casemap(one) == comparator.unicode_casemap(other)
+
+
+def test_unicode_casemap_is_simple() -> None:
+    assert comparator.unicode_casemap("ß") != comparator.unicode_casemap(
+        "ss"
+    )  # RFC 5051: simple mappings only
+
+
+def test_numeric() -> None:
+    order = comparator.numeric_order
+    assert order("5 apples") == order("0005")
+    assert order("10") > order("9")
+    assert order("") == order("x") > order("9" * 100)
+    assert order("9" * 5000) > order("9" * 4000)
+    assert comparator.numeric_normal("007x") == "7"
+    assert comparator.numeric_normal("000") == "0"
