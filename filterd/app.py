@@ -28,7 +28,7 @@ from filterd.config.load import load
 from filterd.config.schema import Config
 from filterd.config.values import SocketAddress
 from filterd.delivery import Delivery, DeliverySettings
-from filterd.doors import Doors
+from filterd.doors import Doors, certificate
 from filterd.explain.traces import TraceWriter
 from filterd.local_delivery import LocalDelivery
 from filterd.net import listen
@@ -289,6 +289,7 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
         keys.secret(root, name)
     sockets = bind_all(config)
     drop_rights(config)
+    certificate(config)  # made or read once before there are several of us; a fault is said at once
     count = config.server.workers or os.cpu_count() or 1
     current = [config]  # what the next child starts with
 

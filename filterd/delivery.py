@@ -33,7 +33,7 @@ from filterd.store.base import (
     Stored,
     StoreError,
 )
-from filterd.store.jobs import AccountJobs
+from filterd.store.jobs import RIDE_SECONDS, AccountJobs
 from pipeline import plan as plans
 from pipeline import planner
 from pipeline.envelope import Envelope, Profile
@@ -54,6 +54,7 @@ LIST_MEMBERS = 5000  # entries of one list of an account
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
 JUNK = "\\Junk"
+ACKNOWLEDGED_SECONDS = RIDE_SECONDS + 0.2
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
@@ -456,6 +457,10 @@ class Delivery:
         note = ""
         try:
             stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
+            if stored.duplicate:
+                # the acknowledgement of the first one may be on its way from another worker: it is written within that time
+                await asyncio.sleep(ACKNOWLEDGED_SECONDS)
+                stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
         except NoSuchMailbox:
             note = await self._create(pending.account, mailbox)
             target = INBOX if note else mailbox

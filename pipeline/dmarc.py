@@ -95,7 +95,10 @@ def select(answer: DnsAnswer, domain: str) -> Record | None:
 
 def author_domains(message: Message) -> tuple[tuple[str, ...], str]:
     """The domains of From as A-labels, and what is wrong with the field ("" when nothing)."""
-    count = len(message.header.fields_named(b"from"))
+    header = message.header
+    if header.fields and header.fields[-1].end != header.end:
+        return (), "the header has more fields than we look at"
+    count = len(header.fields_named(b"from"))
     if count == 0:
         return (), "no From field"
     if count > 1:

@@ -102,6 +102,20 @@ def build(
     return b"".join(make_field(name, value) for name, value in head) + entity_header + b"\r\n" + body
 
 
-def subject_field(text: str, longest: int) -> bytes:
-    """A Subject value of at most ``longest`` characters."""
-    return words.encode_text(" ".join(text.split())[:longest])
+def subject_text(text: str, longest: int) -> str:
+    """A subject in one line, of at most ``longest`` characters; encoded words in it are decoded."""
+    if "=?" in text:
+        text = words.decode(text.encode("utf-8", "replace"))
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def mailbox_field(name: str, plain: str) -> bytes:
+    """One mailbox as people write it: the name quoted or encoded, the address in angle brackets."""
+    if not name:
+        return f"<{plain}>".encode("ascii", "replace")
+    if name.isascii() and name.isprintable() and "=?" not in name and len(name) < 500:
+        shown = b'"' + name.replace("\\", "\\\\").replace('"', '\\"').encode("ascii") + b'"'
+    else:
+        shown = words.encode_phrase(name[:500])
+    return shown + f" <{plain}>".encode("ascii", "replace")

@@ -55,7 +55,7 @@ class Limits:
     body_text: int = 4 * 1024 * 1024  # octets of a body that tests look at
     mime_parts: int = 1_000
     reason: int = 16 * 1024  # reject reason, vacation text, notification text
-    subject: int = 998
+    subject: int = 256  # characters of a generated mail's subject
     flags: int = 128  # in one flags variable
     flag_size: int = 255
     duplicate_seconds: int = 90 * 86_400

@@ -25,7 +25,7 @@ def lint(checker: Checker, bounds: Sequence[Bound]) -> None:
     seen: dict[Signature, dict[str, int]] = {}
     whole: dict[Signature, int] = {}
     look = len(bounds) <= _MOST_RULES
-    for index, bound in enumerate(bounds):
+    for bound in bounds:
         for test in bound.tests:
             _test(checker, test)
         if bound.block is not None:
@@ -33,14 +33,13 @@ def lint(checker: Checker, bounds: Sequence[Bound]) -> None:
         if bound.name not in ("if", "elsif", "else"):
             if not (isinstance(bound.spec, CommandSpec) and bound.spec.keeps_message):
                 seen, whole = {}, {}
-            if bound.name == "redirect":
+            if bound.name == "redirect" and not bound.plan.problems:
                 _redirect(checker, bound)
             continue
         if not look:
             continue
         if bound.name == "if":
-            follower = bounds[index + 1].name if index + 1 < len(bounds) else ""
-            _shadowed(checker, bound, seen, whole, follower in ("elsif", "else"))
+            _shadowed(checker, bound, seen, whole)
             if not _calm(bound.block or ()):
                 seen, whole = {}, {}
         elif not _calm(bound.block or ()):
@@ -69,7 +68,6 @@ def _shadowed(
     bound: Bound,
     seen: dict[Signature, dict[str, int]],
     whole: dict[Signature, int],
-    chained: bool,
 ) -> None:
     """Warns when an earlier rule with a ``stop`` is true whenever this one is."""
     if not bound.tests or bound.tests[0].constant is not None:
@@ -83,7 +81,7 @@ def _shadowed(
         lines = [known[key] for key in keys if key in known]
         if lines and len(lines) == len(keys):
             line = max(lines)
-        elif not chained and _ends(bound.block or ()):
+        elif _ends(bound.block or ()):
             table = seen.setdefault(frame, {})
             for key in keys:
                 table.setdefault(key, bound.line)

@@ -56,8 +56,8 @@ class Parser:
         "_limits",
         "_positions",
         "_shapes",
-        "_unclosed",
         "_tokens",
+        "_unclosed",
         "_values",
         "faults",
     )

@@ -189,5 +189,5 @@ def _rows(store: Store, account: str, mailbox: str) -> list[tuple[int, str]]:
     uids = opened.snapshot(mailbox).uids
     out: list[tuple[int, str]] = []
     for at in range(0, len(uids), 1000):
-        out.extend((row.uid, row.trace) for row in opened.rows(mailbox, uids[at : at + 1000]))
+        out.extend((row.uid, row.trace) for row in opened.rows(mailbox, uids[at : at + 1000], cold=True))
     return out

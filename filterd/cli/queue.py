@@ -2,9 +2,13 @@
 
 Examples:
   filterd queue list                     what waits, since when, and why
-  filterd queue why KQ7XN2MPLA5B         every attempt with the whole dialogue
-  filterd queue retry KQ7XN2MPLA5B       try now;  `retry all` for everything
-  filterd queue hold ID | release ID | drop ID
+  filterd queue why KQ7XN2MPLA5B         every attempt with the whole dialogue, and what can be done
+  filterd queue retry KQ7XN2MPLA5B       try now; `retry all` for everything
+  filterd queue flush example.org        try everything for one domain now
+  filterd queue hold ID | release ID     keep it here; let it go again
+  filterd queue bounce ID | drop ID      give it back to its sender; throw it away
+
+Actions: list, stats, show, why, retry, flush, hold, release, bounce, drop. ID may be `all` for retry, hold and release.
 
 See also: filterd help queue
 """
@@ -12,25 +16,42 @@ See also: filterd help queue
 from __future__ import annotations
 
 import argparse
-import contextlib
-import socket
+import os
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filterd.cli import FOUND, OK, CliError
+from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError
 from filterd.cli.options import add_config, add_json, confirm, load_config, print_json
-from filterd.queue.journal import Item, Journal
-from filterd.queue.spool import WAKE_SOCKET
+from filterd.config.schema import Config
+from filterd.queue.advice import advice
+from filterd.queue.bell import LOOK, RETRY, Bell
+from filterd.queue.journal import Journal
+from filterd.queue.rows import ENDS, LIVE, Item
+from filterd.store.base import StoreUnavailable
 
-ACTIONS = ("list", "show", "why", "retry", "hold", "release", "drop")
+ACTIONS = ("list", "stats", "show", "why", "retry", "flush", "hold", "release", "bounce", "drop")
+FOR_ALL = ("retry", "hold", "release")
+DONE = {
+    "retry": "tried now",
+    "flush": "tried now",
+    "hold": "held",
+    "release": "released",
+    "bounce": "given back to the sender",
+    "drop": "dropped",
+}
+REPLY_SHOWN = 90  # characters of the last reply in a list
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS)
     parser.add_argument(
-        "id", nargs="?", default="", metavar="ID", help="a queue id; `all` for retry, hold, release"
+        "id",
+        nargs="?",
+        default="",
+        metavar="ID",
+        help="a queue id; a domain for flush; `all` where it may be",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--ended", action="store_true", help="list: what ended in the last days too")
@@ -41,79 +62,136 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     directory = Path(config.server.data_dir) / "queue"
+    try:
+        return _run(arguments, config, directory)
+    except StoreUnavailable as error:
+        raise CliError(f"the queue cannot be read: {error}", TRY_AGAIN) from None
+
+
+def _run(arguments: argparse.Namespace, config: Config, directory: Path) -> int:
+    if not directory.is_dir():
+        if arguments.action in ("list", "stats"):
+            return _nothing(arguments)
+        raise CliError(f"there is no queue in {directory} yet", FOUND)
     journal = Journal(directory)
     try:
         if arguments.action == "list":
             return _list(journal, arguments)
-        items = _chosen(journal, arguments)
+        if arguments.action == "stats":
+            return _stats(journal, arguments)
         if arguments.action in ("show", "why"):
-            return _show(journal, items, arguments)
-        if arguments.action == "drop":
-            confirm(f"{len(items)} message(s) will be lost, nobody is told.", arguments.yes)
-        _change(journal, items, arguments.action)
+            return _show(journal, _chosen(journal, arguments), arguments)
+        count = _change(journal, arguments)
     finally:
         journal.close()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake, contextlib.suppress(OSError):
-        wake.sendto(b"1", str(directory / WAKE_SOCKET))
-    print(f"{arguments.action}: {len(items)} message(s)")
+        _keep_owner(config, directory)
+    bell = Bell(directory)
+    bell.ring(RETRY if arguments.action in ("retry", "flush") else LOOK)
+    bell.close()
+    if arguments.json:
+        print_json({"action": arguments.action, "messages": count})
+    else:
+        print(f"{count} message(s) {DONE[arguments.action]}")
+    return OK if count else FOUND
+
+
+def _keep_owner(config: Config, directory: Path) -> None:
+    """Root may have made the database's files; the server must be able to write them."""
+    if config.server.user and os.geteuid() == 0:
+        from filterd.cli.ownership import hand_over
+
+        hand_over(config, str(directory))
+
+
+def _nothing(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print_json([] if arguments.action == "list" else {})
+    else:
+        print("0 message(s)")
     return OK
 
 
-def _chosen(journal: Journal, arguments: argparse.Namespace) -> list[Item]:
-    if arguments.id == "all" and arguments.action in ("retry", "hold", "release"):
-        return journal.items()
+def _chosen(journal: Journal, arguments: argparse.Namespace) -> Item:
     item = journal.item(arguments.id)
     if item is None:
         raise CliError(
             f"the queue knows no {arguments.id or 'message without an id'}; see `filterd queue list`", FOUND
         )
-    return [item]
+    return item
 
 
-def _change(journal: Journal, items: list[Item], action: str) -> None:
-    states = {"retry": "queued", "hold": "held", "release": "queued", "drop": "dropped"}
-    now = time.time()
-    journal.begin()
-    try:
-        for item in items:
-            if item.state in ("queued", "held"):
-                journal.set_state(item.id, states[action], now)
-        journal.commit()
-    except BaseException:
-        journal.rollback()
-        raise
+def _change(journal: Journal, arguments: argparse.Namespace) -> int:
+    """How many were changed."""
+    action, name, domain = arguments.action, "", ""
+    if action == "flush":
+        if not arguments.id:
+            raise CliError("which domain? filterd queue flush DOMAIN", USAGE)
+        action, domain = "retry", arguments.id
+    elif arguments.id != "all":
+        name = _chosen(journal, arguments).id
+    elif action not in FOR_ALL:
+        raise CliError(f"`all` is too much for {action}: name one message", USAGE)
+    if action == "drop":
+        confirm(f"{name} will be lost, nobody is told.", arguments.yes)
+    with journal.transaction():
+        return journal.steer(action, time.time(), name=name, domain=domain)
 
 
 def _list(journal: Journal, arguments: argparse.Namespace) -> int:
-    states = ("queued", "held") + (("sent", "bounced", "expired", "dropped") if arguments.ended else ())
-    items = journal.items(states)
+    items = journal.items(LIVE + (ENDS if arguments.ended else ()))
     if arguments.json:
-        print_json([asdict(item) for item in items])
+        print_json([_facts(item) for item in items])
         return OK
     for item in items:
         age = _age(time.time() - item.created)
         why = item.last_reply or "not tried yet"
-        print(f"{item.id}  {item.state:<7} {age:>5}  <{item.reverse_path}> → {item.recipient}  {why[:90]}")
+        print(
+            f"{item.id}  {item.state:<7} {age:>5}  <{item.reverse_path}> → {item.recipient}  {why[:REPLY_SHOWN]}"
+        )
     print(f"{len(items)} message(s)")
     return OK
 
 
-def _show(journal: Journal, items: list[Item], arguments: argparse.Namespace) -> int:
-    item = items[0]
+def _stats(journal: Journal, arguments: argparse.Namespace) -> int:
+    counts = journal.counts()
+    waiting = journal.items(limit=1)
+    facts: dict[str, object] = {state: counts.get(state, 0) for state in (*LIVE, *ENDS)}
+    facts["oldest_seconds"] = int(time.time() - waiting[0].created) if waiting else 0
+    if arguments.json:
+        print_json(facts)
+        return OK
+    for name, value in facts.items():
+        print(f"{name:<15} {value}")
+    return OK
+
+
+def _facts(item: Item) -> dict[str, object]:
+    facts = asdict(item)
+    del facts["body"]
+    facts["advice"] = advice(item.last_reply)
+    return facts
+
+
+def _show(journal: Journal, item: Item, arguments: argparse.Namespace) -> int:
     attempts = journal.attempts(item.id)
     if arguments.json:
         rows = [dict(zip(("at", "host", "reply", "dialogue"), row, strict=True)) for row in attempts]
-        print_json({**asdict(item), "tries": rows})
+        print_json({**_facts(item), "tries": rows})
         return OK
     print(f"{item.id}  {item.kind}  <{item.reverse_path}> → {item.recipient}  trace {item.trace}")
     print(f"  {item.state}, {item.attempts} tries, here since {_when(item.created)}")
     if item.state == "queued":
         print(f"  next try {_when(item.next_at)}")
     for at, host, reply, dialogue in attempts:
-        print(f"  {_when(at)}  {host}: {reply}")
+        print(f"  {_when(at)}  {f'{host}: ' if host else ''}{reply}")
         if arguments.action == "why":
             for line in dialogue.splitlines():
                 print(f"      {line}")
+    if not attempts and item.last_reply:
+        print(f"  {item.last_reply}")
+    hint = advice(item.last_reply)
+    if hint and arguments.action == "why":
+        print(f"  → {hint}")
     return OK
 
 
@@ -125,4 +203,4 @@ def _age(seconds: float) -> str:
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f}{unit}"
-    return f"{seconds:.0f}s"
+    return f"{max(0.0, seconds):.0f}s"

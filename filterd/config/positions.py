@@ -96,7 +96,7 @@ class _Walker:
         while True:
             self._blank(lines=False)
             start = self.position
-            if self._peek() in "\"'":
+            if self._peek() in ("'", '"'):
                 self._string()
                 parts.append(self.text[start + 1 : self.position - 1])
             else:
@@ -164,7 +164,7 @@ class _Walker:
         self._blank(lines=False)
         self.places.values.setdefault(path, self._place())
         ch = self._peek()
-        if ch and ch in "\"'":
+        if ch in ("'", '"'):
             self._string()
         elif ch == "[":
             self.position += 1

@@ -125,7 +125,15 @@ class TraceWriter:
             if isinstance(entry, MessageTrace):
                 t = entry
                 traces.append(
-                    (t.id, t.at, t.message_id, t.sender.lower(), t.reverse_path.lower(), t.outcome, dump(t))
+                    (
+                        t.id,
+                        t.at,
+                        t.message_id.strip("<> "),
+                        t.sender.lower(),
+                        t.reverse_path.lower(),
+                        t.outcome,
+                        dump(t),
+                    )
                 )
                 parties.extend((r.account, t.id, r.address) for r in t.recipients)
             elif len(entry) == 3:

@@ -40,6 +40,7 @@ class Spec:
     uid: bool = False
     plain: bool = True  # exists without UID
     look: bool = True  # changes by others are told before it runs, not only after
+    still: bool = False  # it changes nothing itself: when it takes one step, that one look is enough
 
 
 class Call:

@@ -160,10 +160,10 @@ class Searcher:
     def _header_test(self, key: Header) -> Callable[[Row], bool]:
         name, needle = key.name, key.text
         cached = name in CACHED_FIELDS
-        # Most rows are told apart by looking for the bare octets: valid when nothing is encoded or folded into the word.
-        plain = (
-            needle.encode("ascii") if needle.isascii() and needle.isprintable() and " " not in needle else b""
-        )
+        # Most rows are told apart by looking at the bare octets: valid when nothing is encoded or folded into the word.
+        simple = needle.isascii() and needle.isprintable() and " " not in needle
+        plain = needle.encode("ascii") if simple else b""
+        begin, skip = b"\n" + name + b":", len(name) + 1
 
         def test(row: Row) -> bool:
             if not cached or row.headers == NOT_CACHED:
@@ -171,8 +171,14 @@ class Searcher:
                 return text is not None and header_matches(header.scan(text), name, needle)
             headers = row.headers
             lower = headers.lower()
-            if plain and plain not in lower and b"=?" not in lower and lower.isascii():
-                return False
+            if plain:
+                at = lower.find(begin) + 1
+                if at:
+                    line = lower[at + skip : lower.find(b"\n", at)]
+                    if plain in line and b"=?" not in line:
+                        return True
+                if plain not in lower and b"=?" not in lower and lower.isascii():
+                    return False
             return any(needle in decoded(value) for value in field_values(headers, lower, name))
 
         return test

@@ -54,11 +54,15 @@ class View:
                 self._told[uid] = modseq
 
     # -- following the store ------------------------------------------------------------------------------------
-    def refresh(self, store: AccountStore, *, expunge: bool, style: Style) -> Iterator[bytes]:
-        """Untagged responses that bring the client up to date; EXPUNGE only when ``expunge``."""
-        new = self._newest(store)
-        if new.modseq != self.snapshot.modseq or len(new.uids) != len(self.snapshot.uids):
-            yield from self._follow(store, new, style)
+    def refresh(
+        self, store: AccountStore, *, expunge: bool, style: Style, fresh: bool = False
+    ) -> Iterator[bytes]:
+        """Untagged responses that bring the client up to date; EXPUNGE only when ``expunge``. ``fresh``: the store was
+        looked at a moment ago, in the same step."""
+        if not fresh:
+            new = self._newest(store)
+            if new.modseq != self.snapshot.modseq or len(new.uids) != len(self.snapshot.uids):
+                yield from self._follow(store, new, style)
         if expunge and self.gone:
             yield from self._tell_expunged(style)
 

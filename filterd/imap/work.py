@@ -29,13 +29,14 @@ _TEXTS = {
 class Work:
     """One command. ``step`` is called until ``done``; ``bad`` and ``fatal`` tell how it ended."""
 
-    __slots__ = ("_run", "_spec", "_steps", "bad", "call", "done", "fatal")
+    __slots__ = ("_first", "_run", "_spec", "_steps", "bad", "call", "done", "fatal")
 
     def __init__(self, call: Call, run: Run, spec: Spec) -> None:
         self.call = call
         self._run: Run | None = run
         self._spec = spec
         self._steps: Steps | None = None
+        self._first = True
         self.done = self.bad = self.fatal = False
 
     @property
@@ -61,6 +62,7 @@ class Work:
             call.write(b"* BYE %b\r\n" % error.text.encode("ascii", "replace"))
         finally:
             call.enter(None)
+            self._first = False
         return call.take()
 
     def _advance(self, store: AccountStore) -> str | None:
@@ -84,8 +86,9 @@ class Work:
     def _finish(self, store: AccountStore, text: str) -> None:
         call, session = self.call, self.call.session
         if session.view is not None:
-            expunge = self._spec.expunge or call.uid
-            for line in session.view.refresh(store, expunge=expunge, style=session.style(call.uid)):
+            expunge, style = self._spec.expunge or call.uid, session.style(call.uid)
+            fresh = self._first and self._spec.still and self._spec.look
+            for line in session.view.refresh(store, expunge=expunge, style=style, fresh=fresh):
                 call.write(line)
         call.write(b"%b OK %b\r\n" % (call.tag, text.encode("ascii", "replace")))
         self.done = True

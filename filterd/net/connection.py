@@ -2,7 +2,8 @@
 
 One ``Connection`` drives one sans-IO core: a chunk read goes into the core, its events are performed in order by the
 subclass, and what is ready goes out in one write. A task exists only while events are performed, so an idle connection
-is one slotted object and one timer.
+is one slotted object and one timer: 3 KiB under uvloop with the SMTP core. TLS is the loop's: 24 KiB more under uvloop,
+but asyncio's own keeps a 256 KiB read buffer for each connection (PROTOTYPES 4), so large installations want uvloop.
 
 Invariants:
 
@@ -108,6 +109,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         "_task",
         "_text_since",
         "_timer",
+        "_wrote",
         "core",
         "ip",
         "loop",
@@ -132,6 +134,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         self._closing = False
         self._lost = False
         self._stopping = False
+        self._wrote = False
         self._began = self._deadline = self._text_since = 0.0
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
@@ -171,6 +174,8 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         except (TimeoutError, OSError, ssl.SSLError) as error:
             log.info("TLS handshake failed: %s", type(error).__name__)
             self._cut()
+            # asyncio's own TLS does not always tell the protocol that a failed handshake was its end.
+            self.loop.call_soon(self._ended)
             return False
         if transport is None or self._lost:
             return False
@@ -223,6 +228,8 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         return self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost:
+            return
         self._lost = True
         if self._timer is not None:
             self._timer.cancel()
@@ -233,6 +240,10 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         if hasattr(self, "core"):
             self.core.lost()
             self._go()
+
+    def _ended(self) -> None:
+        if not self._lost:
+            self.connection_lost(None)
 
     def pause_writing(self) -> None:
         self._drained = self.loop.create_future()
@@ -254,7 +265,10 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         if event is not None:
             self._task = self.loop.create_task(self._run(event))
         else:
+            self._wrote = False
             self.flush()
+            if self._wrote:
+                self._touch()  # the core answered a command by itself
 
     async def _run(self, event: object | None) -> None:
         core = self.core
@@ -288,8 +302,10 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
             self.core.internal_error()
 
     def flush(self) -> None:
+        """Write what the core has ready."""
         data = self.core.data_to_send()
         if data and not self._lost:
+            self._wrote = True
             self.transport.write(data)
 
     def _finish(self) -> None:

@@ -29,10 +29,11 @@ log = logging.getLogger("filterd.tls")
 _Stamp = tuple[int, int, int, int]
 
 
-def make_context(cert: str, key: str) -> ssl.SSLContext:
-    """A server's context; ``cert`` is the chain, leaf first (PEM). Raises OSError, ssl.SSLError."""
+def make_context(cert: str, key: str, min_version: str = "1.2") -> ssl.SSLContext:
+    """A server's context; ``cert`` is the chain, leaf first (PEM); ``min_version`` "1.2" or "1.3". Raises OSError,
+    ssl.SSLError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if min_version == "1.3" else ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     # TLS 1.2 only with forward secrecy and AEAD (RFC 9325 4.2); 1.3 has nothing else.
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM")
@@ -43,14 +44,15 @@ def make_context(cert: str, key: str) -> ssl.SSLContext:
 class TlsFiles:
     """The pair of one name. ``current`` looks at the files (two stat calls) and loads them again when they changed."""
 
-    __slots__ = ("_context", "_stamp", "cert", "key")
+    __slots__ = ("_context", "_stamp", "cert", "key", "min_version")
 
-    def __init__(self, cert: str, key: str) -> None:
+    def __init__(self, cert: str, key: str, min_version: str = "1.2") -> None:
         """Loads at once: raises OSError or ssl.SSLError when the pair is no good."""
         self.cert = cert
         self.key = key
+        self.min_version = min_version
         self._stamp = self._look()
-        self._context = make_context(cert, key)
+        self._context = make_context(cert, key, min_version)
 
     def current(self) -> ssl.SSLContext:
         try:
@@ -61,7 +63,7 @@ class TlsFiles:
         if stamp != self._stamp:
             self._stamp = stamp
             try:
-                self._context = make_context(self.cert, self.key)
+                self._context = make_context(self.cert, self.key, self.min_version)
                 log.info("certificate files were read again")
             except (OSError, ssl.SSLError) as error:
                 log.warning("new certificate files are no good (%s); the old ones stay in use", error)

@@ -82,11 +82,13 @@ class DotReader:
         self.text.received += len(data)
         if self._held:
             data = self._held + data
-        end = data.find(END)
-        if end >= 0:
-            self._add(data[: end + 2])
-            self._held = b""
-            return data[end + 5 :]
+        dot = data.find(b"\r\n.")
+        if dot >= 0:  # seldom: neither an end nor a stuffed dot in most chunks
+            end = data.find(END, dot)
+            if end >= 0:
+                self._add(data[: end + 2], dots=True)
+                self._held = b""
+                return data[end + 5 :]
         keep = _begun(data)
         if keep:
             self._held = data[-keep:]
@@ -94,12 +96,13 @@ class DotReader:
         else:
             self._held = b""
         if data:
-            self._add(data)
+            self._add(data, dots=dot >= 0)
         return None
 
-    def _add(self, piece: bytes) -> None:
-        # No piece ends within CR LF "." (that is held back), so each stuffed dot stands whole in one piece.
-        piece = piece.replace(b"\r\n.", b"\r\n")
+    def _add(self, piece: bytes, *, dots: bool) -> None:
+        if dots:
+            # No piece ends within CR LF "." (that is held back), so each stuffed dot stands whole in one piece.
+            piece = piece.replace(b"\r\n.", b"\r\n")
         if self._first:
             self._first = False
             piece = piece[2:]

@@ -1,17 +1,18 @@
 """Our side of an SMTP or LMTP conversation with another server: sans-IO, generators of what to send.
 
 The shell (``link.py``) sends what a generator yields and gives back the replies; each step says how long to wait for them.
-Specification: RFC 5321, RFC 2920 (PIPELINING), RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 (DSN), RFC 3207
-(STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed). Complete: yes, except CHUNKING (DATA
-carries everything we send: there is never BINARYMIME).
+Specification: RFC 5321, RFC 2920 (PIPELINING), RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 (DSN),
+RFC 3207 (STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed). Complete: yes, except
+CHUNKING (DATA carries everything we send: there is never BINARYMIME).
 
-Theory of operation. ``open`` leads from the greeting to a session that takes mail. ``send`` is one transaction: with PIPELINING
-MAIL, every RCPT and DATA go out in one write; ``Mail.results`` gets the *final* reply of each recipient as soon as it is known,
-so when the connection breaks, a recipient that is not in it has no known end. A transaction that went wrong leaves ``_stale`` set
-and the next one begins with RSET, which costs no round trip of its own.
+Theory of operation. ``open`` leads from the greeting to a session that takes mail. ``send`` is one transaction: with
+PIPELINING MAIL, every RCPT and DATA go out in one write; ``Mail.results`` gets the *final* reply of each recipient as soon
+as it is known, so when the connection breaks, a recipient that is not in it has no known end. A transaction that went wrong
+leaves ``_stale`` set and the next one begins with RSET, which costs no round trip of its own.
 
-Invariants: nothing is sent with a bare CR or LF (the text is normalised while dot-stuffing); an address or parameter that could end a
-command early is refused here; no password without TLS; after an odd reply ``broken`` is set and the connection is not used again.
+Invariants: nothing is sent with a bare CR or LF (the text is normalised while dot-stuffing); an address or parameter that
+could end a command early is refused here; no password without TLS; after an odd reply ``broken`` is set and the connection
+is not used again.
 """
 
 from __future__ import annotations
@@ -261,7 +262,9 @@ class Conversation:
         # A host without 8BITMIME gets the octets all the same: converting would break signatures, and such hosts pass them on.
         if "8BITMIME" in self.features and (first.get("BODY") == "8BITMIME" or not mail.data.isascii()):
             text += " BODY=8BITMIME"
-        international = "SMTPUTF8" in first or not text.isascii() or not all(p.isascii() for p in paths.values())
+        international = (
+            "SMTPUTF8" in first or not text.isascii() or not all(p.isascii() for p in paths.values())
+        )
         if international and "SMTPUTF8" in self.features:
             text += " SMTPUTF8"
         if "DSN" in self.features:

@@ -1,15 +1,39 @@
-"""Delivery status notifications (RFC 3464, RFC 3461, RFC 6522): failure, delay, success (relayed).
+"""Delivery status notifications: failure, delay, success (delivered here, or relayed to a host that reports nothing).
 
-Invariant: only ever made for a non-null reverse-path, always sent with the null one; ``NOTIFY`` is honoured by the caller through
-``wanted``. The original comes back as its header, or whole when RET=FULL asked for it and it is small.
+Specification: RFC 3464 (message/delivery-status), RFC 3461 (NOTIFY, RET, ENVID, ORCPT), RFC 6522 (multipart/report), RFC 6533
+(international addresses, in their 7-bit form). Complete: yes, except that there is one notification a recipient.
+
+Invariants: only ever made for a non-null reverse-path, always sent with the null one; ``NOTIFY`` is honoured by the caller
+through ``wanted``. The original comes back as its header, or whole when RET=FULL asked for it and it is small. Nothing that
+came from outside can begin a line of its own: control characters become blanks, delivery-status fields are ASCII.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from email.utils import formatdate
 
-FULL_LIMIT = 100_000  # RET=FULL above this returns the header only
+FULL_LIMIT = 100_000  # octets; RET=FULL above this returns the header only
+HEADER_LIMIT = 65_536  # of a returned header
+DIAGNOSTIC_LIMIT = 900  # keeps lines below 998 octets
+ENHANCED = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])", re.A)
+CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+XTEXT = re.compile(r"\+([0-9A-Fa-f]{2})")
+UTF8_XTEXT = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+
+SUBJECTS = {
+    "failed": "Undelivered mail returned to sender",
+    "delayed": "Delayed mail (still being tried)",
+    "relayed": "Mail relayed",
+    "delivered": "Mail delivered",
+}
+TEXTS = {
+    "failed": "Your message could not be delivered to",
+    "delayed": "Your message could not be delivered yet. We keep trying{until}; there is nothing you need to do.\r\nIt waits for",
+    "relayed": "Your message was handed to a mail server that does not confirm delivery, for",
+    "delivered": "Your message was delivered to",
+}
 
 
 def wanted(params: Mapping[str, str], event: str) -> bool:
@@ -22,25 +46,7 @@ def wanted(params: Mapping[str, str], event: str) -> bool:
 
 def xtext(text: str) -> str:
     """RFC 3461 4: undo xtext (``+2B``)."""
-    out, at = [], 0
-    while at < len(text):
-        if text[at] == "+" and len(text) >= at + 3:
-            try:
-                out.append(chr(int(text[at + 1 : at + 3], 16)))
-                at += 3
-                continue
-            except ValueError:
-                pass
-        out.append(text[at])
-        at += 1
-    return "".join(out)
-
-
-TEXTS = {
-    "failed": "Your message could not be delivered to",
-    "delayed": "Your message could not be delivered yet; we keep trying, there is nothing you need to do. It waits for",
-    "relayed": "Your message was handed to a mail server that does not confirm delivery, for",
-}
+    return XTEXT.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def compose(
@@ -57,69 +63,144 @@ def compose(
     now: float,
     remote: str = "",
     arrival: float = 0.0,
+    until: float = 0.0,
 ) -> bytes:
-    """The whole notification (CRLF). ``action``: failed, delayed or relayed; ``status`` like ``5.1.1``."""
+    """The whole notification (CRLF). ``action``: failed, delayed, relayed or delivered; ``status`` like ``5.1.1``;
+    ``until``: when a delayed message is given up."""
     boundary = f"=_{message_id.partition('@')[0]}"
-    subject = {
-        "failed": "Undelivered mail returned to sender",
-        "delayed": "Delayed mail (still being tried)",
-        "relayed": "Mail relayed",
-    }
-    words = " ".join(diagnostic.split())[:900]
-    orcpt = xtext(params.get("ORCPT", ""))
-    head, sep, _ = original.partition(b"\r\n\r\n")
-    whole = params.get("RET") == "FULL" and action == "failed" and len(original) <= FULL_LIMIT
-    eight = b"" if (original if whole else head).isascii() else b"Content-Transfer-Encoding: 8bit\r\n"
-    kind = b"message/rfc822" if whole else b"text/rfc822-headers"
-    returned = original if whole else head + sep
-    lines = [
+    words = _plain(diagnostic)[:DIAGNOSTIC_LIMIT]
+    status = status if status[:1] != "2" or action in ("relayed", "delivered") else "4" + status[1:]
+    machine = _status_fields(hostname, action, recipient, status, words, params, now, remote, arrival, until)
+    head = [
         f"Date: {formatdate(now)}",
         f"From: Mail Delivery System <MAILER-DAEMON@{hostname}>",
-        f"To: <{reverse_path}>",
-        f"Subject: {subject[action]}",
+        f"To: <{_plain(reverse_path)}>",
+        f"Subject: {SUBJECTS[action]}",
         f"Message-ID: <{message_id}>",
         "Auto-Submitted: auto-replied",
         "MIME-Version: 1.0",
         f'Content-Type: multipart/report; report-type=delivery-status; boundary="{boundary}"',
         "",
+        "This is a notification in MIME format.",
         f"--{boundary}",
-        "Content-Type: text/plain; charset=utf-8",
-        "",
+        "Content-Description: Notification",
+    ]
+    told = _told(hostname, action, recipient, words, remote, until)
+    report = ["Content-Description: Delivery report", "Content-Type: message/delivery-status", "", *machine]
+    body = "\r\n".join([*head, *_text_part(told), f"--{boundary}", *report, f"--{boundary}", ""]).encode(
+        "utf-8", "replace"
+    )
+    return body + _returned(original, params, action) + b"\r\n--" + boundary.encode() + b"--\r\n"
+
+
+def _text_part(lines: list[str]) -> list[str]:
+    """The part for people, with its header."""
+    if all(line.isascii() for line in lines):
+        return ["Content-Type: text/plain; charset=us-ascii", "", *lines]
+    return ["Content-Type: text/plain; charset=utf-8", "Content-Transfer-Encoding: 8bit", "", *lines]
+
+
+def _told(hostname: str, action: str, recipient: str, words: str, remote: str, until: float) -> list[str]:
+    limit = f" until {formatdate(until)}" if until else ""
+    lines = [
         f"This is the mail system at {hostname}.",
         "",
-        f"{TEXTS[action]}",
+        TEXTS[action].format(until=limit),
         "",
-        f"    <{recipient}>",
+        f"    <{_plain(recipient)}>",
         "",
-        f"The reason given{f' by {remote}' if remote else ''}:",
-        "",
-        f"    {words}",
-        "",
-        f"--{boundary}",
-        "Content-Type: message/delivery-status",
-        "",
+    ]
+    if action == "failed" and words[:1] == "4":
+        lines += ["We tried for as long as we keep mail; it is given up now.", ""]
+    if words:
+        lines += [f"The answer{f' of {_plain(remote)}' if remote else ''} was:", "", f"    {words}", ""]
+    return lines
+
+
+def _status_fields(
+    hostname: str,
+    action: str,
+    recipient: str,
+    status: str,
+    words: str,
+    params: Mapping[str, str],
+    now: float,
+    remote: str,
+    arrival: float,
+    until: float,
+) -> list[str]:
+    """RFC 3464 2.2 and 2.3, ASCII only."""
+    envelope_id = _plain(xtext(params.get("ENVID", "")))
+    original = _original_recipient(params.get("ORCPT", ""))
+    fields = [
         f"Reporting-MTA: dns; {hostname}",
-        *([f"Original-Envelope-Id: {xtext(params['ENVID'])}"] if params.get("ENVID") else []),
+        *([f"Original-Envelope-Id: {envelope_id}"] if envelope_id else []),
         *([f"Arrival-Date: {formatdate(arrival)}"] if arrival else []),
         "",
-        *([f"Original-Recipient: {orcpt}"] if ";" in orcpt else []),
-        f"Final-Recipient: rfc822; {recipient}",
+        *([f"Original-Recipient: {original}"] if original else []),
+        f"Final-Recipient: {_typed(recipient)}",
         f"Action: {action}",
         f"Status: {status}",
-        *([f"Remote-MTA: dns; {remote}"] if remote else []),
-        f"Diagnostic-Code: smtp; {words}",
+        *([f"Remote-MTA: dns; {_plain(remote)}"] if remote else []),
+        *([f"Diagnostic-Code: smtp; {words}"] if words and action in ("failed", "delayed") else []),
         f"Last-Attempt-Date: {formatdate(now)}",
+        *([f"Will-Retry-Until: {formatdate(until)}"] if until and action == "delayed" else []),
         "",
-        f"--{boundary}",
     ]
-    body = "\r\n".join(lines).encode() + b"\r\nContent-Type: " + kind + b"\r\n" + eight + b"\r\n" + returned
-    return body + b"\r\n--" + boundary.encode() + b"--\r\n"
+    return [line.encode("ascii", "backslashreplace").decode() for line in fields]
 
 
-def status_of(reply_text: str, permanent: bool) -> str:
-    """The enhanced code of a remote reply, or a general one."""
-    for word in reply_text.split()[:3]:
-        parts = word.split(".")
-        if len(parts) == 3 and all(part.isdigit() for part in parts) and parts[0] in ("2", "4", "5"):
-            return word
-    return "5.0.0" if permanent else "4.0.0"
+def _original_recipient(orcpt: str) -> str:
+    """What the sender called it (RFC 3461 4.2); RFC 6533 3 for ``utf-8;``."""
+    kind, separator, address = orcpt.partition(";")
+    if not separator or not kind:
+        return ""
+    if kind.lower() == "utf-8":
+        address = UTF8_XTEXT.sub(lambda found: chr(min(int(found[1], 16), 0x10FFFF)), address)
+        return _typed(_plain(address.encode("utf-8", "replace").decode()))
+    return f"{_plain(kind)}; {_plain(xtext(address))}"
+
+
+def _typed(address: str) -> str:
+    """``rfc822; address``, or ``utf-8;`` with utf-8-addr-xtext (RFC 6533 3)."""
+    plain = _plain(address)
+    if plain.isascii():
+        return f"rfc822; {plain}"
+    coded = "".join(c if c.isascii() and c not in "\\+=" else f"\\x{{{ord(c):X}}}" for c in plain)
+    return f"utf-8; {coded}"
+
+
+def _returned(original: bytes, params: Mapping[str, str], action: str) -> bytes:
+    """The third part with its header (RFC 3461 4.3: RET concerns failures only)."""
+    whole = params.get("RET", "").upper() == "FULL" and action == "failed" and len(original) <= FULL_LIMIT
+    if whole:
+        kind, text = b"message/rfc822", original
+    else:
+        kind, text = b"text/rfc822-headers", _header(original)
+    eight = b"" if text.isascii() else b"Content-Transfer-Encoding: 8bit\r\n"
+    return (
+        b"Content-Description: Original message\r\nContent-Type: " + kind + b"\r\n" + eight + b"\r\n" + text
+    )
+
+
+def _header(original: bytes) -> bytes:
+    """The header, whole fields up to HEADER_LIMIT octets."""
+    end = original.find(b"\r\n\r\n")
+    head = original[: end + 2] if end >= 0 else original
+    if len(head) > HEADER_LIMIT:
+        head = head[: head.rfind(b"\r\n", 0, HEADER_LIMIT) + 2]
+    return head
+
+
+def _plain(text: str) -> str:
+    """One line without control characters."""
+    return " ".join(CONTROL.sub(" ", text).split())
+
+
+def status_of(reply_text: str, code: int | bool) -> str:
+    """The enhanced code of a remote reply when it fits its ``code``, or a general one."""
+    first = {True: "5", False: "4"}[code] if isinstance(code, bool) else str(code)[:1]
+    found = ENHANCED.search(reply_text[:40])
+    if found and found[1] == first:
+        return found[0]
+    return f"{first}.0.0"

@@ -8,16 +8,16 @@ Format (documented nowhere else): ``queue.db``, SQLite, WAL, synchronous=FULL.
 ``store(id, body, item, acked, ...)``     one local store of a delivery with several effects; gone when performed
 ``attempt(item, at, host, reply, dialogue)``, ``dialogue(id, at, text)``   each try and what was said, for ``queue why``
 
-States of an item: queued, held; ends: sent, bounced, expired, dropped (kept for KEEP_ENDED seconds). ``body`` is NULL once an item
-ended; a text in a row goes with its last item, a text in a file is swept when nothing has needed it for FILE_GRACE.
+States of an item: queued, held; ends: sent, bounced, expired, dropped (kept for KEEP_ENDED seconds). ``body`` is NULL once
+an item ended; a text in a row goes with its last item, a text in a file is swept when nothing has needed it for FILE_GRACE.
 
-Ids are row ids: milliseconds of arrival and 18 bits from the key, always above every other one, shown as 12 characters of Crockford's
-base32. What makes a repeated delivery harmless is the key: while it is unacknowledged and younger than KEY_LIFE the item that
-has it is answered again and nothing is added. An acknowledged key never suppresses.
+Ids are row ids: milliseconds of arrival and 18 bits from the key, always above every other one, shown as 12 characters of
+Crockford's base32. What makes a repeated delivery harmless is the key: while it is unacknowledged and younger than KEY_LIFE
+the item that has it is answered again and nothing is added. An acknowledged key never suppresses.
 
-Invariants: a file body is on disk before the transaction that names it begins, and unlinked only when no committed row names it. All
-changes happen between ``begin`` and ``commit``. Several processes write: each takes SQLite's write lock by BEGIN IMMEDIATE with a
-retry of our own, since SQLite's busy wait has tails of 190 ms.
+Invariants: a file body is on disk before the transaction that names it begins, and unlinked only when no committed row names
+it. All changes happen between ``begin`` and ``commit``. Several processes write: each takes SQLite's write lock by BEGIN
+IMMEDIATE with a retry of our own, since SQLite's busy wait has tails of 190 ms.
 """
 
 from __future__ import annotations
@@ -29,15 +29,27 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from filterd.queue.base import Outgoing, PendingStore
+from filterd.queue.rows import (
+    AGENDA,
+    ITEM_COLUMNS,
+    LIVE,
+    SCHEMA,
+    Added,
+    Agenda,
+    Item,
+    PutOff,
+    domain_of,
+    id_number,
+    id_text,
+    item_of,
+)
 from filterd.store import durable
 from filterd.store.base import NewMessage, SieveState, StoreUnavailable
 from pipeline.dns_name import normalise
-from pipeline.trace import ALPHABET
 
 DATABASE = "queue.db"
 BODY_IN_ROW = 64 * 1024
@@ -52,114 +64,13 @@ LOCK_WAIT = 10.0
 LOCK_STEPS = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002)  # the last one repeats
 PRUNE_ROWS = 5_000  # in one transaction
 CHECKPOINT_PAGES = 4_000
-ID_LENGTH = 12
-ENDS = ("sent", "bounced", "expired", "dropped")
-LIVE = ("queued", "held")
 NO_FILES: Mapping[bytes, str] = MappingProxyType({})
 
-SCHEMA = """
-create table if not exists body(id integer primary key, created real not null, size integer not null,
-  path text not null default '', data blob);
-create table if not exists item(id integer primary key, body integer, key blob not null, acked integer not null default 0,
-  created real not null, reverse_path text not null, recipient text not null, domain text not null, kind text not null,
-  trace text not null, params text not null, state text not null default 'queued', next_at real not null,
-  attempts integer not null default 0, last_at real not null default 0, last_reply text not null default '',
-  warned integer not null default 0, ended real, wish text not null default '');
-create index if not exists item_due on item(next_at) where state='queued';
-create index if not exists item_domain on item(domain, next_at) where state='queued';
-create index if not exists item_key on item(key) where acked=0;
-create index if not exists item_body on item(body) where body is not null;
-create index if not exists item_ended on item(ended) where ended is not null;
-create index if not exists body_path on body(path) where path<>'';
-create table if not exists store(id integer primary key, body integer not null, item integer not null, acked integer not null
-  default 0, created real not null, account text not null, mailbox text not null, flags text not null, date integer, key blob not null,
-  trace text not null, decision text not null, state text not null, row_trace text not null, next_at real not null,
-  attempts integer not null default 0);
-create table if not exists attempt(item integer not null, at real not null, host text not null, reply text not null, dialogue integer);
-create index if not exists attempt_item on attempt(item, at);
-create table if not exists dialogue(id integer primary key, at real not null, text text not null);
-"""
 
-AGENDA = """
-with recursive place(name) as (
-  select min(domain) from item where state='queued'
-  union all
-  select (select min(domain) from item where state='queued' and domain > place.name) from place where place.name is not null)
-select name, (select min(next_at) from item where state='queued' and domain=place.name) from place where name is not null
-"""
-
-ITEM_COLUMNS = (
-    "id, coalesce(body,0), created, reverse_path, recipient, domain, kind, trace, params, state, next_at, attempts, last_at,"
-    " last_reply, warned, wish"
-)
-
-
-@dataclass(slots=True)
-class Item:
-    """One recipient that leaves, or left. ``wish`` "bounce": the operator wants it returned."""
-
-    id: str
-    body: int
-    created: float
-    reverse_path: str
-    recipient: str
-    domain: str
-    kind: str
-    trace: str
-    params: dict[str, str]
-    state: str
-    next_at: float
-    attempts: int
-    last_at: float
-    last_reply: str
-    warned: int
-    wish: str = ""
-
-
-@dataclass(slots=True)
-class Added:
-    """What ``add`` did. ``paths``: the files among those prepared that committed rows will name."""
-
-    items: tuple[str, ...]
-    stores: tuple[str, ...]
-    paths: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Agenda:
-    """When each destination domain wants attention next, and when the next unfinished store does."""
-
-    domains: list[tuple[str, float]]
-    store_at: float | None
-
-
-def id_text(number: int) -> str:
-    """A row id as people see it."""
-    return "".join(ALPHABET[(number >> shift) & 31] for shift in range(5 * (ID_LENGTH - 1), -1, -5))
-
-
-def id_number(text: str) -> int:
-    """The row id of a queue id however it is typed; -1 when it is none."""
-    number = 0
-    plain = text.strip().upper().replace("-", "").replace("O", "0").replace("I", "1").replace("L", "1")
-    for letter in plain:
-        at = ALPHABET.find(letter)
-        if at < 0 or len(plain) != ID_LENGTH:
-            return -1
-        number = number << 5 | at
-    return number if plain else -1
-
-
-def item_of(row: Sequence[object]) -> Item:
-    values = list(row)
-    values[0] = id_text(int(str(values[0])))
-    values[8] = json.loads(str(values[8]))
-    return Item(*values)  # type: ignore[arg-type]  # the columns of ITEM_COLUMNS in order
-
-
-def domain_of(recipient: str) -> str:
-    domain = recipient.rpartition("@")[2] if "@" in recipient else ""
-    return normalise(domain) or domain.lower()
+def _where(domain: str | None, here: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    if domain is not None:
+        return "domain=?", (domain,)
+    return f"domain not in ({','.join('?' * len(here))})", tuple(here)
 
 
 class Journal:
@@ -295,13 +206,17 @@ class Journal:
 
     def _new_id(self, now: float, key: bytes) -> int:
         if not self._last:
-            tops = self._db.execute("select (select max(id) from item), (select max(id) from store)").fetchone()
+            tops = self._db.execute(
+                "select (select max(id) from item), (select max(id) from store)"
+            ).fetchone()
             self._last = max(tops[0] or 0, tops[1] or 0)
         chance = int.from_bytes(durable.digest(key)[:3], "big") & 0x3FFFF
         self._last = max(self._last + 1, int(now * 1000) << 18 | chance)
         return self._last
 
-    def _add_store(self, store: PendingStore, leader: int, now: float, files: Mapping[bytes, str], added: Added) -> int:
+    def _add_store(
+        self, store: PendingStore, leader: int, now: float, files: Mapping[bytes, str], added: Added
+    ) -> int:
         message = store.message
         if message.key:
             known = self._db.execute(
@@ -386,12 +301,13 @@ class Journal:
         row = self._db.execute("select min(next_at) from store").fetchone()
         return Agenda(domains, row[0])
 
-    def due(self, now: float, domain: str, limit: int) -> list[Item]:
-        """What waits for ``domain``, the oldest appointment first; recipients of one text stand together."""
+    def due(self, now: float, domain: str | None, limit: int, here: Sequence[str] = ()) -> list[Item]:
+        """What waits for ``domain`` (None: for any but those of ``here``), the oldest appointment first; recipients of one text
+        stand together."""
+        where, values = _where(domain, here)
         rows = self._db.execute(
-            f"select {ITEM_COLUMNS} from item where state='queued' and domain=? and next_at<=?"
-            " order by next_at, id limit ?",
-            (domain, now, limit),
+            f"select {ITEM_COLUMNS} from item where state='queued' and {where} and next_at<=? order by next_at, id limit ?",
+            (*values, now, limit),
         )
         return [item_of(row) for row in rows]
 
@@ -405,7 +321,10 @@ class Journal:
 
     def counts(self) -> dict[str, int]:
         """Items by state."""
-        return {str(state): int(count) for state, count in self._db.execute("select state, count(*) from item group by state")}
+        return {
+            str(state): int(count)
+            for state, count in self._db.execute("select state, count(*) from item group by state")
+        }
 
     def item(self, name: str) -> Item | None:
         row = self._db.execute(f"select {ITEM_COLUMNS} from item where id=?", (id_number(name),)).fetchone()
@@ -486,7 +405,9 @@ class Journal:
     def end(self, name: str, state: str, now: float) -> bool:
         """Inside a transaction: how it ended; the first end stays. False when it had ended before."""
         number = id_number(name)
-        row = self._db.execute("select body from item where id=? and state in ('queued','held')", (number,)).fetchone()
+        row = self._db.execute(
+            "select body from item where id=? and state in ('queued','held')", (number,)
+        ).fetchone()
         if row is None:
             return False
         self._db.execute(
@@ -505,14 +426,17 @@ class Journal:
 
     def again(self, name: str, next_at: float) -> None:
         """Inside a transaction: try again then, unless the operator took it away meanwhile."""
-        self._db.execute("update item set next_at=? where id=? and state='queued'", (next_at, id_number(name)))
+        self._db.execute(
+            "update item set next_at=? where id=? and state='queued'", (next_at, id_number(name))
+        )
 
-    def put_off(self, domain: str, now: float, until: float, reply: str, created_after: float) -> int:
-        """Inside a transaction: everything due for ``domain`` waits, because its hosts cannot be reached. How many."""
+    def put_off(self, now: float, domain: str | None, here: Sequence[str], wait: PutOff) -> int:
+        """Inside a transaction: what is due (as ``due`` says) waits without a try, but for what must be told to its sender."""
+        where, values = _where(domain, here)
         return self._db.execute(
-            "update item set next_at=?, last_reply=? where state='queued' and domain=? and next_at<=? and created>?"
-            " and wish=''",
-            (until, reply, domain, now, created_after),
+            f"update item set next_at=?, last_reply=? where state='queued' and {where} and next_at<=? and created>?"
+            " and (warned=1 or created>?) and wish=''",
+            (wait.until, wait.reply, *values, now, wait.alive_after, wait.young_after),
         ).rowcount
 
     def set_warned(self, name: str) -> None:
@@ -522,13 +446,16 @@ class Journal:
     # -- what the operator wants ---------------------------------------------------------------------------
     def steer(self, action: str, now: float, name: str = "", domain: str = "") -> int:
         """Inside a transaction: retry, hold, release, bounce or drop one item, those of a domain, or all. How many."""
-        where, values = "1", []
+        where: str = "1"
+        values: list[object] = []
         if name:
             where, values = "id=?", [id_number(name)]
         elif domain:
             where, values = "domain=?", [normalise(domain) or domain.lower()]
         if action == "drop":
-            rows = self._db.execute(f"select id from item where state in ('queued','held') and {where}", values).fetchall()
+            rows = self._db.execute(
+                f"select id from item where state in ('queued','held') and {where}", values
+            ).fetchall()
             return sum(self.end(id_text(row[0]), "dropped", now) for row in rows)
         change = {
             "retry": ("next_at=?", "state='queued'"),

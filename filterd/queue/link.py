@@ -103,6 +103,11 @@ class Wire(asyncio.Protocol):
         self.transport = new
 
     @property
+    def stuck(self) -> bool:
+        """Octets still wait for the other side to take them."""
+        return self._paused
+
+    @property
     def cause(self) -> str:
         return str(self._fault) if self._fault else "the connection was closed"
 
@@ -129,6 +134,13 @@ class Link:
     def host(self) -> str:
         """For people and for the records."""
         return self.hop.path or f"{self.hop.name} [{self.hop.address}]"
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing was said since the last reply: an idle server that said 421 or left is of no use for the next message."""
+        return not (
+            self.talk.broken or self.wire.ended or self.wire.received or self.waiting or self.replies.pending
+        )
 
     def note(self, who: str, text: str) -> None:
         if self.noted < TRANSCRIPT_OCTETS:
@@ -174,6 +186,8 @@ class Link:
                 self.note("<", reply.text)
                 self.waiting.append(reply)
         out, self.waiting = self.waiting[: step.replies], self.waiting[step.replies :]
+        if self.wire.stuck:  # answered before our text was through: what follows would be read as text
+            self.talk.broken = True
         return out
 
     def _cut_short(self, wanted: int) -> list[RemoteReply]:

@@ -1,7 +1,8 @@
 """Replies of other servers as values, and the reader that splits a stream into them.
 
-Specification: RFC 5321 4.2 (replies, several lines), RFC 3463 (enhanced codes), RFC 5321 4.1.1.1 (EHLO's answer). Invariant: a reply
-has at most REPLY_LINES lines and REPLY_OCTETS octets; text that is no reply is a ValueError and ends the conversation.
+Specification: RFC 5321 4.2 (replies, several lines), RFC 3463 (enhanced codes), RFC 5321 4.1.1.1 (EHLO's answer). Invariant:
+a reply has at most REPLY_LINES lines and REPLY_OCTETS octets; text that is no reply is a ValueError and ends the
+conversation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Where mail for a domain goes: smart host, or MX with fallback to the address (RFC 5321 5.1, RFC 7505 null MX).
 
 Invariants: a failure of the DNS is never a permanent answer; a relay of ours that cannot be found is a fault of ours, so
-mail waits for it. Equal preferences are taken in random order (RFC 5321 5.1), the addresses of one exchanger IPv6 and IPv4 in turn.
+mail waits for it. Equal preferences are taken in random order (RFC 5321 5.1), the addresses of one exchanger IPv6 and IPv4
+in turn.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ async def route(
         return await _addresses([name], resolver, port)  # RFC 5321 5.1: the implicit MX
     ours = [preference for preference, exchanger in exchangers if exchanger in our_names]
     if ours:  # RFC 5321 5.1: only better exchangers than ourselves
-        exchangers = [(preference, exchanger) for preference, exchanger in exchangers if preference < min(ours)]
+        exchangers = [
+            (preference, exchanger) for preference, exchanger in exchangers if preference < min(ours)
+        ]
         if not exchangers:
             return NoRoute(True, f"5.4.6 the mail of {domain} would come back to us")
     return await _addresses([exchanger for _, exchanger in exchangers[:MAX_HOSTS]], resolver, port)

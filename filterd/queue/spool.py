@@ -1,7 +1,8 @@
-"""The doors' way into the queue (HOUSE items 10, 11, 15): group commit in a thread, large texts written to files before it.
+"""The doors' way into the queue (HOUSE items 10, 11, 15): group commit in a thread, large texts written to files
+before it.
 
-Completions and acknowledgements ride the next group and cost nothing of their own. After a commit the sending process is woken by a
-datagram. Equal large texts that are queued at the same time (a message to many recipients) are written once.
+Completions and acknowledgements ride the next group and cost nothing of their own. After a commit the sending process is
+woken by a datagram. Equal large texts that are queued at the same time (a message to many recipients) are written once.
 
 Invariant: a file is unlinked here only when the transactions of all that were to name it are over and none does.
 """
@@ -10,20 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filterd.queue.base import Outgoing, PendingStore, Spool
-from filterd.queue.journal import BODY_IN_ROW, Added, Journal, write_body
+from filterd.queue.bell import Bell
+from filterd.queue.journal import BODY_IN_ROW, Journal, write_body
+from filterd.queue.rows import Added
 from filterd.queue.writer import Writer
 from filterd.store.base import StoreUnavailable
 from filterd.store.durable import RealDisk, make_dirs
 from pipeline.ports import Clock
-
-WAKE_SOCKET = "wake"
-WAKE_LOOK, WAKE_RETRY = b"1", b"retry"  # something is due; the operator wants it now, rest or no rest
 
 
 @dataclass(slots=True)
@@ -43,8 +42,7 @@ class GroupSpool(Spool):
         self._clock = clock
         self._disk = RealDisk()
         self._files: dict[bytes, _File] = {}
-        self._wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._wake.setblocking(False)
+        self._bell = Bell(directory)
         self._writer = Writer(directory, clock, "spool", self._ring)
 
     async def enqueue(
@@ -70,10 +68,14 @@ class GroupSpool(Spool):
     def close(self) -> None:
         """Write what waits and end the thread."""
         self._writer.close()
-        self._wake.close()
+        self._bell.close()
 
     def _post(
-        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore], files: dict[bytes, str], octets: int
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore],
+        files: dict[bytes, str],
+        octets: int,
     ) -> asyncio.Future[Added]:
         now = self._clock.time
 
@@ -122,10 +124,4 @@ class GroupSpool(Spool):
                 await asyncio.to_thread((self._directory / name).unlink)
 
     def _ring(self) -> None:
-        ring(self._wake, self._directory)
-
-
-def ring(wake: socket.socket, directory: Path, word: bytes = WAKE_LOOK) -> None:
-    """Tell the sending process; when there is none it looks as soon as it starts."""
-    with contextlib.suppress(OSError):
-        wake.sendto(word, str(directory / WAKE_SOCKET))
+        self._bell.ring()

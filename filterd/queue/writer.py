@@ -1,7 +1,8 @@
-"""One thread that owns a Journal and writes in groups: everything that waits goes into one transaction with one sync (HOUSE item 15).
+"""One thread that owns a Journal and writes in groups: everything that waits goes into one transaction with one sync
+(HOUSE item 15).
 
-Work is a function of the Journal. ``write`` is durable when it returns; ``ride`` goes with the next group, or after RIDE_SECONDS; ``read``
-is answered by the same thread, after what was written before it. The loop never touches SQLite.
+Work is a function of the Journal. ``write`` is durable when it returns; ``ride`` goes with the next group, or after
+RIDE_SECONDS; ``read`` is answered by the same thread, after what was written before it. The loop never touches SQLite.
 
 A piece of work that fails must not fail its neighbours: a group that raises is rolled back and each piece is done alone. A
 piece may therefore run twice and must change nothing but the Journal. When the database itself fails (locked, full, gone), all

@@ -18,6 +18,7 @@ Clocks, races and broken neighbours (read this before changing anything in the M
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ class Core:
     lock: durable.Lock = field(init=False)
     acks: set[bytes] = field(default_factory=set)  # delivery keys to forget with the next transaction
     root_seen: int = 0  # mtime of the root when its folders were last listed; 0: list them
+    subscribed: tuple[tuple[int, int, int], tuple[str, ...]] | None = None  # (stamp of the file, names)
     serial: int = 0
     confirm: dict[int, float] = field(
         default_factory=dict
@@ -78,6 +80,10 @@ class Core:
         for place in ("cur", "new", "tmp"):
             durable.make_dirs(disk, f"{self.path}/{place}")
         durable.make_dirs(disk, self.index_path)
+        if kind := durable.network_file_system(self.index_path):
+            raise StoreUnavailable(
+                f"the index must not lie on {kind} ({self.index_path}): set store.index_dir"
+            )
         self.root = disk.open_dir(self.path)
         self.index_dir = disk.open_dir(self.index_path)
         self.lock = disk.open_lock(self.index_dir, LOCK_FILE)
@@ -106,6 +112,9 @@ class Core:
         if self._index is not None:
             self._index.close()
             self._index = None
+        self._forget_folders()
+
+    def _forget_folders(self) -> None:
         for folder in self._folders.values():
             folder.close()
         self._folders.clear()
@@ -153,6 +162,10 @@ class Core:
                         self.lock.release()
             raise StoreUnavailable(f"index: {error}") from error
         except OSError as error:
+            if (
+                error.errno == errno.ENOENT
+            ):  # a folder that we hold open was removed by somebody: look again next time
+                self._forget_folders()
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
         finally:
             self._trim()

@@ -36,6 +36,7 @@ FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 MAX_LOCK_MARK = 4096
 EVERYTHING = b"*"  # the note when what was touched does not fit
+NETWORK_KINDS = frozenset("nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre gfs2 ocfs2 beegfs".split())
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
@@ -324,6 +325,22 @@ def make_dirs(disk: Disk, path: str) -> None:
                 disk.make_dir(at, missing[-1])
             disk.sync_dir(at)
         path = os.path.join(path, missing.pop())
+
+
+def network_file_system(path: str) -> str:
+    """The kind of network file system that ``path`` lies on, "" for a local one (SQLite's WAL needs shared memory)."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts,
+    ):
+        for line in mounts:
+            fields = line.split(" ")
+            if len(fields) > 8 and fields[2] == wanted and "-" in fields:
+                kind = fields[fields.index("-") + 1]
+                return kind if kind in NETWORK_KINDS or kind.startswith("fuse.") else ""
+    return ""
 
 
 def write_file(path: Path, data: bytes) -> None:

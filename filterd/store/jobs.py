@@ -144,8 +144,12 @@ class AccountJobs:
     def _flush_acks(self) -> None:
         self._flush = None
         with self._lock:
-            for account in [name for name, lane in self._lanes.items() if lane.acks and not lane.running]:
-                self._lane(account)
+            waiting = [(name, lane.running) for name, lane in self._lanes.items() if lane.acks]
+            for account, running in waiting:
+                if not running:
+                    self._lane(account)
+        if any(running for _, running in waiting):  # those came too late for the work under way: soon again
+            self._flush = asyncio.get_running_loop().call_later(RIDE_SECONDS, self._flush_acks)
 
     def _work(self, account: str, lane: _Lane) -> None:
         """In a thread: all that waits in the lane."""

@@ -9,7 +9,6 @@ Long lists go in blocks of BLOCK messages, each its own lock and transaction, bu
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -237,16 +236,23 @@ class _Transfer:
             base, letters = fl.split_name(hot.name)
             unknown = fl.mask_of_letters(letters)[1] if letters else ""
             name = f"{stem(base)},U={self.target.mid}.{uid}{fl.info_of(mask, unknown)}"
-            copy = dataclasses.replace(
-                hot,
-                mbox=self.target.id,
-                uid=uid,
-                flags=mask,
-                modseq=modseq,
-                born=modseq,
-                savedate=now,
-                fresh=0,
-                name=name,
+            copy = HotRow(
+                self.target.id,
+                uid,
+                mask,
+                modseq,
+                modseq,
+                hot.size,
+                hot.date,
+                now,
+                hot.header_size,
+                hot.email_id,
+                hot.form,
+                0,
+                name,
+                hot.inode,
+                hot.disk_size,
+                hot.mtime,
             )
             copies.append((hot, copy))
             uid += 1

@@ -287,6 +287,18 @@ def _remove_tree(core: Core, parent: Dir, name: str) -> None:
 
 
 def subscriptions(core: Core) -> tuple[str, ...]:
+    """Read again when the file is another one."""
+    try:
+        facts = os.stat(SUBSCRIPTIONS, dir_fd=core.root.fd, follow_symlinks=False)
+        stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+    except FileNotFoundError:
+        return ()
+    if core.subscribed is None or core.subscribed[0] != stamp:
+        core.subscribed = (stamp, _read_subscriptions(core))
+    return core.subscribed[1]
+
+
+def _read_subscriptions(core: Core) -> tuple[str, ...]:
     data = read_small(core.root, SUBSCRIPTIONS)
     if not data:
         return ()

@@ -18,7 +18,7 @@ import asyncio
 import ipaddress
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import dns.exception
@@ -238,7 +238,10 @@ def _text(rdata: dns.rdata.Rdata) -> str:
 
 
 class DnsResolver(Resolver):
-    """The resolver of the running server. ``servers`` empty: those of this machine's configuration."""
+    """The resolver of the running server. ``servers`` empty: those of this machine's configuration.
+
+    ``trust_ad``: believe the AD flag of servers that are not on loopback too (RFC 6698 A.3: the way to them must be safe).
+    """
 
     def __init__(
         self,
@@ -247,6 +250,7 @@ class DnsResolver(Resolver):
         servers: Sequence[Server] = (),
         *,
         transport: Transport | None = None,
+        trust_ad: bool = False,
         deadline: float = DEADLINE,
         attempt: float = ATTEMPT,
         cache_limit: int = 20_000,
@@ -254,6 +258,7 @@ class DnsResolver(Resolver):
         self._ids = ids
         self._servers = list(servers) or list(system_servers())
         self._transport = transport or SocketTransport()
+        self._trust_ad = trust_ad
         self._deadline = deadline
         self._attempt = attempt
         self.cache = DnsCache(clock, cache_limit)
@@ -363,7 +368,12 @@ class DnsResolver(Resolver):
             data = await self._transport.tcp(server, query)
             if not query.matches(data):
                 raise ServerFailed("answer to another question")
-        return read_response(data, query.name, rdtype)
+        partial = read_response(data, query.name, rdtype)
+        if not self._trust_ad and not ipaddress.ip_address(server[0].partition("%")[0]).is_loopback:
+            partial.authentic = False
+            if partial.answer is not None and partial.answer.authentic:
+                partial.answer = replace(partial.answer, authentic=False)
+        return partial
 
 
 _NOT_A_NAME = DnsAnswer(DnsStatus.NXDOMAIN, reason="not a DNS name")

@@ -110,7 +110,8 @@ class _Run:
             if key not in self.answers
         ]
         if further:
-            await asyncio.gather(*(self.resolver.query(name, rdtype) for name, rdtype in further))
+            more = await asyncio.gather(*(self.resolver.query(name, rdtype) for name, rdtype in further))
+            self.answers.update(zip(further, more, strict=True))
 
 
 def _followers(rdtype: str, records: Iterable[str], address_type: str) -> list[tuple[str, str]]:
@@ -212,7 +213,10 @@ def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
         return None
     except Exception as error:  # the library met something it was not written for: RFC 7208 2.6.7
         return SpfResult(
-            "permerror", question.identity, question.domain, problem=f"{type(error).__name__}: {error}"
+            "permerror",
+            question.identity,
+            question.domain,
+            problem=printable(f"{type(error).__name__}: {error}"),
         )
     finally:
         _CURRENT.reset(token)

@@ -46,6 +46,12 @@ class Fields:
             left[name] = max(at, 0)
         return out
 
+    @property
+    def complete(self) -> bool:
+        """False when the header has fields beyond the limits of ``rules.mail``: readers may see what we do not."""
+        fields = self.block.fields
+        return not fields or fields[-1].end == self.block.end
+
     def uncovered(self, names: Sequence[bytes]) -> bytes:
         """The first name of SINGLE that is signed but has a further field which is not; b"" when there is none."""
         for name in SINGLE:

@@ -156,6 +156,8 @@ class Verification:
         if signature.length is not None and signature.length < total:
             why = f"l= covers {signature.length} of {total} octets of the body"
             return _result(signature, "policy", why, key)
+        if not self._fields.complete:
+            return _result(signature, "policy", "the header has more fields than we look at", key)
         uncovered = self._fields.uncovered(signature.headers)
         if uncovered:
             why = f"a second {uncovered.decode().title()} field is not signed"

@@ -40,6 +40,17 @@ def _check_name(checker: Checker, bound: Bound) -> None:
         )
 
 
+def _check_add(checker: Checker, bound: Bound) -> None:
+    _check_name(checker, bound)
+    value = bound.text(1)
+    if isinstance(value, str):
+        if "\0" in value:
+            checker.error(checker.where(bound, 1), "header-value", "a header field cannot have a NUL in it")
+        elif len(value) > checker.limits.header_value:
+            message = f"a header field is at most {checker.limits.header_value} octets long"
+            checker.error(checker.where(bound, 1), "header-value", message, "shorten it")
+
+
 def _name(run: Run, bound: Bound) -> str:
     name = run.expand(bound.text(0))
     if not _FIELD_NAME.fullmatch(name):
@@ -79,8 +90,10 @@ def _add(bound: Bound) -> CommandFn:
         field = make_field(name.encode("ascii"), words.encode_text(value))
         if run.view.line_end == b"\n":
             field = field.replace(b"\r\n", b"\n")
-        if len(field) > run.limits.header_value:
-            raise RunError(f"addheader: the field is longer than {run.limits.header_value} octets")
+        asked = run.setting("editheader_max_header_size", "")
+        most = min(int(asked), run.limits.header_value) if asked.isdigit() else run.limits.header_value
+        if len(field) > most or "\0" in value:
+            raise RunError(f"addheader: the field is longer than {most} octets, or has a NUL")
         _counted(run)
         fields = _raw_fields(run)
         fields.insert(len(fields) if last else 0, field)
@@ -130,7 +143,7 @@ EXTENSION = Extension(
     _NEEDS,
     dialect="RFC 5293",
     commands=(
-        CommandSpec("addheader", _NEEDS, (_NAME, Param("value", Kind.STRING)), check=_check_name, link=_add),
+        CommandSpec("addheader", _NEEDS, (_NAME, Param("value", Kind.STRING)), check=_check_add, link=_add),
         CommandSpec(
             "deleteheader",
             _NEEDS,

@@ -17,6 +17,7 @@ from rules.actions import Notify
 from rules.errors import RunError
 from rules.ext.actions import is_address, options, the_address
 from rules.ext.variables import modifier_tag
+from rules.mail import words
 from rules.match import expand, link_match
 from rules.registry import CommandFn, CommandSpec, Extension, Kind, Param, TagSpec, TestFn, TestSpec
 
@@ -163,7 +164,7 @@ def _compose(run: Run, bound: Bound, uri: str, mail: MailTo, fresh: list[str], i
     subject = run.expand(given) if given is not None else mail.subject
     if subject is None:
         subject = original[0] if original else "Notification"
-    subject = " ".join(subject.split())[: limits.subject]
+    subject = compose.subject_text(subject, limits.subject)
     owner = run.envelope.rcpt_to or next(iter(run.host.own_addresses()), "")
     sender = run.expand(bound.tag_text("from") or "")
     if not is_address(sender):
@@ -176,7 +177,7 @@ def _compose(run: Run, bound: Bound, uri: str, mail: MailTo, fresh: list[str], i
         (b"From", compose.address_field(sender)),
         (b"To", compose.address_field(", ".join(mail.to or mail.cc))),
         *([(b"Cc", compose.address_field(", ".join(mail.cc)))] if mail.cc and mail.to else []),
-        (b"Subject", compose.subject_field(subject, limits.subject)),
+        (b"Subject", words.encode_text(subject)),
         *[
             field
             for field in compose.thread_fields(run.view.header.get_all(b"message-id"), b"")

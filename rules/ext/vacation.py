@@ -20,7 +20,7 @@ from rules.bound import Text
 from rules.errors import RunError
 from rules.ext.actions import is_address, options, the_address
 from rules.ext.subaddress import split_detail
-from rules.mail import address
+from rules.mail import address, words
 from rules.match import expand
 from rules.registry import CommandFn, CommandSpec, Extension, Kind, Param, TagSpec
 from rules.variables import Template
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rules.context import Run
 
 _DAY = 86_400
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": _DAY, "w": 7 * _DAY}
 _LIST_FIELDS = (
     b"list-id",
     b"list-help",
@@ -136,6 +137,28 @@ def _addressed(run: Run, own: frozenset[str], separators: str) -> str | None:
     return None
 
 
+def _to_field(run: Run, sender: str) -> bytes:
+    """To: the sender's mailbox, with the name the message gives it."""
+    trusting = _switch(run, "vacation_to_header_ignore_envelope")
+    for name in (b"sender", b"resent-from", b"from"):
+        for box in run.view.addresses(name):
+            if box.address.lower() == sender.lower() or (trusting and is_address(box.address)):
+                return compose.mailbox_field(box.name, box.address)
+    return compose.mailbox_field("", sender)
+
+
+def _switch(run: Run, name: str) -> bool:
+    return run.setting(name, "no").lower() in ("yes", "true", "1")
+
+
+def _seconds(text: str, default: int) -> int:
+    """A period as settings have it: a number with s, m, h, d or w."""
+    number, unit = text[:-1], text[-1:].lower()
+    if unit.isdigit():
+        number, unit = text, "s"
+    return int(number) * _UNITS[unit] if number.isdigit() and len(number) < 10 and unit in _UNITS else default
+
+
 class _Answer:
     """One vacation command, linked."""
 
@@ -145,6 +168,7 @@ class _Answer:
         self.pieces = [_source(bound.tag_text(tag)) for tag in tags]
         self.pieces += ["mime" if bound.has("mime") else None, _source(bound.text(0))]
         days, seconds = bound.tag_number("days"), bound.tag_number("seconds")
+        self.default = seconds is None and days is None
         self.seconds = seconds if seconds is not None else _DAY * max(7 if days is None else days, 1)
 
     def act(self, run: Run) -> None:
@@ -167,7 +191,9 @@ class _Answer:
         if any(isinstance(action, Vacation) for action in run.result.actions):
             return "another script of the chain has answered already"
         separators = run.setting("recipient_delimiter", "+")
-        known = [*host.own_addresses(), run.envelope.rcpt_to, run.envelope.orig_to]
+        known = [*host.own_addresses(), run.envelope.rcpt_to]
+        if _switch(run, "vacation_use_original_recipient"):
+            known.append(run.envelope.orig_to)
         mine = frozenset(_plain(one, separators) for one in known if one)
         given = [text for text in expand(run, bound.tag_texts("addresses") or ()) if is_address(text)]
         every = mine | {_plain(the_address(text), separators) for text in given}
@@ -175,23 +201,37 @@ class _Answer:
         if why := _unwanted(run, sender, every, separators):
             return why
         addressed = _addressed(run, every, separators)
-        if addressed is None:
+        if addressed is None and run.setting("vacation_check_recipient", "yes") != "no":
             return "no own address in To or Cc"
         handle = bound.tag_text("handle")
         key = memory_key(None if handle is None else run.expand(handle), self.pieces, sender.lower())
-        seconds = min(self.seconds, run.limits.vacation_seconds)
+        seconds = self._period(run)
         if seconds > 0 and host.seen(key):
             return "answered already within the period"
-        owner = addressed if _plain(addressed, separators) in mine else run.envelope.rcpt_to
-        self._compose(run, sender, owner or addressed, key, seconds)
+        owner = run.envelope.rcpt_to
+        if addressed is not None and (not is_address(owner) or _plain(addressed, separators) in mine):
+            owner = addressed
+        self._compose(run, sender, owner if is_address(owner) else "", key, seconds)
         return None
+
+    def _period(self, run: Run) -> int:
+        """For how long the sender gets no further answer, in seconds."""
+        wanted = self.seconds
+        if self.default:
+            wanted = _seconds(run.setting("vacation_default_period", ""), wanted)
+        least = _seconds(run.setting("vacation_min_period", ""), 0)
+        most = _seconds(run.setting("vacation_max_period", ""), run.limits.vacation_seconds)
+        return min(max(wanted, least), most, run.limits.vacation_seconds)
 
     def _subject(self, run: Run) -> str:
         given = self.bound.tag_text("subject")
         if given is not None:
             return run.expand(given)
         original = run.view.values(b"subject")
-        return f"Auto: {original[0]}" if original and original[0] else "Automated reply"
+        if not original or not original[0]:
+            return run.setting("vacation_default_subject", "") or "Automated reply"
+        template = run.setting("vacation_default_subject_template", "") or "Auto: %{subject}"
+        return template.replace("%{subject}", original[0])
 
     def _compose(self, run: Run, sender: str, owner: str, key: bytes, seconds: int) -> None:
         bound = self.bound
@@ -201,12 +241,12 @@ class _Answer:
         given = bound.tag_text("from")
         from_text = run.expand(given) if given is not None else owner
         if not _is_mailbox_list(from_text):
-            from_text = owner
-        subject = " ".join(self._subject(run).split())[: run.limits.subject]
+            from_text = owner or run.setting("postmaster", "postmaster@localhost")
+        subject = compose.subject_text(self._subject(run), run.limits.subject)
         fields = [
             (b"From", compose.address_field(from_text)),
-            (b"To", compose.address_field(sender)),
-            (b"Subject", compose.subject_field(subject, run.limits.subject)),
+            (b"To", _to_field(run, sender)),
+            (b"Subject", words.encode_text(subject)),
             *compose.thread_fields(
                 run.view.header.get_all(b"message-id"), run.view.header.first(b"references") or b""
             ),

@@ -149,8 +149,8 @@ resolver = ["{resolver}"]
                 database.add(Record(address, person, hashed, quota, enabled=True, created=clock.time()))
                 if person in self.scripts:
                     scripts = scripts_of(config, address, RealDisk())
-                    scripts.put("main", self.scripts[person].encode())
-                    scripts.set_active("main")
+                    scripts.put("main", self.scripts[person])
+                    scripts.activate("main")
         finally:
             store.close()
             database.close()
@@ -231,10 +231,10 @@ resolver = ["{resolver}"]
     ) -> subprocess.CompletedProcess[bytes]:
         """``filterd ARGUMENTS -c our file`` as a person would run it."""
         where = ("-c", str(self.config)) if config else ()
+        path = str(Path(sys.executable).parent / program)
+        words = (path, *arguments, *where) if program == "filterd" else (path, *where, *arguments)
         return subprocess.run(
-            [str(Path(sys.executable).parent / program), *arguments[:2], *where, *arguments[2:]]
-            if program == "filterd"
-            else [str(Path(sys.executable).parent / program), *where, *arguments],
+            words,
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
             env=ENVIRONMENT,

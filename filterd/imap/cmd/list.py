@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     from filterd.imap.session import Session
 
 _SELECT = frozenset((b"SUBSCRIBED", b"REMOTE", b"RECURSIVEMATCH", b"SPECIAL-USE"))
-_RETURN = frozenset((b"SUBSCRIBED", b"CHILDREN", b"SPECIAL-USE", b"STATUS", b"MYRIGHTS"))
+_RETURN = frozenset((b"SUBSCRIBED", b"CHILDREN", b"SPECIAL-USE", b"STATUS"))
 _MAX_PATTERNS = 64
-# RFC 4314: everything but administering the mailbox for others.
-MY_RIGHTS = b"lrswipkxte"
 
 
 @dataclass(slots=True)
@@ -159,8 +157,6 @@ def _list(call: Call, options: Options, patterns: list[Pattern]) -> Steps:
         call.write(b'* LIST (%b) "/" %b%b\r\n' % (shown, name, extra))
         if node.info is None:
             continue
-        if b"MYRIGHTS" in options.returns:
-            call.write(b"* MYRIGHTS %b %b\r\n" % (name, MY_RIGHTS))
         if options.status:
             try:
                 call.write(status.line(session, node.info, call.store.status(node.name), options.status))
@@ -227,5 +223,5 @@ def parse_lsub(p: Parser, session: Session, uid: bool) -> Run:
     return run
 
 
-LIST = Spec(b"LIST", AFTER, parse_list)
-LSUB = Spec(b"LSUB", AFTER, parse_lsub)
+LIST = Spec(b"LIST", AFTER, parse_list, still=True)
+LSUB = Spec(b"LSUB", AFTER, parse_lsub, still=True)

@@ -174,5 +174,5 @@ def _sort(
 SORT = Extension(
     5256,
     (b"SORT", b"SORT=DISPLAY", b"ESORT"),
-    (Spec(b"SORT", SELECTED, parse, expunge=False, uid=True),),
+    (Spec(b"SORT", SELECTED, parse, expunge=False, uid=True, still=True),),
 )

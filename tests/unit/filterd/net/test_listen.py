@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from filterd.net.limits import Admission, AdmissionLimits
 from filterd.net.listen import ListenAddress, Server, bind, bound_address, parse
 from filterd.net.tls import TlsFiles, ensure_self_signed
-from filterd.proto.smtp_limits import SmtpConfig
+from filterd.proto.smtp_limits import SmtpConfig, SmtpPatience
 from filterd.servers.smtp import SmtpDoor
 from pipeline.envelope import Profile
 from tests.doors import SmtpApplication
@@ -175,3 +176,50 @@ def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -
     with pytest.raises(OSError):
         bind(parse(f"unix:{tmp_path}/file"))
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.e2e
+def test_broken_handshakes_and_resets_leave_nothing(tmp_path: Path) -> None:
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    ensure_self_signed(cert, key, ["localhost"], time.time())
+    log: list[str] = []
+
+    async def body() -> None:
+        files = TlsFiles(cert, key)
+        admission = Admission(AdmissionLimits())
+        config = SmtpConfig("mx", Profile.MX, starttls=True, patience=SmtpPatience(handshake=0.3))
+        made = SmtpDoor(config, SmtpApplication(log), context=files.current)
+        plain, wrapped = bind(parse("127.0.0.1:0")), bind(parse("127.0.0.1:0"))
+        Server(plain, made.connection, admission).start()
+        Server(wrapped, made.connection, admission, context=files.current, handshake_seconds=0.3).start()
+
+        def clients() -> None:
+            upgrade, direct = bound_address(plain).port, bound_address(wrapped).port
+            for last_words in (b"garbage\r\n" * 10, b"", None):
+                for port in (upgrade, direct):
+                    client = socket.create_connection(("127.0.0.1", port), 5)
+                    if port == upgrade:
+                        talk(client, b"STARTTLS")
+                    client.sendall(last_words or b"")
+                    if last_words is not None:
+                        client.close()
+                    else:  # silent until the handshake's time is up
+                        assert client.recv(100) == b""
+                        client.close()
+            reset = socket.create_connection(("127.0.0.1", upgrade), 5)
+            talk(reset, b"EHLO c", b"MAIL FROM:<a@example.net>")
+            reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset.close()
+
+        await asyncio.to_thread(clients)
+        for _ in range(100):
+            if admission.total == 0:
+                break
+            await asyncio.sleep(0.02)
+        assert (admission.total, admission.by_key, admission.tickets) == (0, {}, set())
+        for listener in (plain, wrapped):
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+
+    asyncio.run(body())
+    assert log == ["mail <a@example.net>", "abort"]

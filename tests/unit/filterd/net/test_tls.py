@@ -35,6 +35,11 @@ def test_context_is_strict(pair: tuple[str, str]) -> None:
     )
 
 
+def test_min_version_holds_over_reloads(pair: tuple[str, str]) -> None:
+    files = TlsFiles(*pair, min_version="1.3")
+    assert files.current().minimum_version == ssl.TLSVersion.TLSv1_3
+
+
 def test_a_changed_pair_is_used_and_a_broken_one_is_not(pair: tuple[str, str]) -> None:
     cert, key = pair
     files = TlsFiles(cert, key)

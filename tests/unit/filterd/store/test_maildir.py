@@ -308,6 +308,24 @@ def test_folders_made_renamed_and_removed_by_others(maildir: World) -> None:
     assert [info.name for info in account.mailboxes()] == ["INBOX", "Entwürfe/x", "copied"]
 
 
+def test_a_folder_replaced_under_an_open_store(maildir: World) -> None:
+    account = maildir.account()
+    account.create("a")
+    put(account, 1, "a")
+    shutil.rmtree(maildir.maildir / ".a")
+    for part in ("cur", "new", "tmp"):
+        (maildir.maildir / ".a" / part).mkdir(parents=True)
+    results = []
+    for number in range(3):
+        try:
+            results.append(account.deliver("a", NewMessage(text(number))))
+        except StoreError:
+            continue
+    assert len(results) >= 2
+    assert [account.read("a", stored.uid) for stored in results[-2:]] == [text(1), text(2)]
+    assert len(files(maildir, ".a")) == len(account.snapshot("a").uids) == len(results)
+
+
 # -- the index is lost, or stopped in the middle -----------------------------------------------------------------------
 
 

@@ -221,6 +221,21 @@ def test_the_authentic_flag() -> None:
         assert partial.answer.authentic is zone.authentic
 
 
+@pytest.mark.parametrize(
+    ("server", "trust", "authentic"),
+    [(("127.0.0.1", 53), False, True), (("192.0.2.53", 53), False, False), (("192.0.2.53", 53), True, True)],
+)
+def test_who_is_believed_to_validate(server: Server, trust: bool, authentic: bool) -> None:
+    class Validating(Servers):
+        async def udp(self, server: Server, query: Query) -> bytes:
+            zone = Zone.parse("a.example A 192.0.2.1")
+            zone.authentic = True
+            return build_response(query.wire, zone, udp=True) or b""
+
+    ours = DnsResolver(Clock(), Ids(), (server,), transport=Validating(), trust_ad=trust)
+    assert asyncio.run(ours.query("a.example", "A")).authentic is authentic
+
+
 def test_forged_answers_do_not_match() -> None:
     query = make_query("a.example", "A", "5a" * 34)
     wire = build_response(query.wire, Zone.parse("a.example A 192.0.2.1"), udp=True)

@@ -231,6 +231,14 @@ def test_no_more_than_ten_signatures(rsa_key: PrivateKey) -> None:
     assert [got.result for got in verify(many, zone_for(rsa_key), NOW)] == ["pass"] * SIGNATURES
 
 
+def test_a_header_beyond_the_limits_is_no_pass(rsa_key: PrivateKey) -> None:
+    signed = own_sign(rsa_key)
+    junk = b"X: y\r\n" * 12_000
+    longer = signed[: -len(MESSAGE)] + MESSAGE.replace(b"\r\n\r\n", b"\r\n" + junk + b"\r\n", 1)
+    (got,) = verify(longer, zone_for(rsa_key), NOW)
+    assert (got.result, "more fields" in got.reason) == ("policy", True)
+
+
 HOSTILE = {
     "blanks in b=": b"v=1; a=rsa-sha256; d=e.org; s=s; h=from; bh=AA==; b=" + b"A \t" * 300_000,
     "folds": b"v=1; a=rsa-sha256; d=e.org; s=s; h=from; bh=AA==; b=" + b"\r\n " * 300_000,

@@ -1,0 +1,238 @@
+"""From RCPT to the reply: filterd/reception.py, filterd/delivery.py, filterd/outgoing.py."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pipeline.envelope import Profile
+from pipeline.reply import Reply
+from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
+from tests.house import DOMAIN, MAIL, House
+
+ANN, BOB = f"ann@{DOMAIN}", f"bob@{DOMAIN}"
+
+
+def send(house: House, *recipients: str, **options: object) -> list[Reply]:
+    return asyncio.run(house.send(*recipients, **options))  # type: ignore[arg-type]
+
+
+def codes(replies: list[Reply]) -> list[int]:
+    return [reply.code for reply in replies]
+
+
+def test_a_message_is_stored_with_our_fields_on_top_and_its_octets_kept() -> None:
+    house = House()
+    assert codes(send(house, ANN)) == [250]
+    (stored,) = house.box("ann")
+    assert stored.endswith(MAIL)
+    top = stored[: -len(MAIL)]
+    assert top.startswith(b"Return-Path: <far@away.example>\r\nDelivered-To: ann@here.example\r\n")
+    assert b"X-Filterd-Trace: " in top and b"Received: from" in top
+
+
+def test_rcpt_answers() -> None:
+    assert codes(send(House(), "nobody@here.example")) == [550]
+    assert codes(send(House(), "someone@away.example")) == [550]
+    assert codes(send(House(), "later@here.example")) == [451]
+    assert codes(send(House(), "srs@here.example")) == [550]  # only bounces go there
+    house = House()
+    assert codes(send(house, "srs@here.example", sender="")) == [250]
+    assert house.spool.outgoing[0].recipient == "far@away.example"
+    assert house.spool.outgoing[0].reverse_path == ""
+
+
+def test_an_alias_to_two_people_and_one_elsewhere() -> None:
+    house = House()
+    assert codes(send(house, "team@here.example", "away@here.example")) == [250]
+    assert len(house.box("ann")) == len(house.box("bob")) == 1
+    (leaving,) = house.spool.outgoing
+    assert leaving.recipient == "ann@elsewhere.example"
+    assert leaving.reverse_path.lower().startswith("srs0=") and leaving.reverse_path.endswith("@here.example")
+
+
+def test_a_forward_that_comes_back_is_refused() -> None:
+    house = House()
+    data = b"Delivered-To: away@here.example\r\n" + MAIL
+    assert codes(send(house, "away@here.example", data=data)) == [554]
+    assert not house.spool.outgoing
+
+
+def test_a_retry_after_a_lost_reply_leaves_one_copy_and_an_acknowledged_one_two() -> None:
+    async def story() -> tuple[int, int]:
+        house = House()
+        await house.send(ANN)
+        assert codes(await house.send(ANN)) == [250]  # the client never showed that it had our reply
+        lost = len(house.box("ann"))
+        session = await house.session()
+        await house.send(ANN, session=session, data=MAIL + b"more\r\n")
+        house.reception.acknowledged(session)
+        await house.send(ANN, data=MAIL + b"more\r\n")
+        return lost, len(house.box("ann"))
+
+    assert asyncio.run(story()) == (1, 3)
+
+
+def test_no_reply_code_acknowledges_what_was_not_promised() -> None:
+    async def story() -> int:
+        house = House()
+        house.jobs.broken.add(BOB)
+        session = await house.session()
+        assert codes(await house.send(ANN, BOB, session=session)) == [451]
+        house.reception.acknowledged(session)  # the client reads the 451 and goes on
+        house.jobs.broken.clear()
+        assert codes(await house.send(ANN, BOB)) == [250]
+        return len(house.box("ann"))
+
+    assert asyncio.run(story()) == 1
+
+
+def test_lmtp_answers_each_recipient() -> None:
+    house = House()
+    house.jobs.broken.add(BOB)
+    assert codes(send(house, ANN, BOB, profile=Profile.LMTP)) == [250, 451]
+    assert len(house.box("ann")) == 1
+
+
+def test_a_stage_that_rejects_leaves_nothing_behind() -> None:
+    verdict = Verdict(
+        "clamav", Disposition.REJECT, "found", "Eicar", Reply(550, "5.7.1", "A virus was found")
+    )
+    house = House(verdict)
+    (reply,) = send(house, ANN)
+    assert (reply.code, reply.text) == (550, "A virus was found")
+    assert not house.box("ann")
+    assert house.traces.all[0].outcome == "rejected"
+    assert "clamav" in house.traces.all[0].recipients[0].decision
+
+
+def test_behind_another_mta_a_rejection_becomes_quarantine() -> None:
+    verdict = Verdict(
+        "clamav", Disposition.REJECT, "found", "Eicar", Reply(550, "5.7.1", "A virus was found")
+    )
+    house = House(verdict)
+    assert codes(send(house, ANN, profile=Profile.LMTP)) == [250]
+    assert not house.box("ann") and len(house.box("ann", "Junk")) == 1
+
+
+def test_verdicts_become_fields_and_forged_ones_go() -> None:
+    verdict = Verdict(
+        "spf",
+        authres=(AuthResult("spf", "fail", properties=(("smtp.mailfrom", "far@away.example"),)),),
+        edits=(HeaderEdit("add", "X-Spam-Flag", "YES"),),
+    )
+    house = House(verdict)
+    forged = b"Authentication-Results: mx.here.example; spf=pass\r\nX-Filterd-Trace: 00000-00000.1\r\n"
+    send(house, ANN, data=forged + MAIL)
+    (stored,) = house.box("ann")
+    assert b"spf=fail" in stored and b"spf=pass" not in stored and b"00000-00000" not in stored
+    assert b"X-Spam-Flag: YES\r\n" in stored and stored.endswith(MAIL)
+
+
+def test_too_many_hops() -> None:
+    data = b"Received: from a by b; Mon, 23 Nov 2026 08:00:00 +0000\r\n" * 51 + MAIL
+    assert codes(send(House(), ANN, data=data)) == [554]
+
+
+def test_sieve_files_flags_and_explains() -> None:
+    house = House()
+    house.script(
+        "ann",
+        'require ["fileinto","imap4flags"];\nif header :is "subject" "Hi" {\n fileinto :flags "\\\\Seen" "Hi"; }',
+    )
+    send(house, ANN)
+    assert len(house.box("ann", "Hi")) == 1 and not house.box("ann")
+    (part,) = house.traces.all[0].recipients
+    assert part.outcome == "stored" and "line 3" in part.decision and part.places == ["Hi uid 1"]
+    assert any(step.what == "header" and step.result for step in part.steps)
+
+
+def test_a_script_that_does_not_compile_keeps_the_mail_and_says_so() -> None:
+    house = House()
+    house.script("ann", "this is no sieve")
+    assert codes(send(house, ANN)) == [250]
+    assert len(house.box("ann")) == 1
+    assert any("does not compile" in span.summary for span in house.traces.all[0].recipients[0].spans)
+
+
+def test_reject_is_our_reply_when_the_recipient_is_alone() -> None:
+    house = House()
+    house.script("ann", 'require "reject"; reject "Not here";')
+    (reply,) = send(house, ANN)
+    assert reply.code == 550 and "Not here" in reply.text
+    assert codes(send(house, ANN, BOB)) == [452, 550]  # bob is to come in a message of his own
+    assert not house.box("ann") and not house.box("bob")
+    assert codes(send(house, BOB, ANN)) == [452, 250]
+
+
+def test_redirect_copy_is_one_commit_of_two_effects() -> None:
+    house = House()
+    house.script("ann", 'require "copy"; redirect :copy "ann@elsewhere.example";')
+    data = b"User-Agent: Secret/1\r\n" + MAIL
+    assert codes(send(house, ANN, data=data)) == [250]
+    (leaving,) = house.spool.outgoing
+    assert len(house.spool.stores) == 1 and house.spool.done == ["S0"]
+    assert len(house.box("ann")) == 1
+    assert b"User-Agent" not in leaving.data and b"X-Filterd-Trace" not in leaving.data
+    assert leaving.reverse_path.startswith("SRS0=")
+
+
+def test_a_queue_that_cannot_be_written_is_temporary_and_stores_nothing() -> None:
+    house = House()
+    house.script("ann", 'require "copy"; redirect :copy "ann@elsewhere.example";')
+    house.spool.broken = True
+    assert codes(send(house, ANN)) == [451]
+    assert not house.box("ann")
+
+
+def test_a_store_that_fails_after_the_commit_is_left_to_the_queue() -> None:
+    house = House()
+    house.script("ann", 'require "copy"; redirect :copy "ann@elsewhere.example";')
+    house.jobs.broken.add(ANN)
+    assert codes(send(house, ANN)) == [250]  # committed: the record will be rolled forward
+    assert len(house.spool.stores) == 1 and not house.spool.done
+
+
+def test_null_sender_stays_null_when_redirected() -> None:
+    house = House()
+    house.script("ann", 'redirect "ann@elsewhere.example";')
+    send(house, ANN, sender="")
+    assert house.spool.outgoing[0].reverse_path == ""
+
+
+def test_submission_binds_the_sender_and_hides_the_client() -> None:
+    house = House()
+    (reply,) = send(house, "x@away.example", sender=BOB, profile=Profile.SUBMISSION, login=ANN)
+    assert reply.code == 550 and ANN in reply.text
+    data = b"From: ann@here.example\r\nUser-Agent: Secret/1\r\n\r\nHi\r\n"
+    assert codes(
+        send(house, "x@away.example", BOB, sender=ANN, data=data, profile=Profile.SUBMISSION, login=ANN)
+    ) == [250]
+    (leaving,) = house.spool.outgoing
+    assert leaving.kind == "submission" and leaving.reverse_path == ANN
+    assert b"192.0.2.1" not in leaving.data and b"Secret" not in leaving.data
+    assert len(house.box("bob")) == 1
+
+
+def test_without_a_login_nothing_is_submitted() -> None:
+    assert codes(send(House(), "x@away.example", profile=Profile.SUBMISSION)) == [530]
+
+
+def test_quarantine_of_a_stage_runs_no_script() -> None:
+    verdict = Verdict("spamassassin", Disposition.QUARANTINE, "spam", "9.0 of 5")
+    house = House(verdict)
+    house.script("ann", "discard;")
+    send(house, ANN)
+    assert len(house.box("ann", "Junk")) == 1
+    assert house.traces.all[0].recipients[0].outcome == "quarantined"
+
+
+def test_duplicate_is_remembered_only_with_the_delivery() -> None:
+    house = House()
+    house.script("ann", 'require ["duplicate","fileinto"]; if duplicate { fileinto "Twice"; }')
+    house.jobs.broken.add(ANN)
+    assert codes(send(house, ANN)) == [451]
+    house.jobs.broken.clear()
+    send(house, ANN, data=MAIL + b"a")
+    assert len(house.box("ann")) == 1
+    send(house, ANN, data=MAIL + b"b")
+    assert len(house.box("ann", "Twice")) == 1

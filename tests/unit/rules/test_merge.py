@@ -1,0 +1,193 @@
+"""Merged runs of rules decide what the rules one by one decide: a differential test against the plain walk."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rules.compiler import Op, compile_script
+from rules.host import ScriptEnvelope
+from rules.interpreter import run
+from rules.limits import Limits
+from rules.mail.message import Message
+from rules.merge import Region
+from rules.simplehost import SimpleHost
+
+_WORDS = ["alpha", "beta", "ab", "b", "a", "alphabet", "gamma ray", "x*y", "tag", "[tag]", ""]
+_HEAD = 'require ["fileinto", "envelope", "imap4flags", "body", "copy"{more}];\n'
+
+
+def regions(text: str) -> list[Region]:
+    code = compile_script(text).code
+    return [step.region for step in code if step.op is Op.HOP and step.no < 0 and step.region is not None]
+
+
+class Maker:
+    """Random scripts of rules, most of them mergeable."""
+
+    def __init__(self, seed: int, variables: bool) -> None:
+        self.random = random.Random(seed)
+        self.variables = variables
+        self.count = 0
+
+    def string(self) -> str:
+        value = self.random.choice(_WORDS)
+        if self.variables and self.random.random() < 0.1:
+            value += "${v}${1}"
+        return f'"{value}"'
+
+    def strings(self) -> str:
+        return "[" + ", ".join(self.string() for _ in range(self.random.randint(1, 3))) + "]"
+
+    def pattern(self) -> str:
+        pieces = [
+            self.random.choice(["*", "?", "alpha", "b", "tag", "\\\\*"])
+            for _ in range(self.random.randint(1, 4))
+        ]
+        return '"' + "".join(pieces) + '"'
+
+    def leaf(self) -> str:
+        match = self.random.choice([":is", ":contains", ":matches"])
+        keys = self.pattern() if match == ":matches" else self.strings()
+        comparator = self.random.choice(["", "", ':comparator "i;octet"'])
+        kind = self.random.randrange(8)
+        if kind < 4:
+            names = self.random.choice(['"subject"', '["subject", "x-a"]', '"list-id"'])
+            return f"header {match} {comparator} {names} {keys}"
+        if kind == 4:
+            part = self.random.choice([":all", ":localpart", ":domain"])
+            return f'address {match} {part} {comparator} ["from", "to"] {keys}'
+        if kind == 5:
+            return f'envelope {match} {comparator} "from" {keys}'
+        if kind == 6:
+            return f"body :text {match} {comparator} {keys}"
+        return self.random.choice(["true", "false", "size :over 10", 'exists "x-a"', 'hasflag "f1"'])
+
+    def test(self, depth: int = 0) -> str:
+        kind = self.random.randrange(8) if depth < 3 else 0
+        if kind < 5:
+            return self.leaf()
+        if kind == 5:
+            return "not " + self.test(depth + 1)
+        inner = ", ".join(self.test(depth + 1) for _ in range(self.random.randint(1, 3)))
+        return f"{'anyof' if kind == 6 else 'allof'} ({inner})"
+
+    def block(self, depth: int) -> str:
+        self.count += 1
+        name = f"f{self.count % 12}" + (".${1}.${0}" if self.variables else "")
+        out = [f'fileinto :copy "{name}";']
+        if self.random.random() < 0.2:
+            out.append(f'addflag "f{self.random.randrange(3)}";')
+        if self.variables and self.random.random() < 0.3:
+            out.append('set "v" "${1}x";')
+        if depth < 2 and self.random.random() < 0.15:
+            out.append(self.rules(self.random.randint(1, 6), depth + 1))
+        if self.random.random() < 0.05:
+            out.append('addheader "Subject" "gamma ray";')
+        if self.random.random() < 0.25:
+            out.append("stop;")
+        return "{ " + " ".join(out) + " }"
+
+    def rules(self, number: int, depth: int = 0) -> str:
+        out: list[str] = []
+        for _ in range(number):
+            rule = f"if {self.test()} {self.block(depth)}"
+            while self.random.random() < 0.3:
+                rule += f" elsif {self.test()} {self.block(depth)}"
+            if self.random.random() < 0.2:
+                rule += f" else {self.block(depth)}"
+            out.append(rule)
+            if self.random.random() < 0.05:
+                out.append("discard;")
+        return "\n".join(out)
+
+    def script(self) -> str:
+        more = ', "variables"' if self.variables else ""
+        return _HEAD.format(more=more + ', "editheader"') + self.rules(self.random.randint(3, 14))
+
+    def mail(self) -> bytes:
+        def words() -> bytes:
+            return " ".join(self.random.choice(_WORDS) for _ in range(self.random.randint(0, 3))).encode()
+
+        fields = [b"Subject: " + words(), b"X-A: " + words(), b"X-A: " + words(), b"List-Id: " + words()]
+        self.random.shuffle(fields)
+        fields = fields[: self.random.randint(0, 4)] + [b"From: alpha@beta, b@a", b"To: Tag <ab@alpha>"]
+        return b"\r\n".join(fields) + b"\r\n\r\n" + words() + b"\r\n"
+
+
+def compare(seed: int, variables: bool) -> int:
+    maker = Maker(seed, variables)
+    script = compile_script(maker.script())
+    limits = Limits(actions=1000)
+    for _ in range(4):
+        mail = Message(maker.mail())
+        envelope = ScriptEnvelope(maker.random.choice(["alpha@beta", "b@tag", ""]), "me@x")
+        merged = run([script], mail, envelope, SimpleHost(), limits=limits)
+        plain = run([script], mail, envelope, SimpleHost(), limits=limits, merge=False)
+        assert merged.error == plain.error, script.text
+        assert merged.actions == plain.actions, script.text
+    return sum(step.op is Op.HOP and step.no < 0 for step in script.code)
+
+
+@pytest.mark.parametrize("variables", [False, True])
+def test_merged_is_unmerged(variables: bool) -> None:
+    assert sum(compare(seed, variables) for seed in range(60)) > 20
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("variables", [False, True])
+def test_merged_is_unmerged_at_length(variables: bool) -> None:
+    assert sum(compare(seed, variables) for seed in range(1000, 1500)) > 100
+
+
+def rules(
+    number: int, test: str = 'header :contains "subject" "word{0}x"', block: str = 'fileinto "a{0}"; stop;'
+) -> str:
+    body = "".join(f"if {test.format(index)} {{ {block.format(index)} }}\n" for index in range(number))
+    return 'require ["fileinto", "variables", "editheader", "duplicate", "regex"];\n' + body
+
+
+def test_what_is_merged() -> None:
+    (region,) = regions(rules(50))
+    assert len(region.rules) == 50 and all(leaves is not None for leaves in region.rules)
+    assert len(regions(rules(50, block='fileinto "a"; '))) == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        rules(50, block='addheader "subject" "x";'),
+        rules(50, test='not header "subject" "x{0}"'),
+        rules(50, test='header :contains "subject" "${{v}}"'),
+        rules(50, test="duplicate"),
+        rules(50, test='allof (duplicate, header "subject" "x{0}")'),
+        rules(50, test='allof (header :matches "subject" "*a{0}*", header "subject" "x{0}")'),
+        rules(50, test='header :regex "subject" "x{0}"'),
+        rules(50, test='header :contains "subject" ""'),
+        rules(50, test='header :matches "subject" "**?"'),
+        rules(3),
+    ],
+)
+def test_what_is_not_merged(script: str) -> None:
+    assert regions(script) == []
+
+
+def test_the_dispatch_is_in_the_trace() -> None:
+    script = compile_script(rules(50))
+    result = run([script], Message(b"Subject: a word7x\r\n\r\n"), ScriptEnvelope(), SimpleHost())
+    assert [(step.line, step.what, step.result) for step in result.trace] == [
+        (2, "rules", False),
+        (9, "header", True),
+        (9, "fileinto", None),
+        (9, "stop", None),
+    ]
+
+
+def test_hostile_keys_and_values() -> None:
+    nested = "".join(
+        f'if header :contains "subject" "{"a" * (index + 1)}b" {{ stop; }}\n' for index in range(300)
+    )
+    script = compile_script('require "fileinto";\n' + nested)
+    mail = Message(b"Subject: " + b"a" * 200_000 + b"b\r\n\r\n")
+    assert run([script], mail, ScriptEnvelope(), SimpleHost()).error is None
