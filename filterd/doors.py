@@ -44,12 +44,12 @@ def certificate(config: Config) -> TlsFiles | None:
     if config.tls.mode == "off":
         return None
     if config.tls.mode == "files":
-        return TlsFiles(config.tls.cert, config.tls.key)
+        return TlsFiles(config.tls.cert, config.tls.key, config.tls.min_version)
     folder = Path(config.server.data_dir) / "tls"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     cert, key = str(folder / "self-signed.crt"), str(folder / "self-signed.key")
     ensure_self_signed(cert, key, [config.server.hostname, "localhost", "127.0.0.1"], time.time())
-    return TlsFiles(cert, key)
+    return TlsFiles(cert, key, config.tls.min_version)
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ def crlf(data: bytes) -> bytes:
 async def spf(context: StageContext, sender: Sender) -> Report:
     """RFC 7208 for one client, HELO name and reverse-path ("" = null)."""
     transaction = _transaction(b"", sender)
-    verdict = await SpfStage(SpfSettings(), context).check(transaction)
+    verdict = await SpfStage(SpfSettings(reverse=False), context).check(transaction)
     found = transaction.state.get("spf")
     lines = list(_lines(verdict))
     if isinstance(found, SpfResult) and found.explanation:
@@ -75,7 +75,7 @@ async def dmarc(
     transaction = _transaction(data, sender)
     stages: list[Stage] = [DkimStage(DkimSettings(), context), ArcStage(ArcSettings(), context)]
     if sender.ip:
-        stages.insert(0, SpfStage(SpfSettings(), context))
+        stages.insert(0, SpfStage(SpfSettings(reverse=False), context))
     stages.append(DmarcStage(settings or DmarcSettings(), context))
     verdicts = []
     for stage in stages:

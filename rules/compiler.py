@@ -9,10 +9,8 @@ first time. Runs of rules that provably do not disturb one another get a dispatc
 
 from __future__ import annotations
 
-import gc
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -20,6 +18,7 @@ from rules import merge
 from rules.ast import Script
 from rules.bound import Bound
 from rules.checker import Checker
+from rules.collector import collector_held
 from rules.context import LEAVE, Run
 from rules.errors import ScriptError, ScriptErrors
 from rules.limits import DEFAULT, Limits
@@ -102,7 +101,7 @@ def compile_script(
     """
     registry = registry or default_registry()
     allowed = registry.announced(capabilities)
-    with _collector_held(len(text) >= _LARGE):
+    with collector_held(len(text) >= _LARGE):
         script, errors = parse(text, limits)
         checker = Checker(script, registry, allowed, limits, own_addresses)
         bounds = checker.check()
@@ -143,19 +142,6 @@ def _compiled(
         registry=registry,
         lines=checker.place(len(script.text))[0],
     )
-
-
-@contextmanager
-def _collector_held(large: bool) -> Iterator[None]:
-    """Compiling makes objects by the hundred thousand and no garbage in cycles: collecting meanwhile costs more than it."""
-    held = large and gc.isenabled()
-    if held:
-        gc.disable()
-    try:
-        yield
-    finally:
-        if held:
-            gc.enable()
 
 
 class Emitter:

@@ -9,6 +9,7 @@ ever tried twice: no backtracking.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from rules.errors import RunError
@@ -16,19 +17,40 @@ from rules.errors import RunError
 _SMALL = 1 << 20  # text times segment: below this a plain search is quick enough
 _SEGMENT_SIZE = 4096  # characters of one segment that has question marks in it
 _HOLE = None
+_PIECE = re.compile(r"[*?]|[^*?]+")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+# Characters that lost their backslash stand aside in the private use plane while the pattern is taken apart.
+_ASIDE = {"*": "\U0010fff0", "?": "\U0010fff1"}
+_UNESCAPE = {ord(aside): char for char, aside in _ASIDE.items()}
+
+
+def _join_escapes(pattern: str) -> str:
+    if "\\" not in pattern:
+        return pattern
+    return _ESCAPED.sub(lambda found: _ASIDE.get(found[1], found[1]), pattern)
 
 
 class Segment:
-    """A stretch of pattern without stars: literal pieces, and holes (question marks) between them."""
+    """A stretch of pattern without stars: literal pieces, and holes (question marks, None) between them."""
 
     __slots__ = ("best", "holes", "length", "pieces", "text")
 
     def __init__(self, items: list[str | None]) -> None:
-        self.length = len(items)
-        self.holes = tuple(index for index, item in enumerate(items) if item is None)
-        self.text = "" if self.holes else "".join(item for item in items if item is not None)
-        self.pieces: tuple[tuple[int, str], ...] = tuple(_pieces(items))
-        self.best = max(self.pieces, key=lambda piece: len(piece[1]), default=(0, ""))
+        pieces: list[tuple[int, str]] = []
+        holes: list[int] = []
+        length = 0
+        for item in items:
+            if item is None:
+                holes.append(length)
+                length += 1
+            else:
+                pieces.append((length, item))
+                length += len(item)
+        self.length = length
+        self.holes = tuple(holes)
+        self.pieces = tuple(pieces)
+        self.text = pieces[0][1] if pieces and not holes else ""
+        self.best = pieces[0] if len(pieces) == 1 else max(pieces, key=_length, default=(0, ""))
 
     def at(self, text: str, start: int) -> bool:
         """Does the segment stand at this place?"""
@@ -73,17 +95,8 @@ class Segment:
         return -1
 
 
-def _pieces(items: list[str | None]) -> list[tuple[int, str]]:
-    pieces: list[tuple[int, str]] = []
-    start = 0
-    while start < len(items):
-        stop = start
-        while stop < len(items) and items[stop] is not None:
-            stop += 1
-        if stop > start:
-            pieces.append((start, "".join(item or "" for item in items[start:stop])))
-        start = stop + 1
-    return pieces
+def _length(piece: tuple[int, str]) -> int:
+    return len(piece[1])
 
 
 class Glob:
@@ -94,32 +107,17 @@ class Glob:
     def __init__(self, pattern: str, normal: Callable[[str], str]) -> None:
         self.source = pattern
         segments: list[list[str | None]] = [[]]
-        literal: list[str] = []
         wild = False
-
-        def flush() -> None:
-            if literal:
-                segments[-1].extend(normal("".join(literal)))
-                literal.clear()
-
-        index, length = 0, len(pattern)
-        while index < length:
-            char = pattern[index]
-            if char == "*":
-                flush()
+        escaped = "\\" in pattern
+        for piece in _PIECE.findall(_join_escapes(pattern)):
+            if piece == "*":
                 segments.append([])
                 wild = True
-            elif char == "?":
-                flush()
+            elif piece == "?":
                 segments[-1].append(_HOLE)
                 wild = True
-            elif char == "\\" and index + 1 < length:
-                index += 1
-                literal.append(pattern[index])
             else:
-                literal.append(char)
-            index += 1
-        flush()
+                segments[-1].append(normal(piece.translate(_UNESCAPE) if escaped else piece))
         self.wild = wild
         self.segments = tuple(map(Segment, segments))
         self.literal = max((segment.best[1] for segment in self.segments), key=len)  # every match contains it

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rules.bound import Bound, constants
+from rules.collector import collector_held
 from rules.glob import Glob
 from rules.manystrings import ManyStrings
 from rules.registry import CommandSpec, TestSpec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _WORTH = 4  # rules with a look-up from which a region pays
 _ENOUGH = 50_000  # matches of one text after which all rules of the automaton count as candidates
+_MANY = 500  # rules whose tables are built with the garbage collector held
 _MATCHES = ("is", "contains", "matches")
 
 
@@ -84,7 +86,8 @@ class Region:
         """The numbers of all rules that may be true, ascending."""
         tables = self._tables
         if tables is None:
-            tables = self._build()
+            with collector_held(len(self.rules) > _MANY):
+                tables = self._build()
         hits: set[int] = set()
         for table in tables:
             values = table.source.values(run)
@@ -101,27 +104,42 @@ class Region:
 
     def _build(self) -> list[_Table]:
         tables: dict[tuple[Source, str], _Table] = {}
+        known: _Known = {}
         for number, leaves in enumerate(self.rules):
             if leaves is None:
                 self._always.append(number)
                 continue
             for leaf in leaves:
-                _register(tables, leaf, number)
+                _register(tables, known, leaf, number)
         for table in tables.values():
             table.finish()
         self._tables = list(tables.values())
         return self._tables
 
 
-def _register(tables: dict[tuple[Source, str], _Table], leaf: Bound, number: int) -> None:
-    assert isinstance(leaf.spec, TestSpec) and leaf.spec.sources is not None
+_Known = dict[tuple[object, ...], list[_Table]]
+
+
+def _tables_of(tables: dict[tuple[Source, str], _Table], known: _Known, leaf: Bound) -> list[_Table]:
+    """The tables of the sources that a test looks at; tests with equal arguments but for the keys have the same."""
+    assert isinstance(leaf.spec, TestSpec) and leaf.spec.sources is not None and leaf.comparator is not None
+    part = leaf.part.name if leaf.part is not None else ""
+    frame = (leaf.name, *leaf.args[:-1], part, leaf.comparator.name, *leaf.tags.items())
+    found = known.get(frame)
+    if found is None:
+        found = known[frame] = []
+        for source in leaf.spec.sources(leaf) or ():
+            key = (source, leaf.comparator.name)
+            if key not in tables:
+                tables[key] = _Table(source, leaf.comparator.normal)
+            found.append(tables[key])
+    return found
+
+
+def _register(tables: dict[tuple[Source, str], _Table], known: _Known, leaf: Bound, number: int) -> None:
     assert leaf.comparator is not None and leaf.match is not None
     normal = leaf.comparator.normal
-    for source in leaf.spec.sources(leaf) or ():
-        key = (source, leaf.comparator.name)
-        table = tables.get(key)
-        if table is None:
-            table = tables[key] = _Table(source, normal)
+    for table in _tables_of(tables, known, leaf):
         for text in constants(leaf.keys) or ():
             if leaf.match.name == "is":
                 table.exact.setdefault(normal(text), []).append(number)

@@ -1,6 +1,7 @@
 """A host made of plain values: for trying scripts, for tests, and for use of the language without a mail server.
 
-Every field is an answer. ``environment`` also holds settings, under ``vnd.filterd.setting.`` (``setting()`` sets one).
+Every field is an answer. ``environment`` also holds settings, under ``vnd.filterd.setting.`` (``setting()``
+sets one).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("config", "filterd.cli.config", "check, show and explain the configuration"),
     Command("account", "filterd.cli.account", "add, list, show and remove accounts; change passwords"),
     Command("explain", "filterd.cli.explain", "tell why a message went where it is"),
+    Command("queue", "filterd.cli.queue", "what waits to leave, why, and what to do with it"),
     Command("sieve", "filterd.cli.sieve", "check and try filter scripts; store and activate them"),
     Command(
         "deliver", "filterd.cli.deliver", "deliver one message from standard input (for other mail servers)"

@@ -38,7 +38,7 @@ class Places:
 
 
 def locate(text: str) -> Places:
-    """``text`` must be valid TOML."""
+    """``text`` should be valid TOML; on anything else the places are of no use, but it ends."""
     return _Walker(text).walk()
 
 
@@ -170,7 +170,9 @@ class _Walker:
             self.position += 1
             index = 0
             while self._inside("]"):
+                before = self.position
                 self._value((*path, index))
+                self.position += self.position == before  # not TOML: never stand still
                 index += 1
         elif ch == "{":
             self.position += 1

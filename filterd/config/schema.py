@@ -260,6 +260,11 @@ class SpfStage:
     )
     helo: bool = setting(True, "Also check the HELO name (RFC 7208 2.3).", Kind.FLAG)
     header: bool = setting(True, "Also write Received-SPF.", Kind.FLAG)
+    reverse: bool = setting(
+        True,
+        "Also look whether the client's address has a name that leads back to it; evidence only.",
+        Kind.FLAG,
+    )
     timeout: float = setting(
         20.0, "For all look-ups of one message together (RFC 7208 4.6.4).", Kind.DURATION
     )

@@ -78,6 +78,7 @@ class Session:
         "_closed",
         "_continuation",
         "_doing",
+        "_eof",
         "_events",
         "_out",
         "_pending",
@@ -116,6 +117,7 @@ class Session:
         self._out: list[bytes] = []
         self._doing: Event | None = None  # an event that is with the shell and not yet answered
         self._closed = False
+        self._eof = False
         self._wake = b""  # idling: b"look" or b"alive" when the mailbox shall be looked at
         self.settled = False  # somebody has logged in, ever
         self._continuation: Continuation | None = None
@@ -154,10 +156,9 @@ class Session:
         self._out.append(data)
 
     def receive_eof(self) -> None:
-        """Nothing more will come: an idling client is gone, other commands are finished."""
-        if self.idle_tag:
-            self._leave_idle()
-        self._continuation = None
+        """Nothing more will come: what was sent is still done, then the connection ends."""
+        self._eof = True
+        self._leave_idle()
 
     # -- what the shell keeps time by -----------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -231,9 +232,12 @@ class Session:
             if self._wake and (work := self._look()) is not None:
                 return work
             seen = self._reader.next()
-            if seen is None:
+            if seen is not None:
+                self._take(seen)
+            elif self._eof:
+                self.move(State.LOGOUT)
+            else:
                 return None
-            self._take(seen)
 
     def _take(self, seen: Command | Line | Continue | Refused) -> None:
         match seen:

@@ -18,7 +18,7 @@ from filterd.queue.destinations import Destination
 from filterd.queue.dialogue import Mail
 from filterd.queue.ends import HERE, Ends, Result
 from filterd.queue.link import Broken, Link
-from filterd.queue.outbound import Dialer
+from filterd.queue.outbound import Connector
 from filterd.queue.replies import RemoteReply
 from filterd.queue.route import Hop, NoRoute
 from filterd.queue.rows import Item, PutOff
@@ -46,7 +46,7 @@ class Office:
 
     writer: Writer
     ends: Ends
-    dialer: Dialer
+    connector: Connector
     clock: Clock
     traces: TraceWriter
     local: Local
@@ -193,7 +193,7 @@ class Courier:
         way = await self.office.route(domain)
         if isinstance(way, NoRoute):
             return RemoteReply(550 if way.permanent else 451, (way.text,))
-        found = await self.office.dialer.first(way)
+        found = await self.office.connector.first(way)
         if isinstance(found, RemoteReply):
             return found
         self.link = found

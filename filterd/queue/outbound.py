@@ -12,6 +12,7 @@ import ipaddress
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from filterd.queue.dialogue import Conversation, Refused
 from filterd.queue.link import HANDSHAKE_SECONDS, Broken, Link, Wire
@@ -30,8 +31,16 @@ def opportunistic() -> ssl.SSLContext:
     return context
 
 
+class Connector(Protocol):
+    """How couriers come to a connection."""
+
+    async def first(self, hops: Sequence[Hop]) -> Link | RemoteReply:
+        """The first hop that talks; else the reply to record."""
+        ...
+
+
 @dataclass(slots=True)
-class Dialer:
+class Dialer(Connector):
     """One a process. ``helo`` is our name; ``login`` goes to the relay."""
 
     helo: str

@@ -27,7 +27,7 @@ from filterd.queue.courier import Courier, Local, Office
 from filterd.queue.destinations import PER_DESTINATION, Destination
 from filterd.queue.ends import Ends, Schedule
 from filterd.queue.journal import Journal
-from filterd.queue.outbound import Dialer
+from filterd.queue.outbound import Connector, Dialer
 from filterd.queue.route import Hop, NoRoute, Relay, route
 from filterd.queue.rows import Agenda
 from filterd.queue.writer import Writer
@@ -78,7 +78,9 @@ class Sender:
     traces: TraceWriter
     local: Local
     store: StoreLater
-    _office: Office = field(init=False)
+    connector: Connector | None = None  # None: the network
+    _office: Office = field(init=False, repr=False)
+    _ready: bool = False
     _places: dict[str, Destination] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _rolling: asyncio.Task[None] | None = None
@@ -92,6 +94,7 @@ class Sender:
             return
         writer = Writer(self.settings.directory, self.clock, "sender")
         self._office = self._open_office(writer)
+        self._ready = True
         ears = bell.listen(self.settings.directory)
         loop = asyncio.get_running_loop()
         loop.add_reader(ears.fileno(), self._heard, ears)
@@ -109,6 +112,15 @@ class Sender:
             lock.release()
             lock.close()
 
+    @property
+    def busy(self) -> bool:
+        """Is anything being tried now, or is it only about to start?"""
+        return not self._ready or bool(self._office.busy)
+
+    def wake(self) -> None:
+        """Look again now, as a worker's datagram would have it."""
+        self._office.look.set()
+
     def _open_office(self, writer: Writer) -> Office:
         settings = self.settings
         schedule = Schedule(
@@ -124,7 +136,7 @@ class Sender:
         return Office(
             writer,
             Ends(schedule, self.clock, self.ids),
-            Dialer(settings.hostname, login),
+            self.connector or Dialer(settings.hostname, login),
             self.clock,
             self.traces,
             self.local,

@@ -24,7 +24,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from filterd.store import durable, names, rescan, tree
+from filterd.store import durable, names, rescan, textpack, tree
 from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
@@ -35,6 +35,7 @@ INDEX_DIRECTORY = ".filterd"
 INDEX_FILE = "index.db"
 LOCK_FILE = "lock"
 OPEN_FOLDERS = 8  # per account; three descriptors each
+_REMOVED = {errno.ENOENT, errno.EPERM, errno.ESTALE}  # EPERM is what O_TMPFILE says in a removed directory
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -72,6 +73,7 @@ class Core:
     _index: Index | None = None
     _folders: dict[int, Folder] = field(default_factory=dict)
     _held: int = 0
+    _lost: bool = False
     _notices: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -168,8 +170,15 @@ class Core:
                 self._forget_folders()
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
         finally:
+            if self._lost and self._held == 0:
+                self._lost = False
+                self._forget_folders()
             self._trim()
             self._tell()
+
+    def failed(self, error: OSError) -> None:
+        """Perhaps a folder that we hold open was removed by somebody: open it anew next time."""
+        self._lost = self._lost or error.errno in _REMOVED
 
     # -- the lock -----------------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
@@ -195,6 +204,7 @@ class Core:
             tree.finish_rename(self)
             tree.discover(self)
             tree.sweep(self)
+            textpack.sweep(self)
         note = self.lock.note()
         if note:
             self._mark_stale(note)

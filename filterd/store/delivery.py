@@ -118,6 +118,7 @@ class _Batch:
             except StoreError as error:
                 self._refuse(at, error)
             except OSError as error:
+                self.core.failed(error)
                 self._refuse(at, StoreUnavailable(f"store: {error.strerror or error}"))
         for draft in self.drafts:
             self.disk.sync(draft.file)

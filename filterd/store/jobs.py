@@ -24,6 +24,8 @@ T = TypeVar("T")
 THREADS = 12
 RIDE_SECONDS = 0.5
 MAX_BATCH = 128
+STEP_SECONDS = 0.04  # of background work at a time
+PAUSE_SECONDS = 0.06  # between two steps
 MAX_RUNS = 8  # pieces of other work a thread does for one account before others come to their turn
 
 log = logging.getLogger("filterd.store")
@@ -49,6 +51,16 @@ class BoundedStore(Protocol):
     def close_account(self, account: str) -> None: ...
 
 
+@runtime_checkable
+class IndexingStore(Protocol):
+    """An account that has work for idle times."""
+
+    @property
+    def unfinished(self) -> bool: ...
+
+    def step(self, seconds: float) -> None: ...
+
+
 @dataclass(slots=True)
 class _Delivery:
     item: tuple[str, NewMessage, SieveState | None]
@@ -64,6 +76,7 @@ class _Lane:
     acks: list[bytes] = field(default_factory=list)
     running: bool = False
     closing: bool = False
+    idle: bool = False  # do a step of the account's background work
 
 
 class AccountJobs:
@@ -76,10 +89,11 @@ class AccountJobs:
         self._lanes: dict[str, _Lane] = {}
         self._flush: asyncio.TimerHandle | None = None
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
         """Do ``work`` with the account's store in the pool; its result or exception."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
         def job(opened: AccountStore | StoreError) -> None:
@@ -158,6 +172,7 @@ class AccountJobs:
             runs, lane.runs = lane.runs[:MAX_RUNS], lane.runs[MAX_RUNS:]
             acks, lane.acks = lane.acks, []
             closing, lane.closing = lane.closing, False
+            idle, lane.idle = lane.idle, False
         opened: AccountStore | StoreError
         try:
             opened = self._store.account(account)
@@ -170,10 +185,13 @@ class AccountJobs:
                 _deliver(opened, deliveries)
             for run in runs:
                 run(opened)
+            if idle and isinstance(opened, IndexingStore):
+                _step(opened)
             if closing and isinstance(self._store, BoundedStore):
                 self._store.close_account(account)
         finally:
-            self._done(account, lane)
+            more = isinstance(opened, IndexingStore) and not closing and opened.unfinished
+            self._done(account, lane, more)
 
     @staticmethod
     def _acknowledge(opened: AccountStore, acks: list[bytes], riding: bool) -> None:
@@ -185,7 +203,13 @@ class AccountJobs:
                 except StoreError as error:
                     log.warning("acknowledgements wait: %s", error)
 
-    def _done(self, account: str, lane: _Lane) -> None:
+    def _idle(self, account: str) -> None:
+        """On the loop, after a pause: nobody else wants the account, go on with its background work."""
+        with self._lock:
+            if not self._closed and account not in self._lanes:
+                self._lane(account).idle = True
+
+    def _done(self, account: str, lane: _Lane, more: bool) -> None:
         surplus = self._store.surplus() if isinstance(self._store, BoundedStore) else []
         with self._lock:
             if lane.deliveries or lane.runs:
@@ -194,9 +218,26 @@ class AccountJobs:
                 lane.running = False
                 if not lane.acks:
                     del self._lanes[account]
+                if more and self._loop is not None and not self._closed:
+                    _soon(self._loop, PAUSE_SECONDS, lambda: self._idle(account))
             for other in surplus:
                 if other not in self._lanes and not self._closed:
                     self._lane(other).closing = True
+
+
+def _step(opened: IndexingStore) -> None:
+    try:
+        opened.step(STEP_SECONDS)
+    except StoreError as error:
+        log.warning("background work: %s", error)
+
+
+def _soon(loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]) -> None:
+    """From a thread."""
+    try:
+        loop.call_soon_threadsafe(lambda: loop.call_later(seconds, act))
+    except RuntimeError:
+        log.debug("the loop ended before the background work")
 
 
 def _deliver(opened: AccountStore | StoreError, deliveries: list[_Delivery]) -> None:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from filterd.store import delivery, names, quota, transfer, tree, views
+from filterd.store import delivery, names, quota, textpack, transfer, tree, views
 from filterd.store.base import (
     AccountStore,
     Changes,
@@ -46,6 +46,7 @@ class MaildirAccount(AccountStore):
     def __init__(self, core: Core) -> None:
         self._core = core
         self._views = views.Views(core)
+        self._texts = textpack.TextPacks(core)
 
     # -- mailboxes ------------------------------------------------------------------------------------------------
     def mailboxes(self) -> tuple[MailboxInfo, ...]:
@@ -105,7 +106,17 @@ class MaildirAccount(AccountStore):
             return views.read(self._core, mailbox, uid)
 
     def text_candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> Sequence[int] | None:
-        return None
+        with self._core.guard():
+            return self._texts.candidates(mailbox, needle, uids)
+
+    @property
+    def unfinished(self) -> bool:
+        """Texts wait to be packed: call ``step`` when there is nothing better to do."""
+        return bool(self._texts.unfinished)
+
+    def step(self, seconds: float) -> None:
+        with self._core.guard():
+            self._texts.step(seconds)
 
     # -- writing --------------------------------------------------------------------------------------------------
     def deliver(self, mailbox: str, message: NewMessage, state: SieveState | None = None) -> Stored:
@@ -205,6 +216,7 @@ class MaildirAccount(AccountStore):
             self.flush()
         except StoreError:
             self._core.acks.clear()  # need not be durable
+        self._texts.close()
         self._core.close()
 
 

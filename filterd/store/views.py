@@ -238,5 +238,8 @@ def _render_anew(core: Core, folder: Folder, seen: HotRow, found: intake.Found) 
         )
         with core.index.transaction():
             core.index.replace(row, old, new, intake.cold_of(record))
+            core.index.execute(
+                "delete from meta where key=?", (f"text:{row.mid}",)
+            )  # its text is packed anew
             core.index.save(row)
         core.changed(row)

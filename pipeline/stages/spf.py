@@ -2,7 +2,8 @@
 
 Specification: RFC 7208 (evaluation in pipeline/adapters/pyspf.py), RFC 8601 2.7.2 (results), RFC 7372 (reply codes).
 
-Both identities are checked (RFC 7208 2.3, 2.4); the verdict is that of MAIL FROM, or of postmaster@HELO for the null
+Both identities are checked (RFC 7208 2.3, 2.4); beside them, as evidence only, the address' reverse name (iprev, RFC 8601
+2.7.3; tags ``iprev.result``, ``iprev.name``). The verdict is that of MAIL FROM, or of postmaster@HELO for the null
 reverse-path. Tags ``spf.result``, ``spf.domain``, ``spf.identity``, ``spf.helo``; ``state["spf"]`` is the SpfResult.
 Authenticated clients are skipped; a client whose address is not known or not believed (HOUSE item 6) gives ``none``.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Coroutine
 from dataclasses import dataclass
 
+from pipeline import iprev
 from pipeline.adapters.pyspf import SpfQuestion, SpfResult, check, check_cached, printable
 from pipeline.envelope import Client, Envelope
 from pipeline.forged import from_outside, removals
@@ -48,6 +51,9 @@ class SpfSettings:
     )
     helo: bool = setting(True, "Also check the HELO name (RFC 7208 2.3).")
     header: bool = setting(True, "Also write Received-SPF.")
+    reverse: bool = setting(
+        True, "Also look whether the client's address has a name that leads back to it; evidence only."
+    )
     timeout: float = setting(20.0, "For all look-ups of one message together (RFC 7208 4.6.4).", "duration")
 
 
@@ -63,7 +69,7 @@ class SpfStage:
         self.settings = settings
         self.timeout = settings.timeout + 2.0  # the stage keeps its own limit and answers temperror
         self._context = context
-        self._early: set[asyncio.Task[SpfResult]] = set()
+        self._early: set[asyncio.Task[object]] = set()
 
     def quick(self, transaction: Transaction) -> Verdict | None:
         """The verdict when no look-up is needed."""
@@ -77,22 +83,33 @@ class SpfStage:
             if found is None:
                 return None
             results.append(found)
-        return self._verdict(transaction, results)
+        reverse: iprev.Iprev | None = None
+        if self.settings.reverse:
+            looked = iprev.evaluate(transaction.envelope.client.ip or "", self._context.resolver.cached)
+            if isinstance(looked, list):
+                return None
+            reverse = looked
+        return self._verdict(transaction, results, reverse)
 
     async def check(self, transaction: Transaction) -> Verdict:
         why = _not_checked(transaction.envelope.client)
         if why is not None:
             return why
         questions = self._questions(transaction.envelope)
-        results = await asyncio.gather(*(self._ask(question) for question in questions))
-        return self._verdict(transaction, results)
+        *results, reverse = await asyncio.gather(
+            *(self._ask(question) for question in questions), self._reverse(transaction.envelope.client)
+        )
+        spf = [result for result in results if isinstance(result, SpfResult)]
+        return self._verdict(transaction, spf, reverse if isinstance(reverse, iprev.Iprev) else None)
 
     def prefetch(self, envelope: Envelope) -> None:
         """Start the look-ups in the background (at MAIL): ``check`` then finds them in the cache or under way."""
         if _not_checked(envelope.client) is not None:
             return
-        for question in self._questions(envelope):
-            task = asyncio.get_running_loop().create_task(self._ask(question))
+        work: list[Coroutine[object, object, object]] = [self._ask(one) for one in self._questions(envelope)]
+        work.append(self._reverse(envelope.client))
+        for one in work:
+            task = asyncio.get_running_loop().create_task(one)
             self._early.add(task)
             task.add_done_callback(self._early.discard)
 
@@ -109,6 +126,15 @@ class SpfStage:
     async def _ask(self, question: SpfQuestion) -> SpfResult:
         return await check(self._context.resolver, self._context.clock, question, self.settings.timeout)
 
+    async def _reverse(self, client: Client) -> iprev.Iprev | None:
+        if not self.settings.reverse:
+            return None
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                return await iprev.look(self._context.resolver, client.ip or "")
+        except TimeoutError:
+            return iprev.Iprev("temperror")
+
     def _questions(self, envelope: Envelope) -> list[SpfQuestion]:
         """The main identity first."""
         client = envelope.client
@@ -119,7 +145,9 @@ class SpfStage:
             return [main]
         return [main, SpfQuestion(client.ip or "", "", client.helo, receiver)]
 
-    def _verdict(self, transaction: Transaction, results: list[SpfResult]) -> Verdict:
+    def _verdict(
+        self, transaction: Transaction, results: list[SpfResult], reverse: iprev.Iprev | None = None
+    ) -> Verdict:
         envelope = transaction.envelope
         ip = envelope.client.ip or ""
         main = results[0]
@@ -130,6 +158,18 @@ class SpfStage:
             tags["spf.helo"] = results[1].result
         elif main.identity == "helo" or main.domain.lower() == envelope.client.helo.lower():
             tags["spf.helo"] = main.result
+        authres = [_authres(result, envelope, comment if result is main else "") for result in results]
+        evidence = _evidence(results, ip)
+        if reverse is not None:
+            tags |= {
+                "iprev.result": reverse.result,
+                "iprev.name": reverse.name if reverse.result == "pass" else "",
+            }
+            evidence["reverse name"] = f"{reverse.result} {printable(reverse.name)}".strip()
+            properties = (("policy.iprev", ip),)
+            authres.append(
+                AuthResult("iprev", reverse.result, properties=properties, comment=printable(reverse.name))
+            )
         disposition, reply = self._decide(main, ip)
         return Verdict(
             stage=self.name,
@@ -137,10 +177,8 @@ class SpfStage:
             result=main.result,
             summary=comment + (f" ({main.mechanism})" if main.mechanism else ""),
             reply=reply,
-            evidence=_evidence(results, ip),
-            authres=tuple(
-                _authres(result, envelope, comment if result is main else "") for result in results
-            ),
+            evidence=evidence,
+            authres=tuple(authres),
             edits=self._edits(transaction, main, comment),
             tags=tags,
         )

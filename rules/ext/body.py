@@ -2,8 +2,8 @@
 
 Specification: RFC 5173. Complete: yes. :text is all text parts, decoded, each a string of its own; HTML
 without its mark-up, as people mean what they see. Parts with an unknown transfer encoding are left out. No
-transform sets match variables (section 6). Bodies are looked at up to ``limits.body_text`` octets; more is cut
-off, never an error.
+transform sets match variables (section 6). Bodies are looked at up to ``limits.body_text`` octets; more is
+cut off, never an error.
 """
 
 from __future__ import annotations

@@ -175,10 +175,11 @@ resolver = ["{resolver}"]
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     raise NotStarted(f"{door}: {self.log()[-3000:]}")
                 time.sleep(0.02)
-        children = (
-            Path("/proc") / str(self.process.pid) / "task" / str(self.process.pid) / "children"
-        ).read_text
-        wait_for(lambda: len(children().split()) > 1, START_SECONDS, "workers and sender")
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        while len(children.read_text().split()) < 2:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise NotStarted(f"no workers: {self.log()[-3000:]}")
+            time.sleep(0.02)
 
     def log(self) -> str:
         path = self.folder / "server.log"

@@ -8,6 +8,7 @@ from filterd.imap.ext.compress import COMPRESS
 from filterd.imap.ext.enable import ENABLE
 from filterd.imap.ext.id import ID
 from filterd.imap.ext.idle import IDLE
+from filterd.imap.ext.metadata import METADATA
 from filterd.imap.ext.namespace import NAMESPACE
 from filterd.imap.ext.quota import QUOTA
 from filterd.imap.ext.replace import REPLACE
@@ -50,6 +51,7 @@ EXTENSIONS: tuple[Extension, ...] = (
     simple.UTF8,
     simple.UIDONLY,
     QUOTA,
+    METADATA,
     REPLACE,
     UNAUTHENTICATE,
     COMPRESS,

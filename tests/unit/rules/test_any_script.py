@@ -24,7 +24,8 @@ _WORDS = [
 ]  # fmt: skip
 _MAILS = [
     b"",
-    b"Subject: a\r\nFrom: Joe <a@b.example>\r\nTo: me@example.org\r\nMessage-ID: <x@y>\r\nDate: 1 Jan 2026 00:00:00 +0000\r\n\r\nbody\r\n",
+    b"Subject: a\r\nFrom: Joe <a@b.example>\r\nTo: me@example.org\r\nMessage-ID: <x@y>\r\n"
+    b"Date: 1 Jan 2026 00:00:00 +0000\r\n\r\nbody\r\n",
     b"Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/html\n\n<b>x\n--b--\n",
     bytes(range(256)) * 4,
 ]

@@ -115,6 +115,19 @@ def test_cut_while_idling(connect: Callable[..., Client]) -> None:
     assert client.events == ["Idle", "IdleEnd"]
 
 
+def test_what_was_sent_before_the_end_is_still_done(connect: Callable[..., Client]) -> None:
+    client = connect()
+    client.session.receive_data(b"a CREATE x\r\nb NOOP\r\nc NO")
+    client.session.receive_eof()
+    assert client.pump().endswith(b"b OK Completed\r\n")
+    assert client.closed
+    idling = connect()
+    idling.raw(b"i IDLE\r\n")
+    idling.session.receive_eof()
+    idling.pump()
+    assert idling.closed and idling.events == ["Idle", "IdleEnd"]
+
+
 def test_a_failing_store_is_unavailable(connect: Callable[..., Client]) -> None:
     client = connect()
     client.session.receive_data(b"a NOOP\r\nb NOOP\r\n")
@@ -181,12 +194,40 @@ def test_id_namespace_quota(connect: Callable[..., Client]) -> None:
     assert client("GETQUOTA other")[-1].startswith("NO")
 
 
+def test_metadata(connect: Callable[..., Client]) -> None:
+    client = connect()
+    assert client.ok("GETMETADATA INBOX /private/comment") == ['* METADATA "INBOX" (/private/comment NIL)']
+    client.ok('SETMETADATA INBOX (/private/comment "mine" /shared/vendor/x/y "deep" /shared/vendor/z "flat")')
+    assert client.ok("GETMETADATA INBOX (/private/comment)") == [
+        '* METADATA "INBOX" (/private/comment "mine")'
+    ]
+    assert client.ok("GETMETADATA (DEPTH 1) INBOX /shared/vendor") == [
+        '* METADATA "INBOX" (/shared/vendor/z "flat")'
+    ]
+    (line,) = client.ok("GETMETADATA (DEPTH infinity) INBOX /shared/vendor")
+    assert '/shared/vendor/x/y "deep"' in line and '/shared/vendor/z "flat"' in line
+    assert client("GETMETADATA (MAXSIZE 2) INBOX /private/comment") == [
+        "OK [METADATA LONGENTRIES 4] GETMETADATA completed"
+    ]
+    client.ok("SETMETADATA INBOX (/shared/vendor/x/y NIL)")
+    assert client.ok("GETMETADATA (DEPTH infinity) INBOX /shared/vendor/x") == []
+    client.ok(b'SETMETADATA "" (/shared/admin {5+}\r\na@b.c)')
+    assert client.ok('GETMETADATA "" /shared/admin') == ['* METADATA "" (/shared/admin "a@b.c")']
+    assert client("GETMETADATA nix /private/comment")[-1].startswith("NO [NONEXISTENT]")
+    for bad in ("/.names", "/private", "/private//x", "/other/x", "/private/x/", "/private/*"):
+        assert client(f'GETMETADATA INBOX "{bad}"')[-1].startswith("BAD"), bad
+    big = b"x" * 65_537
+    assert client(b"SETMETADATA INBOX (/private/x {%d+}\r\n%b)" % (len(big), big))[-1].startswith(
+        ("NO", "BAD")
+    )
+
+
 FUZZ_WORDS = (
     "a b FETCH STORE SEARCH UID SELECT INBOX LIST LSUB APPEND COPY MOVE SORT THREAD STATUS IDLE DONE EXPUNGE ENABLE "
     'QRESYNC UIDONLY IMAP4rev2 1:* 1 * $ 2,3 ( ) (( )) "x" " BODY[] BODY[1.MIME]<0.5> BINARY[1] FLAGS +FLAGS \\Seen '
     "(\\Seen) RETURN (ALL) (SAVE) NOT OR ALL TEXT KEYWORD x HEADER SUBJECT UTF-8 CHARSET (DATE) REFERENCES {3+}\r\nabc "
     "~{2+}\r\n\0x {0} (MESSAGES) %* &- PREVIEW (CHANGEDSINCE 1 VANISHED) CATENATE (TEXT {1+}\r\nx) "
-    "COMPRESS UNSELECT CLOSE CREATE DELETE RENAME REPLACE PARTIAL 1:2 -1:-2"
+    "GETMETADATA SETMETADATA /private/x COMPRESS UNSELECT CLOSE CREATE DELETE RENAME REPLACE PARTIAL 1:2 -1:-2"
 )
 
 

@@ -84,6 +84,7 @@ def test_no_body_at_all(holds: Callable[..., bool]) -> None:
 
 
 def test_no_match_variables(go: Callable[..., object]) -> None:
-    text = 'require ["body", "variables", "fileinto"]; if header :matches "subject" "*" { if body :raw :matches "*" { fileinto "${1}"; } }'
+    text = 'require ["body", "variables", "fileinto"]; '
+    text += 'if header :matches "subject" "*" { if body :raw :matches "*" { fileinto "${1}"; } }'
     result = go(text, b"Subject: kept\r\n\r\nbody\r\n")
     assert [action.mailbox for action in result.actions] == ["kept"]  # type: ignore[attr-defined]  # a RunResult

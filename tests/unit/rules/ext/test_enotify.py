@@ -20,7 +20,8 @@ def sent(result: RunResult) -> list[Notify]:
 
 
 def test_a_notification(go: Go) -> None:
-    text = 'require "enotify"; notify :importance "1" :message "News é" "mailto:x@y.example,z@y.example?cc=c@y.example&body=B%0D%0Ab&X-Own=1&From=evil@y";'
+    text = 'require "enotify"; notify :importance "1" :message "News é" '
+    text += '"mailto:x@y.example,z@y.example?cc=c@y.example&body=B%0D%0Ab&X-Own=1&From=evil@y";'
     (note,) = sent(go(text, MAIL))
     assert note.recipients == ("x@y.example", "z@y.example", "c@y.example")
     assert (note.subject, note.sender, note.importance) == ("News é", "me@example.org", 1)

@@ -11,7 +11,10 @@ from rules.actions import RunResult, Vacation
 from rules.mail.message import Message
 from rules.simplehost import SimpleHost
 
-MAIL = b"From: Joe Doe <joe@example.com>\r\nTo: me@example.org\r\nSubject: Hi\r\nMessage-ID: <m@x>\r\nReferences: <r@x>\r\n{}\r\nbody\r\n"
+MAIL = (
+    b"From: Joe Doe <joe@example.com>\r\nTo: me@example.org\r\nSubject: Hi\r\nMessage-ID: <m@x>\r\n"
+    b"References: <r@x>\r\n{}\r\nbody\r\n"
+)
 Go = Callable[..., RunResult]
 
 

@@ -1,0 +1,230 @@
+"""SEARCH TEXT and BODY: a packed file per mailbox of the decoded, case-folded text of its messages (HOUSE item 20).
+
+It only proposes: what it names is decoded and looked at by whoever asked, so it may name too many, never too few. A message that
+is not packed yet is always named; so is one whose text is larger than MAX_TEXT.
+
+Format (documented nowhere else): ``text-<mailbox id>-<generation>`` in the index directory; records ``uid u32le, octets u32le,
+text UTF-8``; octets 2^32-1 means "too large", without text. The index (``meta``, key ``text:<mailbox id>``) says which generation
+and how many octets of it are good: they were synced before it said so, what lies behind is cut off by the next writer. Records of
+messages that are gone stay until there are more of them than of the others; then a new generation is begun.
+
+It is made by looking for something: a search packs for BUILD_SECONDS, ``jobs`` goes on in the background (``step``).
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import mmap
+import os
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from filterd.store import durable, rescan
+from filterd.store.base import NoSuchMailbox
+from filterd.store.views import read
+from rules.mail.message import Message
+
+if TYPE_CHECKING:
+    from filterd.store.core import Core
+    from filterd.store.index import MailboxRow
+
+BUILD_SECONDS = 0.2
+MAX_TEXT = 4 * 1024 * 1024
+TOO_LARGE = 2**32 - 1
+SLICE = 4 * 1024 * 1024  # mmap.find holds the interpreter: look at so much at a time
+BATCH_OCTETS = 4 * 1024 * 1024
+DEAD_FLOOR = 1000
+PREFIX = "text-"
+_HEAD = struct.Struct("<II")
+
+
+@dataclass(slots=True)
+class _Pack:
+    """What is known of a pack: ``starts`` of the texts, ascending, and the UIDs beside them."""
+
+    generation: int
+    length: int = 0
+    starts: array[int] = field(default_factory=lambda: array("Q"))
+    uids: array[int] = field(default_factory=lambda: array("I"))
+    known: set[int] = field(default_factory=set)
+    large: set[int] = field(default_factory=set)
+    map: mmap.mmap | None = None
+
+    def close(self) -> None:
+        if self.map is not None:
+            self.map.close()
+            self.map = None
+
+
+class TextPacks:
+    """The packs of one account."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._packs: dict[str, _Pack] = {}
+        self.unfinished: dict[str, None] = {}  # mailbox names that were searched and are not packed whole
+
+    def close(self) -> None:
+        for pack in self._packs.values():
+            pack.close()
+        self._packs.clear()
+
+    def candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> list[int]:
+        core = self._core
+        _, row = core.box(mailbox)
+        pack = self._build(mailbox, row, uids, BUILD_SECONDS)
+        hits = self._find(pack, needle.casefold().encode("utf-8", "surrogatepass"))
+        return [uid for uid in uids if uid in hits or uid not in pack.known or uid in pack.large]
+
+    def step(self, seconds: float) -> None:
+        """Go on packing what was searched."""
+        for mailbox in list(self.unfinished)[:1]:
+            try:
+                folder, row = self._core.box(mailbox)
+            except NoSuchMailbox:
+                self.unfinished.pop(mailbox, None)
+                return
+            row = rescan.refresh(self._core, folder, row)
+            found = self._core.index.query("select uid from hot where mbox=?", (row.id,))
+            self._build(mailbox, row, [uid for (uid,) in found if isinstance(uid, int)], seconds)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+    def _load(self, row: MailboxRow) -> _Pack:
+        """The pack as far as the index vouches for it."""
+        generation, _, length = self._core.index.meta(f"text:{row.mid}").partition(" ")
+        pack = self._packs.get(row.mid)
+        if (
+            pack is not None
+            and generation
+            and (pack.generation, pack.length) == (int(generation), int(length))
+        ):
+            return pack
+        if pack is None or not generation or pack.generation != int(generation) or pack.length > int(length):
+            if pack is not None:
+                pack.close()
+            pack = self._packs[row.mid] = _Pack(int(generation or 0))
+        if generation:
+            self._read(pack, row, int(length))
+        return pack
+
+    def _read(self, pack: _Pack, row: MailboxRow, length: int) -> None:
+        pack.close()
+        try:
+            fd = os.open(self._name(row, pack), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._core.index_dir.fd)
+        except FileNotFoundError:
+            return
+        try:
+            if length and os.fstat(fd).st_size >= length:
+                pack.map = mmap.mmap(fd, length, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        if pack.map is None:
+            return
+        at = pack.length
+        while at + _HEAD.size <= length:
+            uid, size = _HEAD.unpack_from(pack.map, at)
+            at += _HEAD.size
+            pack.known.add(uid)
+            pack.starts.append(at)
+            pack.uids.append(uid)
+            if size == TOO_LARGE:
+                pack.large.add(uid)
+            else:
+                at += size
+        pack.length = length
+
+    @staticmethod
+    def _name(row: MailboxRow, pack: _Pack) -> str:
+        return f"{PREFIX}{row.mid}-{pack.generation}"
+
+    def _build(self, mailbox: str, row: MailboxRow, uids: Sequence[int], seconds: float) -> _Pack:
+        """Pack some of what is missing."""
+        clock = self._core.settings.clock
+        deadline = clock.monotonic() + seconds
+        while True:
+            pack = self._load(row)
+            missing = [uid for uid in uids if uid not in pack.known]
+            if not missing:
+                self.unfinished.pop(mailbox, None)
+                return pack
+            self.unfinished[mailbox] = None
+            if clock.monotonic() >= deadline:
+                return pack
+            data = self._texts(mailbox, missing, deadline)
+            if not data:  # what is missing has gone
+                self.unfinished.pop(mailbox, None)
+                return pack
+            self._append(row, pack, data)
+
+    def _texts(self, mailbox: str, uids: list[int], deadline: float) -> bytes:
+        out: list[bytes] = []
+        octets = 0
+        for uid in uids:
+            data = read(self._core, mailbox, uid)
+            if data is None:
+                continue
+            text = Message(data).text_for_search().casefold().encode("utf-8", "surrogatepass")
+            if len(text) > MAX_TEXT:
+                out.append(_HEAD.pack(uid, TOO_LARGE))
+            else:
+                out += (_HEAD.pack(uid, len(text)), text)
+                octets += len(text)
+            if octets > BATCH_OCTETS or self._core.settings.clock.monotonic() >= deadline:
+                break
+        return b"".join(out)
+
+    def _append(self, row: MailboxRow, pack: _Pack, data: bytes) -> None:
+        core = self._core
+        with core.locked():
+            before = (pack.generation, pack.length)
+            pack = self._load(row)
+            if pack.generation and (pack.generation, pack.length) != before:
+                return  # another process was at it: see what is left to do
+            live = core.index.mailbox(row.id)
+            messages = live.messages if live is not None else 0
+            unreadable = (
+                pack.map is None and pack.generation
+            )  # never cut what another process may have mapped
+            if not pack.generation or unreadable or len(pack.uids) > 2 * messages + DEAD_FLOOR:
+                old = self._name(row, pack)
+                pack.close()
+                pack = self._packs[row.mid] = _Pack(pack.generation + 1)
+                with contextlib.suppress(FileNotFoundError):
+                    core.settings.disk.unlink(core.index_dir, old)
+            durable.extend_file(core.index_dir, self._name(row, pack), pack.length, data)
+            with core.index.transaction():
+                core.index.set_meta(f"text:{row.mid}", f"{pack.generation} {pack.length + len(data)}")
+
+    def _find(self, pack: _Pack, needle: bytes) -> set[int]:
+        """UIDs whose text contains ``needle`` (a hit may also run over the edge of two texts: one too many)."""
+        hits: set[int] = set()
+        data, starts = pack.map, pack.starts
+        if data is None or not needle:
+            return set(pack.known)
+        at, end, count = 0, pack.length, len(starts)
+        while at < end:
+            found = data.find(needle, at, min(end, at + SLICE + len(needle)))
+            if found < 0:
+                at += SLICE
+                continue
+            which = bisect.bisect_right(starts, found) - 1
+            hits.add(pack.uids[max(which, 0)])
+            at = starts[which + 1] - _HEAD.size if which + 1 < count else end
+            at = max(at, found + 1)
+        return hits
+
+
+def sweep(core: Core) -> None:
+    """Remove packs that nothing refers to. Under the lock."""
+    good = {
+        f"{PREFIX}{row.mid}-{core.index.meta(f'text:{row.mid}').partition(' ')[0]}"
+        for row in core.index.mailboxes()
+    }
+    for name in os.listdir(core.index_dir.fd):
+        if name.startswith(PREFIX) and name not in good:
+            with contextlib.suppress(OSError):
+                core.settings.disk.unlink(core.index_dir, name)
