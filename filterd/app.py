@@ -45,12 +45,15 @@ from filterd.store.jobs import AccountJobs
 from filterd.store.maildir import MaildirStore
 from filterd.workers import RETIRE, Group, Role
 from pipeline.srs import Original, Srs
+from rules.limits import Limits
 
 log = logging.getLogger("filterd")
 
 TRACES = "traces.db"
 LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve")
-GC_THRESHOLD = 20_000  # new objects between two collections: a message makes a few thousand, nearly none in cycles
+GC_THRESHOLD = (
+    20_000  # new objects between two collections: a message makes a few thousand, nearly none in cycles
+)
 GRACE_SECONDS = 8.0  # commands under way may end after SIGTERM
 RETIRED_SECONDS = 600.0  # a worker that was replaced serves whom it has so long
 
@@ -91,7 +94,7 @@ def build(config: Config, name: str) -> Parts:
         before=[Path(path) for path in config.stage.sieve.before],
         after=[Path(path) for path in config.stage.sieve.after],
         default=default_script(config),
-        script_size=config.stage.sieve.limits.script,
+        limits=sieve_limits(config),
     )
     traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
     spool = GroupSpool(root / "queue", clock)
@@ -102,7 +105,8 @@ def build(config: Config, name: str) -> Parts:
             hostname=config.server.hostname,
             on_script_error_defer=config.stage.sieve.on_error == "defer",
             global_scripts=root / "sieve" / "global",
-            max_redirects=config.stage.sieve.limits.redirects,
+            subaddress=config.accounts.subaddress,
+            limits=sieve_limits(config),
         ),
         directory,
         jobs,
@@ -179,6 +183,14 @@ def srs_verifier(srs: Srs | None) -> Callable[[str], str | None] | None:
         return found.address if isinstance(found, Original) else None
 
     return verify
+
+
+def sieve_limits(config: Config) -> Limits:
+    """What one script, and one run of a chain of scripts, may use."""
+    chosen = config.stage.sieve.limits
+    return Limits(
+        script_size=chosen.script, cpu_seconds=chosen.cpu, actions=chosen.actions, redirects=chosen.redirects
+    )
 
 
 def default_script(config: Config) -> Path:

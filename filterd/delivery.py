@@ -46,6 +46,7 @@ from pipeline.verdict import Disposition, Verdict
 from rules import interpreter
 from rules.actions import Keep, ListStore, RunResult
 from rules.host import ScriptEnvelope
+from rules.limits import DEFAULT, Limits
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.delivery")
@@ -68,11 +69,12 @@ class Destination:
     forward: str = ""
     via: tuple[str, ...] = ()
     submitted: bool = False
+    group: bool = False  # an alias of several people
 
     @classmethod
-    def of(cls, target: Local | Forward, address: str) -> Destination:
+    def of(cls, target: Local | Forward, address: str, group: bool = False) -> Destination:
         if isinstance(target, Local):
-            return cls(address=address, local=target, via=target.via)
+            return cls(address=address, local=target, via=target.via, group=group)
         return cls(address=address, forward=target.address, via=target.via)
 
 
@@ -102,7 +104,8 @@ class DeliverySettings:
     hostname: str
     on_script_error_defer: bool = False
     global_scripts: Path | None = None
-    max_redirects: int = 4
+    subaddress: str = "+"
+    limits: Limits = DEFAULT
 
 
 class Delivery:
@@ -283,14 +286,15 @@ class Delivery:
             if error:
                 trace.spans.append(Span("sieve", started, 0.0, "error", error))
             return result
-        host = self._host(job, local)
+        host = self._host(job, destination, local)
         envelope = self._script_envelope(job.work.envelope, destination)
-        result = interpreter.run(scripts, job.base, envelope, host)
+        limits = self._settings.limits
+        result = interpreter.run(scripts, job.base, envelope, host, limits=limits)
         if host.needed_store:
 
             def again(store: AccountStore) -> RunResult:
                 host.store, host.needed_store = store, False
-                return interpreter.run(scripts, job.base, envelope, host)
+                return interpreter.run(scripts, job.base, envelope, host, limits=limits)
 
             result = await self._jobs.run(account, again)
         trace.script = scripts[-1].name
@@ -303,7 +307,7 @@ class Delivery:
         trace.spans.append(span)
         return result
 
-    def _host(self, job: _Job, local: Local) -> AccountHost:
+    def _host(self, job: _Job, destination: Destination, local: Local) -> AccountHost:
         tags = job.work.tags()
         score, threshold = tags.get("spam.score"), tags.get("spam.threshold")
         client = job.work.envelope.client
@@ -317,7 +321,11 @@ class Delivery:
             "remote-host": client.name,
             "remote-ip": client.ip or "",
             "vnd.filterd.trace": job.trace.id,
+            "vnd.filterd.setting.recipient_delimiter": self._settings.subaddress,
+            "vnd.filterd.setting.postmaster": f"postmaster@{local.account.id.rpartition('@')[2]}",
         }
+        if local.catch_all or destination.group:  # vacation stays silent on such paths
+            items["vnd.filterd.recipient-path"] = "catch-all" if local.catch_all else "group"
         items.update((f"vnd.filterd.{name}", verdict.result) for name, verdict in job.work.verdicts.items())
         virus = tags.get("virus.status")
         return AccountHost(
@@ -544,7 +552,8 @@ def _verified(work: Transaction) -> bool:
 
 def _last_action(result: RunResult) -> str:
     """``main:4  fileinto "Junk"`` or what else was decided last."""
-    action = next((step for step in reversed(result.trace) if step.result is None), None)
+    actions = (step for step in reversed(result.trace) if step.result is None and step.what != "stop")
+    action = next(actions, None)
     test = next((step for step in reversed(result.trace) if step.result), None)
     if action is None:
         return "kept: no rule applied"

@@ -187,7 +187,7 @@ class Reception(SmtpService):
             case Local() | Forward():
                 return OK_RECIPIENT, (Destination.of(found, address),)
             case Targets(targets=targets):
-                return OK_RECIPIENT, tuple(Destination.of(target, address) for target in targets)
+                return OK_RECIPIENT, tuple(Destination.of(target, address, group=True) for target in targets)
             case SrsReturn(address=original):
                 # RFC 5321 4.5.5: bounces have the null reverse-path; anything else to a rewritten address is abuse
                 if transaction.reverse_path:

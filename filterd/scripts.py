@@ -14,6 +14,7 @@ from filterd.accounts.scripts_base import ScriptStore, ScriptStoreError
 from rules import registry
 from rules.compiler import CompiledScript, compile_script
 from rules.errors import ScriptErrors, render
+from rules.limits import DEFAULT, Limits
 
 log = logging.getLogger("filterd.sieve")
 
@@ -30,7 +31,7 @@ class ScriptService:
         before: Sequence[Path] = (),
         after: Sequence[Path] = (),
         default: Path | None = None,
-        script_size: int = 65_536,
+        limits: Limits = DEFAULT,
     ) -> None:
         self._open_store = store_of
         self._stores: dict[str, ScriptStore] = {}
@@ -40,7 +41,7 @@ class ScriptService:
         self._compiled: dict[tuple[str, str], CompiledScript | ScriptErrors] = {}
         self._files: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._capabilities = registry.capabilities()
-        self.script_size = script_size
+        self._limits = limits
 
     # -- servers.ports.Scripts ---------------------------------------------------------------------------
     def of(self, account: str) -> ScriptStore:
@@ -58,7 +59,7 @@ class ScriptService:
     def check(self, account: str, text: str) -> tuple[list[str], list[str]]:
         """(errors, warnings) for people, each ``line:column: text``."""
         try:
-            compiled = compile_script(text, name="script")
+            compiled = compile_script(text, name="script", limits=self._limits)
         except ScriptErrors as failure:
             return render(failure.errors, text, "script").splitlines(), []
         return [], [f"line {w.line}: {w.message}" for w in compiled.warnings]
@@ -121,7 +122,7 @@ class ScriptService:
         if found is not None:
             return found
         try:
-            found = compile_script(text, name=name)
+            found = compile_script(text, name=name, limits=self._limits)
         except ScriptErrors as failure:
             found = failure
         if len(self._compiled) >= MAX_COMPILED:

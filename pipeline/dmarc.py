@@ -208,11 +208,25 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """One identifier that SPF or DKIM looked at."""
+    """One identifier that SPF or DKIM looked at. ``note``: the selector, or SPF's identity (helo, mailfrom)."""
 
     method: str  # "spf" or "dkim"
     result: str
     domain: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One evaluated message, as aggregate reports count it (RFC 7489 7.2). ``at``: seconds since the epoch."""
+
+    at: float
+    ip: str
+    envelope_from: str  # domain of the reverse-path
+    outcome: Outcome
+    disposition: str
+    override: str
+    identifiers: tuple[Authenticated, ...]
 
 
 def evaluate(found: Discovery, identifiers: Iterable[Authenticated], exists: bool = True) -> Outcome:

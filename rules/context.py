@@ -130,6 +130,12 @@ class Run:
         """Settings are asked anew (the test dialect changes them)."""
         self._settings.clear()
 
+    def use_limits(self, limits: Limits) -> None:
+        """Other limits from here on (the test dialect changes them)."""
+        self.limits = limits
+        self.result.limits = limits
+        self.variables.limits = limits
+
     def check_time(self) -> None:
         """Raises RunError when the CPU budget is spent; for loops inside tests and actions."""
         if self.cpu.spent():

@@ -34,10 +34,10 @@ def action_name(action: Action) -> str:
 class Result:
     """The list of actions, in order, and whether the implicit keep still stands."""
 
-    __slots__ = ("_limits", "actions", "implicit_keep", "keep_flags", "marks")
+    __slots__ = ("limits", "actions", "implicit_keep", "keep_flags", "marks")
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.actions: list[Action] = []
         self.implicit_keep = True
         self.marks: set[tuple[str, str]] = set()  # what extensions note of their own actions
@@ -60,16 +60,16 @@ class Result:
             case Discard():
                 fresh = self._add_once(action, Discard)
             case Vacation():
-                fresh = self._add_limited(action, Vacation, self._limits.vacations)
+                fresh = self._add_limited(action, Vacation, self.limits.vacations)
             case Notify():
-                fresh = self._add_limited(action, Notify, self._limits.notifies)
+                fresh = self._add_limited(action, Notify, self.limits.notifies)
             case _:
                 fresh = self._append(action)
         return fresh
 
     def _append(self, action: Action) -> bool:
-        if len(self.actions) >= self._limits.actions:
-            raise RunError(f"a run may take at most {self._limits.actions} actions")
+        if len(self.actions) >= self.limits.actions:
+            raise RunError(f"a run may take at most {self.limits.actions} actions")
         self.actions.append(action)
         return True
 
@@ -107,7 +107,7 @@ class Result:
             if isinstance(other, Redirect) and _same_address(other.address, action.address):
                 self.actions[index] = replace(other, copy=other.copy and action.copy)
                 return False
-        return self._add_limited(action, Redirect, self._limits.redirects)
+        return self._add_limited(action, Redirect, self.limits.redirects)
 
     def _add_limited(self, action: Action, kind: type, most: int) -> bool:
         if sum(isinstance(other, kind) for other in self.actions) >= most:

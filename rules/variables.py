@@ -164,10 +164,10 @@ def cut(text: str, most: int) -> str:
 class Variables:
     """The variables of one running script; ``shared`` names those that stand for global ones (RFC 6609)."""
 
-    __slots__ = ("_limits", "_size", "_values", "globals", "matched", "shared")
+    __slots__ = ("limits", "_size", "_values", "globals", "matched", "shared")
 
     def __init__(self, limits: Limits, shared_values: dict[str, str]) -> None:
-        self._limits = limits
+        self.limits = limits
         self._values: dict[str, str] = {}
         self._size = 0
         self.globals = shared_values
@@ -185,11 +185,11 @@ class Variables:
 
     def put(self, values: dict[str, str], name: str, value: str) -> None:
         """Assigns into the given scope under the limits."""
-        value = cut(value, self._limits.variable_size)
-        if name not in values and len(values) >= self._limits.variables:
-            raise RunError(f"a script has at most {self._limits.variables} variables")
+        value = cut(value, self.limits.variable_size)
+        if name not in values and len(values) >= self.limits.variables:
+            raise RunError(f"a script has at most {self.limits.variables} variables")
         grown = self._size + octets(value) - octets(values.get(name, ""))
-        if grown > self._limits.variables_total:
+        if grown > self.limits.variables_total:
             raise RunError("the variables became too large altogether")
         self._size = grown
         values[name] = value

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from dataclasses import dataclass, field
+from typing import cast
 
 from filterd.queue.dialogue import QUIT_SECONDS, Conversation, Mail, Say, Step, Talk, Upgrade
 from filterd.queue.replies import RemoteReply, ReplyReader
@@ -37,8 +38,7 @@ class Wire(asyncio.Protocol):
 
     # -- called by the loop ---------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
 
     def data_received(self, data: bytes) -> None:
         self.received += data

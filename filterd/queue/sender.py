@@ -103,8 +103,8 @@ class Sender:
             while not stop.is_set():
                 await self._look(stop)
         finally:
-            self._office.stopping = True
             stopping.cancel()
+            self._tell_stop()
             loop.remove_reader(ears.fileno())
             ears.close()
             await self._end_tasks()
@@ -164,6 +164,9 @@ class Sender:
 
     async def _stopped(self, stop: asyncio.Event) -> None:
         await stop.wait()
+        self._tell_stop()
+
+    def _tell_stop(self) -> None:
         self._office.stopping = True
         self._office.look.set()
         for place in self._places.values():

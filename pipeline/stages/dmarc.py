@@ -3,7 +3,7 @@
 Specification: RFC 7489 section 6, RFC 9091 (pipeline/dmarc.py); RFC 7372 (5.7.26); RFC 8617 9 (local trust in sealers).
 
 It reads ``state["spf"]``, ``state["dkim"]`` and ``state["arc"]`` of the stages before it. Not more than Junk: mail of a
-list (List-Id and any passing signature) and mail with a passing ARC chain of a trusted sealer. A trusted sealer whose
+list (List-Id and a passing signature that covers it or is of its organisation) and mail with a passing ARC chain of a trusted sealer. A trusted sealer whose
 ARC-Authentication-Results say dmarc=pass, and senders in ``exempt``, override the policy. Where the client's facts are
 not known (HOUSE item 6) only a pass is said, never a failure. ``state["dmarc"]`` is the list of Outcomes; tags
 ``dmarc.result``, ``dmarc.policy`` (what the owner asks), ``dmarc.domain``, ``dmarc.disposition`` (what we do, as in RFC
@@ -13,8 +13,11 @@ not known (HOUSE item 6) only a pass is said, never a failure. ``state["dmarc"]`
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.adapters.publicsuffix import organisational
 from pipeline.adapters.pyspf import SpfResult, printable
 from pipeline.dkim.arc import ArcResult
 from pipeline.dkim.verify import SignatureResult
@@ -22,12 +25,14 @@ from pipeline.dmarc import (
     POLICIES,
     Authenticated,
     Discovery,
+    Observation,
     Outcome,
     author_domains,
     evaluate,
     policy_for,
     sampled,
 )
+from pipeline.dns_name import normalise
 from pipeline.ports import DnsAnswer, DnsStatus
 from pipeline.registry import StageContext, setting
 from pipeline.reply import Reply
@@ -35,6 +40,8 @@ from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import AuthResult, Disposition, Verdict
 
+Observe = Callable[[Observation], None]
+_LIST_ID = re.compile(rb"<([^<>]{1,255})>[ \t]*\Z")
 _RESULTS = ("fail", "temperror", "permerror", "none", "pass")  # the worst of several author domains counts
 
 
@@ -46,7 +53,9 @@ class DmarcSettings:
         choices=("follow", "junk", "note"),
     )
     quarantine: str = setting(
-        "junk", "When the domain's policy is quarantine: junk, or note it.", choices=("junk", "note")
+        "follow",
+        "When the domain's policy is quarantine: follow it (Junk; junk means the same), or note it.",
+        choices=("follow", "junk", "note"),
     )
     malformed_from: str = setting(
         "junk",
@@ -80,7 +89,11 @@ class DmarcStage:
     after: tuple[str, ...] = ("spf", "dkim", "arc")
     on_error = OnError.ACCEPT
 
-    def __init__(self, settings: DmarcSettings, context: StageContext) -> None:
+    def __init__(
+        self, settings: DmarcSettings, context: StageContext, observe: Observe | None = None
+    ) -> None:
+        """``observe`` hears of every message that a policy was applied to: aggregate reports."""
+        self._observe = observe
         self.settings = settings
         self.timeout = settings.timeout + 2.0
         self._context = context
@@ -179,7 +192,26 @@ class DmarcStage:
             asked = sampled(outcome.record, outcome.policy, chance)
             override = "sampled_out" if asked != outcome.policy else ""
         done, disposition, why = self._decide(transaction, asked)
+        if self._observe is not None and client.ip is not None and client.facts_trusted:
+            self._tell(transaction, outcomes, done, why or override)
         return self._say(outcome, disposition, done, why or override)
+
+    def _tell(self, transaction: Transaction, outcomes: list[Outcome], done: str, override: str) -> None:
+        assert self._observe is not None
+        envelope = transaction.envelope
+        for outcome in outcomes:
+            if outcome.result in ("pass", "fail"):
+                self._observe(
+                    Observation(
+                        at=self._context.clock.time(),
+                        ip=envelope.client.ip or "",
+                        envelope_from=envelope.reverse_path.rpartition("@")[2].lower(),
+                        outcome=outcome,
+                        disposition=done,
+                        override=override,
+                        identifiers=tuple(_identifiers(transaction)),
+                    )
+                )
 
     def _decide(self, transaction: Transaction, asked: str) -> tuple[str, Disposition, str]:
         """(what is done in DMARC's words, the disposition, the override's name)."""
@@ -215,7 +247,7 @@ class DmarcStage:
                     return "none", "trusted_forwarder"
             if trusted:
                 return "quarantine", "trusted_forwarder"
-        if passing and b"list-id" in transaction.message.header:
+        if _of_list(transaction):
             return "quarantine", "mailing_list"
         return "", ""
 
@@ -262,12 +294,25 @@ def _signatures(transaction: Transaction) -> list[SignatureResult]:
     return [one for one in found if isinstance(one, SignatureResult)] if isinstance(found, list) else []
 
 
+def _of_list(transaction: Transaction) -> bool:
+    """Has the list signed: does a passing signature cover List-Id, or is it of the organisation that List-Id names?"""
+    values = transaction.message.header.get_all(b"list-id")
+    passing = [one for one in _signatures(transaction) if one.passed]
+    if len(values) != 1 or not passing:
+        return False
+    if any(b"list-id" in one.headers for one in passing):
+        return True
+    match = _LIST_ID.search(values[0])
+    named = normalise((match[1] if match else values[0]).decode("ascii", "replace").strip())
+    return named is not None and any(organisational(one.domain) == organisational(named) for one in passing)
+
+
 def _identifiers(transaction: Transaction) -> list[Authenticated]:
     """What SPF and DKIM found out; a DKIM signature in l= or with uncovered fields is no pass already."""
-    found = [Authenticated("dkim", one.result, one.domain) for one in _signatures(transaction)]
+    found = [Authenticated("dkim", one.result, one.domain, one.selector) for one in _signatures(transaction)]
     spf = transaction.state.get("spf")
     if isinstance(spf, SpfResult):
-        found.append(Authenticated("spf", spf.result, spf.domain))
+        found.append(Authenticated("spf", spf.result, spf.domain, spf.identity))
     return found
 
 

@@ -58,7 +58,7 @@ def status(view: View, config: Mapping[str, str], test: str, steps: int) -> tupl
         for number in range(steps + 1):
             text = _first(config, f"{prefix}text_value/{number}", f"{prefix}text_value{number}")
             if text and text == value:
-                return (float(number), float(steps)) if test == "virustest" else _spam_step(number, steps)
+                return _step(number, steps, test)
         return None
     highest = _highest(view, config, prefix)
     if highest is None:
@@ -69,9 +69,11 @@ def status(view: View, config: Mapping[str, str], test: str, steps: int) -> tupl
     return None if score is None else (score, highest)
 
 
-def _spam_step(number: int, steps: int) -> tuple[float, float] | None:
-    """A text for the value 1 to 10, as a score that gives this value again; 0 says untested."""
-    return (float(number - 1), float(steps - 1)) if number else None
+def _step(number: int, steps: int, test: str) -> tuple[float, float] | None:
+    """The value that a text stands for, as a score that gives this value again; 0 says untested."""
+    if number == 0:
+        return None
+    return (float(number), float(steps)) if test == "virustest" else (float(number - 1), float(steps - 1))
 
 
 def _highest(view: View, config: Mapping[str, str], prefix: str) -> float | None:

@@ -136,13 +136,13 @@ def _options(p: Parser) -> tuple[int, int]:
 
 def _entries(p: Parser) -> list[str]:
     if p.peek() != b"(":
-        return [_entry(p)]
+        return [_entry(p, True)]
     found: list[str] = []
     p.open()
     while not p.close():
         if found:
             p.sp()
-        found.append(_entry(p))
+        found.append(_entry(p, True))
         if len(found) > _MAX_ASKED:
             raise Bad("Too many entries")
     if not found:
@@ -150,8 +150,11 @@ def _entries(p: Parser) -> list[str]:
     return found
 
 
-def _entry(p: Parser) -> str:
+def _entry(p: Parser, root: bool = False) -> str:
+    """``root``: /private and /shared themselves may be asked for, with a depth."""
     raw = p.astring()
+    if root and raw.lower() in (b"/private", b"/shared"):
+        return raw.decode("ascii").lower()
     if not _ENTRY.match(raw) or len(raw) > p.limits.mailbox_octets:
         raise Bad("Entries begin with /private/ or /shared/")
     return raw.decode("ascii").lower()

@@ -214,7 +214,7 @@ def test_metadata(connect: Callable[..., Client]) -> None:
     client.ok(b'SETMETADATA "" (/shared/admin {5+}\r\na@b.c)')
     assert client.ok('GETMETADATA "" /shared/admin') == ['* METADATA "" (/shared/admin "a@b.c")']
     assert client("GETMETADATA nix /private/comment")[-1].startswith("NO [NONEXISTENT]")
-    for bad in ("/.names", "/private", "/private//x", "/other/x", "/private/x/", "/private/*"):
+    for bad in ("/.names", "/", "/private//x", "/other/x", "/private/x/", "/private/*"):
         assert client(f'GETMETADATA INBOX "{bad}"')[-1].startswith("BAD"), bad
     big = b"x" * 65_537
     assert client(b"SETMETADATA INBOX (/private/x {%d+}\r\n%b)" % (len(big), big))[-1].startswith(

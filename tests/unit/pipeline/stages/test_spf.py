@@ -40,7 +40,7 @@ class Ports:
 
 def stage(resolver: ZoneResolver | None = None, settings: SpfSettings | None = None) -> SpfStage:
     context = StageContext(Ports(), Ports(), resolver or ZoneResolver(ZONE), "mx.our.example")
-    return SpfStage(settings or SpfSettings(), context)
+    return SpfStage(settings or SpfSettings(reverse=False), context)
 
 
 def transaction(
