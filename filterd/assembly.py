@@ -4,38 +4,48 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
-from filterd import keys
+from filterd import keys, signing
+from filterd.config.bridge import filled
 from filterd.config.schema import Config
-from filterd.config.values import SocketAddress
-from filterd.outgoing import Departure
+from filterd.greylist import SqliteTriplets
+from filterd.outgoing import Departure, Seal
 from filterd.queue import dsn
-from pipeline import registry
-from pipeline.adapters import crypto, dkimpy
+from filterd.reports.data import REPORTS, ObservationLog
+from pipeline import authres, registry
+from pipeline.adapters import dkimpy
 from pipeline.adapters.dnspython import DnsResolver
+from pipeline.dkim.arc import ArcResult
+from pipeline.dkim.keyring import KeyRing
+from pipeline.dkim.seal import seal as arc_seal
 from pipeline.ports import Clock, Ids, Resolver
 from pipeline.registry import StageContext
 from pipeline.reply import Reply
 from pipeline.runner import Runner
 from pipeline.srs import Srs
+from pipeline.stage import Stage
 from pipeline.stages import STAGES
-from pipeline.stages.clamav import ClamavSettings
-from pipeline.stages.dkim import DkimSettings
+from pipeline.stages.dmarc import DmarcStage
+from pipeline.stages.greylist import GreylistStage
 from pipeline.stages.privacy import PrivacySettings
-from pipeline.stages.spamassassin import SpamassassinSettings
-from pipeline.stages.spf import SpfSettings
+from pipeline.transaction import Transaction
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.outgoing")
 
 DAY = 86_400.0
-SPF_FAIL = {"note": "note", "quarantine": "junk", "reject": "reject"}
+NONE: Mapping[str, Callable[..., Stage]] = MappingProxyType({})
 
 
 def dns(config: Config, clock: Clock, ids: Ids) -> Resolver:
     """The resolver: the configured name servers, or those of this machine."""
-    return DnsResolver(clock, ids, [(server.host, server.port or 53) for server in config.dns.resolver])
+    servers = [(server.host, server.port or 53) for server in config.dns.resolver]
+    return DnsResolver(clock, ids, servers, trust_ad=config.dns.trust_ad)
 
 
 def stage_context(config: Config, clock: Clock, ids: Ids, resolver: Resolver) -> StageContext:
@@ -45,52 +55,49 @@ def stage_context(config: Config, clock: Clock, ids: Ids, resolver: Resolver) ->
 
 def stage_settings(config: Config) -> dict[str, object]:
     """Settings by stage name."""
-    stage = config.stage
     return {
-        "spf": SpfSettings(fail=SPF_FAIL[stage.spf.fail], header=stage.spf.header, timeout=stage.spf.timeout),
-        "dkim": DkimSettings(min_rsa_bits=stage.dkim.min_rsa_bits, timeout=stage.dkim.timeout),
-        "clamav": ClamavSettings(
-            enabled=_switch(stage.clamav.enabled),
-            socket=_endpoint(stage.clamav.socket),
-            found=stage.clamav.found,
-            timeout=stage.clamav.timeout,
-            on_error=stage.clamav.on_error,
-            max_size=stage.clamav.max_size,
-        ),
-        "spamassassin": SpamassassinSettings(
-            enabled=_switch(stage.spamassassin.enabled),
-            socket=_endpoint(stage.spamassassin.socket),
-            junk_at=stage.spamassassin.junk_at,
-            reject_at=stage.spamassassin.reject_at,
-            max_size=stage.spamassassin.max_size,
-            timeout=stage.spamassassin.timeout,
-            on_error=stage.spamassassin.on_error,
-        ),
+        entry.name: filled(getattr(config.stage, entry.name), entry.settings)
+        for entry in STAGES
+        if entry.create is not None
     }
-
-
-def _switch(value: str) -> str:
-    return {"true": "on", "false": "off"}.get(value, value)
-
-
-def _endpoint(address: SocketAddress) -> str:
-    return f"unix:{address.path}" if address.path else f"inet:{address.port}@{address.host or '127.0.0.1'}"
 
 
 def incoming(config: Config, context: StageContext) -> Runner:
     """The message stages of mail from outside, in the configured order."""
-    off = {
-        name
-        for name, on in (("spf", config.stage.spf.enabled), ("dkim", config.stage.dkim.enabled))
-        if not on
+    stage = config.stage
+    switches = {
+        "spf": stage.spf.enabled,
+        "dkim": stage.dkim.enabled,
+        "arc": stage.arc.enabled,
+        "dmarc": stage.dmarc.enabled,
+        "dnsbl": bool(stage.dnsbl.lists),
+        "greylist": stage.greylist.enabled,
     }
-    return _runner(config, context, [name for name in config.pipeline.incoming if name not in off])
+    names = [name for name in config.pipeline.incoming if switches.get(name, True)]
+    return _runner(config, context, names, _with_state(config))
 
 
-def _runner(config: Config, context: StageContext, names: list[str]) -> Runner:
-    known = {entry.name for entry in STAGES}
+def _with_state(config: Config) -> dict[str, Callable[..., Stage]]:
+    """The stages that keep something between messages, given what they keep it in."""
+    root = Path(config.server.data_dir)
+    out: dict[str, Callable[..., Stage]] = {}
+    if config.stage.greylist.enabled:
+        out["greylist"] = partial(GreylistStage, triplets=SqliteTriplets(root / "greylist.db"))
+    if config.stage.dmarc.reports.send:
+        out["dmarc"] = partial(DmarcStage, observe=ObservationLog(root / REPORTS).put)
+    return out
+
+
+def _runner(
+    config: Config,
+    context: StageContext,
+    names: list[str],
+    creators: Mapping[str, Callable[..., Stage]] = NONE,
+) -> Runner:
+    entries = [replace(entry, create=creators.get(entry.name, entry.create)) for entry in STAGES]
+    known = {entry.name for entry in entries}
     stages = registry.build(
-        STAGES, [name for name in names if name in known], stage_settings(config), context
+        entries, [name for name in names if name in known], stage_settings(config), context
     )
     return Runner(stages, context.clock)
 
@@ -112,24 +119,51 @@ def srs_of(config: Config, clock: Clock) -> Srs | None:
     )
 
 
-def departure(config: Config, context: StageContext, srs: Srs | None) -> Departure:
-    """What leaves: the outgoing list's stages, privacy, SRS, signatures, notifications."""
-    signing = "dkim-sign" in config.pipeline.outgoing
-    signers = {
-        domain.name: (domain.dkim.selector, crypto.load_private(Path(domain.dkim.key).read_bytes()))
-        for domain in config.domain
-        if domain.dkim is not None and signing
-    }
+def signer(ring: KeyRing) -> Callable[[bytes, str], bytes]:
+    """Signs for the author in From; for mail of our own making (a vacation answer) for the domain it is sent for."""
 
     def sign(message: bytes, domain: str) -> bytes:
-        found = signers.get(domain)
-        if found is None:
-            return b""
+        keys = ring.keys_of(message) or signing.keys_for(ring, "@" + domain)
         try:
-            return dkimpy.sign(message, domain, found[0], found[1])
+            return b"".join(dkimpy.sign(message, key.domain, key.selector, key.key) for key in keys)
         except dkimpy.SigningError as error:
             log.warning("a message of %s leaves unsigned: %s", domain, error)
             return b""
+
+    return sign
+
+
+def sealer(config: Config, context: StageContext, ring: KeyRing) -> Seal | None:
+    """Seals what we forward, with the key of the domain it came by, else with the first that has one."""
+    domains = [domain.name.lower() for domain in config.domain]
+    keyed = {name: keys[0] for name in domains if (keys := signing.keys_for(ring, "@" + name))}
+    if not keyed or "arc-seal" not in config.pipeline.outgoing:
+        return None
+    fallback = next(iter(keyed.values()))
+
+    def seal(work: Transaction, message: bytes, passed: str) -> bytes:
+        chain = work.state.get("arc")
+        if not isinstance(chain, ArcResult):
+            return b""  # not verified when it came: nothing can be vouched for
+        key = keyed.get(passed.rpartition("@")[2].lower(), fallback)
+        results = [result for verdict in work.verdicts.values() for result in verdict.authres]
+        return arc_seal(
+            message,
+            key.domain,
+            key.selector,
+            key.key,
+            results=authres.value(context.authserv_id or context.hostname, results),
+            chain=chain,
+            now=context.clock.time(),
+        )
+
+    return seal
+
+
+def departure(config: Config, context: StageContext, srs: Srs | None) -> Departure:
+    """What leaves: the outgoing list's stages, privacy, SRS, signatures, notifications."""
+    ring = signing.keyring(config)
+    sign = signer(ring if "dkim-sign" in config.pipeline.outgoing else KeyRing())
 
     def bounce(original: Message, recipient: str, reply: Reply) -> bytes:
         return dsn.compose(
@@ -149,9 +183,10 @@ def departure(config: Config, context: StageContext, srs: Srs | None) -> Departu
     wanted = privacy.enabled and "privacy" in config.pipeline.incoming
     return Departure(
         runner=_runner(config, context, list(config.pipeline.outgoing)),
-        privacy_settings=PrivacySettings(strip=privacy.strip) if wanted else None,
+        privacy_settings=filled(privacy, PrivacySettings) if wanted else None,
         srs=srs,
         our_domains=frozenset(domain.name for domain in config.domain),
         sign=sign,
         bounce=bounce,
+        seal=sealer(config, context, ring),
     )

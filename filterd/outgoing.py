@@ -1,7 +1,8 @@
 """What a message looks like when it leaves: privacy, reverse-path, loop marks, signature.
 
 Order (HOUSE items 7 and 8): privacy strips what tells about the sender's machine, never a field that a passing signature
-covers on forwarded mail; SRS rewrites the reverse-path of forwarded mail that really leaves; signing comes last.
+covers on forwarded mail; SRS rewrites the reverse-path of forwarded mail that really leaves; sealing (ARC, RFC 8617, of
+what is forwarded) and signing come last.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.transaction import Transaction
 from rules.mail.message import Message
 
 Sign = Callable[[bytes, str], bytes]  # (message, From domain) -> DKIM-Signature field or b""
+Seal = Callable[[Transaction, bytes, str], bytes]  # (work, message, address of ours) -> ARC set or b""
 Compose = Callable[[Message, str, Reply], bytes]  # the DSN of a late, verified refusal
 
 
@@ -34,6 +36,7 @@ class Departure:
     our_domains: frozenset[str]
     sign: Sign
     bounce: Compose
+    seal: Seal | None = None
 
     def outgoing(
         self,
@@ -53,7 +56,7 @@ class Departure:
         if submitted:
             data = self.sign(data, self._from_domain(base)) + data
         else:
-            data = f"Delivered-To: {passed}\r\n".encode() + data
+            data = self._sealed(work, f"Delivered-To: {passed}\r\n".encode() + data, passed)
             reverse_path = self._rewritten(reverse_path, to, passed)
         return Outgoing(
             key=key,
@@ -81,7 +84,7 @@ class Departure:
             key=key,
             reverse_path=self._rewritten(step.reverse_path, step.to, account),
             recipient=step.to,
-            data=marks.encode() + data,
+            data=self._sealed(work, marks.encode() + data, account),
             kind="redirect",
             trace=work.trace_id,
             params=relayed(work.envelope.mail_params, params),
@@ -108,6 +111,9 @@ class Departure:
             )
             for address in to
         ]
+
+    def _sealed(self, work: Transaction, data: bytes, passed: str) -> bytes:
+        return self.seal(work, data, passed) + data if self.seal is not None else data
 
     def loops(self, base: Message, address: str) -> bool:
         """Did this message pass ``address`` of ours before?"""
@@ -153,6 +159,10 @@ def relayed(mail_params: Mapping[str, str], rcpt_params: Mapping[str, str]) -> d
 
 
 def signed_fields(work: Transaction) -> frozenset[bytes]:
-    """Lower-case names of the fields that a passing DKIM signature covers."""
-    verdict = work.verdicts.get("dkim")
-    return frozenset(verdict.tags.get("dkim.signed", "").lower().encode().split()) if verdict else frozenset()
+    """Lower-case names of the fields that a passing DKIM signature or a passing ARC chain covers."""
+    found: set[bytes] = set()
+    for name in ("dkim", "arc"):
+        verdict = work.verdicts.get(name)
+        if verdict is not None:
+            found.update(verdict.tags.get(f"{name}.signed", "").lower().encode().split())
+    return frozenset(found)

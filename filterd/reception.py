@@ -42,6 +42,7 @@ from pipeline.stage import Phase
 from pipeline.trace import MessageTrace, RecipientTrace, Span, trace_id
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
+from rules.mail import date
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.reception")
@@ -80,7 +81,10 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True)
 class ReceptionSettings:
-    """``authserv_id`` names us in Authentication-Results; ``our_ids`` are all names of ours that strangers may forge."""
+    """``authserv_id`` names us in Authentication-Results; ``our_ids`` are all names of ours that strangers may forge.
+
+    ``trusted_ids``: names of our other servers, believed only from trusted hops.
+    """
 
     hostname: str
     authserv_id: str
@@ -88,6 +92,7 @@ class ReceptionSettings:
     time_budget: float = 25.0
     split_reject: bool = True
     hide_client: bool = True
+    trusted_ids: frozenset[str] = frozenset()
 
 
 class Reception(SmtpService):
@@ -114,6 +119,7 @@ class Reception(SmtpService):
         self._clock = clock
         self._ids = ids
         self._secret = secret
+        self._early = [early for stage in incoming.stages if (early := getattr(stage, "prefetch", None))]
 
     # -- the dialogue ---------------------------------------------------------------------------
     async def connect(self, session: SmtpSession) -> Reply | None:
@@ -126,6 +132,9 @@ class Reception(SmtpService):
     async def mail(self, session: SmtpSession, transaction: SmtpTransaction) -> Reply:
         transaction.state = Pending(trace=self._new_trace())
         if session.profile is not Profile.SUBMISSION:
+            if session.account is None:  # look-ups run while the client still talks
+                for early in self._early:
+                    early(Envelope(transaction.reverse_path, (), session.client, session.profile))
             return OK_SENDER
         if session.account is None:
             return NEED_AUTH
@@ -156,8 +165,28 @@ class Reception(SmtpService):
             if pending.destinations and (refuses or pending.splits):
                 return SPLIT
             pending.splits = refuses
+        refusal = await self._rcpt_stages(session, transaction, address, params)
+        if refusal is not None:
+            return refusal
         pending.destinations.append(destinations)
         return OK_RECIPIENT
+
+    async def _rcpt_stages(
+        self, session: SmtpSession, transaction: SmtpTransaction, address: str, params: Mapping[str, str]
+    ) -> Reply | None:
+        """What the stages that ask at RCPT (greylist) say of this recipient; None lets him in."""
+        if session.account is not None or not self._incoming.has(Phase.RCPT):
+            return None
+        recipient = Recipient(address, params)
+        envelope = Envelope(
+            transaction.reverse_path, (recipient,), session.client, session.profile, transaction.mail_params
+        )
+        deadline = self._clock.monotonic() + self._settings.time_budget
+        outcome = await self._incoming.run(Phase.RCPT, Transaction(Message(b""), envelope, "", deadline))
+        verdict = outcome.verdict
+        if verdict.disposition in (Disposition.REJECT, Disposition.TEMPFAIL):
+            return verdict.recipients.get(address) or verdict.reply or LATER
+        return verdict.recipients.get(address)
 
     def acknowledged(self, session: SmtpSession) -> None:
         state = session.state
@@ -284,11 +313,25 @@ class Reception(SmtpService):
         own = [TRACE_REMOVED, *outcome.verdict.edits]
         forged: Sequence[edits.Splice] = ()
         if not submitted:
-            forged = authres.forged(message.header, settings.our_ids)
+            believed = envelope.profile in BEHIND_MTA or envelope.client.trusted_hop
+            ids = settings.our_ids if believed else settings.our_ids | settings.trusted_ids
+            forged = authres.forged(message.header, ids)
             if outcome.verdict.authres:
                 own.append(authres.field(settings.authserv_id, outcome.verdict.authres))
+        if submitted:
+            line += self._completed(message, work.trace_id)
         data = edits.apply(message.data, own, forged, message.header)
         return Message(line + edits.GUARD + data if data[:1] in (b" ", b"\t") else line + data)
+
+    def _completed(self, message: Message, trace: str) -> bytes:
+        """RFC 6409 8.1, 8.3: a submission without Date or Message-ID gets them; many receivers refuse mail without."""
+        out = b""
+        if message.first(b"date") is None:
+            moment = datetime.fromtimestamp(self._clock.time(), UTC)
+            out += f"Date: {date.render(moment)}\r\n".encode()
+        if message.first(b"message-id") is None:
+            out += f"Message-ID: <{trace.lower()}@{self._settings.hostname}>\r\n".encode()
+        return out
 
     # -- ends ---------------------------------------------------------------------------
     def _refuse(

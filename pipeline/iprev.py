@@ -21,7 +21,7 @@ Question = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Iprev:
-    """``result``: pass, fail, temperror or permerror (the address cannot be read). ``name``: the verified one, or the
+    """``result``: pass, fail, temperror or permerror (no name is published for the address). ``name``: the verified one, or the
     first unverified one when there is any."""
 
     result: str
@@ -42,6 +42,8 @@ def evaluate(ip: str, known: Known) -> Iprev | list[Question]:
     if pointer.status is DnsStatus.TEMPORARY:
         return Iprev("temperror")
     names = [name for record in pointer.records[:NAMES] if (name := normalise(record)) is not None]
+    if not names:
+        return Iprev("permerror")
     rdtype = "A" if address.version == 4 else "AAAA"
     answers = {name: known(name, rdtype) for name in names}
     for name, answer in answers.items():
@@ -51,7 +53,7 @@ def evaluate(ip: str, known: Known) -> Iprev | list[Question]:
     if missing:
         return missing
     unsure = any(one is not None and one.status is DnsStatus.TEMPORARY for one in answers.values())
-    return Iprev("temperror" if unsure else "fail", names[0] if names else "")
+    return Iprev("temperror" if unsure else "fail", names[0])
 
 
 async def look(resolver: Resolver, ip: str) -> Iprev:

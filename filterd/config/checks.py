@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -13,6 +14,7 @@ from typing import Protocol
 from filterd.config import schema
 from filterd.config.errors import Problem
 from filterd.config.positions import Path
+from filterd.config.stages import DnsblStage
 
 
 class Where(Protocol):
@@ -27,7 +29,7 @@ DOORS = (
 )  # fmt: skip
 IMPLICIT_TLS = ("submissions", "imaps", "pop3s")
 NEED_LOGIN = ("submission", "imap", "pop3", "sieve")
-BEFORE_SIEVE = ("spf", "dkim", "clamav", "spamassassin")
+BEFORE_SIEVE = ("dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin")
 AFTER_SIEVE = ("privacy", "srs")
 MIN_SECRET = 16  # characters
 
@@ -45,7 +47,14 @@ def check(
         ]
 
     problems = [*_version(config), *_tls(config), *_pipeline(config), *_domains(config), *_listen(config)]
-    problems += [*_stages(config), *_srs(config), *_store(config), *_queue(config), *_limits(config)]
+    problems += [
+        *_stages(config),
+        *_srs(config),
+        *_dkim(config),
+        *_store(config),
+        *_queue(config),
+        *_limits(config),
+    ]
     return placed(iter(problems)), placed(_warnings(config))
 
 
@@ -88,12 +97,14 @@ def _pipeline(config: schema.Config) -> Iterator[Finding]:
                 if stage in stages[:place]:
                     text = f'"{stage}" acts on what Sieve sends away: put it behind'
                     yield path, "conflict", f'{about} has "{stage}" before "sieve"', text
-        if name == "outgoing" and "dkim-sign" in stages:
-            place = stages.index("dkim-sign")
+        for signing in ("arc-seal", "dkim-sign"):
+            if name != "outgoing" or signing not in stages:
+                continue
+            place = stages.index(signing)
             for stage in ("clamav", "privacy"):
                 if stage in stages[place:]:
                     text = "a signature made before would be broken"
-                    yield path, "conflict", f'{about} has "dkim-sign" before "{stage}"', text
+                    yield path, "conflict", f'{about} has "{signing}" before "{stage}"', text
     if config.pipeline.time_budget <= 0:
         yield ("pipeline", "time_budget"), "bad value", "pipeline.time_budget", "must be more than nothing"
 
@@ -175,6 +186,13 @@ def _stages(config: schema.Config) -> Iterator[Finding]:
             f"stage.spamassassin.reject_at = {spam.reject_at:g}",
             f"is below junk_at = {spam.junk_at:g}: nothing would ever reach Junk",
         )
+    yield from _block_lists(config.stage.dnsbl)
+    for name, networks in (("dnsbl", config.stage.dnsbl.exempt), ("greylist", config.stage.greylist.exempt)):
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                yield ("stage", name, "exempt"), "bad value", f'"{network}"', str(error)
     sieve = config.stage.sieve
     if sieve.default:
         yield from _readable(("stage", "sieve", "default"), sieve.default)
@@ -202,6 +220,23 @@ def _stages(config: schema.Config) -> Iterator[Finding]:
             )
 
 
+def _block_lists(dnsbl: DnsblStage) -> Iterator[Finding]:
+    if not dnsbl.lists:
+        return
+    from pipeline.errors import PipelineError  # only when needed: these imports take their time
+    from pipeline.stages.dnsbl import parse_list
+
+    for text in dnsbl.lists:
+        try:
+            parse_list(text)
+        except PipelineError as error:
+            yield ("stage", "dnsbl", "lists"), "bad value", f'"{text}"', str(error)
+    if 0 < dnsbl.reject_at < dnsbl.junk_at:
+        text = f"is below junk_at = {dnsbl.junk_at:g}: nothing would ever reach Junk"
+        about = f"stage.dnsbl.reject_at = {dnsbl.reject_at:g}"
+        yield ("stage", "dnsbl", "reject_at"), "conflict", about, text
+
+
 def _srs(config: schema.Config) -> Iterator[Finding]:
     ours = [domain.name for domain in config.domain]
     if config.srs.domain and config.srs.domain.lower() not in ours:
@@ -211,6 +246,15 @@ def _srs(config: schema.Config) -> Iterator[Finding]:
             f'srs.domain = "{config.srs.domain}"',
             "is not a [[domain]]: bounces would not find the way back",
         )
+
+
+def _dkim(config: schema.Config) -> Iterator[Finding]:
+    tables = {"key_table": config.dkim.key_table, "signing_table": config.dkim.signing_table}
+    for name, path in tables.items():
+        if path:
+            yield from _readable(("dkim", name), path)
+        elif any(tables.values()):
+            yield ("dkim", name), "missing key", f"dkim.{name}", "the two tables work only together"
 
 
 def _store(config: schema.Config) -> Iterator[Finding]:
@@ -268,7 +312,7 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
     for secret in config.srs.secrets:
         if len(secret) < MIN_SECRET:
             yield ("srs", "secrets"), "warning", "srs.secrets", f"shorter than {MIN_SECRET} characters"
-    for name in ("spf", "dkim", "clamav", "spamassassin"):
+    for name in ("spf", "dkim", "arc", "dmarc", "dnsbl", "clamav", "spamassassin"):
         timeout = getattr(config.stage, name).timeout
         if timeout > config.pipeline.time_budget:
             text = (

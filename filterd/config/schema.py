@@ -8,43 +8,24 @@ and only then.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import cast
 
 from filterd.config.errors import Problem
+from filterd.config.fields import setting, table, tables
+from filterd.config.stages import ON_ERROR, Stages
 from filterd.config.values import Kind, Relay, SocketAddress
 
-T = TypeVar("T")
-
 VERSION = 1
-INCOMING_STAGES = ("spf", "dkim", "clamav", "spamassassin", "sieve", "privacy", "srs")
-OUTGOING_STAGES = ("clamav", "privacy", "dkim-sign", "queue")
-ON_ERROR = ("defer", "accept", "reject")
+INCOMING_STAGES = (
+    "dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin", "sieve", "privacy", "srs",
+)  # fmt: skip
+OUTGOING_STAGES = ("clamav", "privacy", "arc-seal", "dkim-sign", "queue")
 ACCOUNT_PATTERN = "%{domain}/%{user}"  # the end of store.path
 LATER_LISTENERS = ("milter", "web", "metrics")
 NO_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-
-
-def setting(default: T, doc: str, kind: Kind, *, choices: tuple[str, ...] = (), required: bool = False) -> T:
-    """A field with its documentation; ``required`` keys have no usable default."""
-    metadata = {"doc": doc, "kind": kind, "choices": choices, "required": required}
-    if isinstance(default, (dict, MappingProxyType)):
-        return dataclasses.field(default_factory=lambda: default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def table(section: Callable[[], T], doc: str) -> T:
-    """A table of its own: ``[section]``, or an inline table."""
-    metadata = {"doc": doc, "kind": Kind.TABLE, "section": section}
-    return dataclasses.field(default_factory=section, metadata=metadata)
-
-
-def tables(section: Callable[[], T], doc: str) -> tuple[T, ...]:
-    """An array of tables: ``[[section]]``."""
-    metadata = {"doc": doc, "kind": Kind.TABLES, "section": section}
-    return cast("tuple[T, ...]", dataclasses.field(default=(), metadata=metadata))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +110,8 @@ class Domain:
         dataclasses.field(
             default=None,
             metadata={
-                "doc": "Sign mail that leaves: { selector = ..., key = ..., algorithm = ... }. Left out = unsigned.",
+                "doc": "Sign mail that leaves: { selector = ..., key = ..., algorithm = ... }. "
+                "Left out = by the keys that `filterd dkim keygen` made, if any.",
                 "kind": Kind.TABLE,
                 "section": DomainDkim,
                 "optional": True,
@@ -227,6 +209,12 @@ class Pipeline:
         "Our name in Authentication-Results; forged results under it are removed. Default: server.hostname.",
         Kind.TEXT,
     )
+    trusted_authserv: tuple[str, ...] = setting(
+        (),
+        "Names in Authentication-Results of our other servers: kept in mail from lmtp, deliver and server.xclient_trusted, "
+        "removed from all other mail.",
+        Kind.TEXTS,
+    )
     on_error: str = setting(
         "defer",
         "When a stage cannot judge: defer (4xx, the sender tries again), accept (noted in the trace) or reject.",
@@ -241,152 +229,6 @@ class Pipeline:
     keep_traces: float = setting(
         30 * 86400.0, "How long the story of a message can be explained.", Kind.DURATION
     )
-
-
-@dataclass(frozen=True, slots=True)
-class SpfStage:
-    enabled: bool = setting(True, "Check the sender's address against its domain's SPF record.", Kind.FLAG)
-    fail: str = setting(
-        "note",
-        "What a fail means: note, junk or reject. SPF alone rejects forwarded mail: note is sane.",
-        Kind.CHOICE,
-        choices=("note", "junk", "reject"),
-    )
-    temperror: str = setting(
-        "note",
-        "What a DNS failure means: note, or defer (the sender tries again).",
-        Kind.CHOICE,
-        choices=("note", "defer"),
-    )
-    helo: bool = setting(True, "Also check the HELO name (RFC 7208 2.3).", Kind.FLAG)
-    header: bool = setting(True, "Also write Received-SPF.", Kind.FLAG)
-    reverse: bool = setting(
-        True,
-        "Also look whether the client's address has a name that leads back to it; evidence only.",
-        Kind.FLAG,
-    )
-    timeout: float = setting(
-        20.0, "For all look-ups of one message together (RFC 7208 4.6.4).", Kind.DURATION
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class DkimStage:
-    enabled: bool = setting(True, "Verify DKIM signatures.", Kind.FLAG)
-    min_rsa_bits: int = setting(1024, "Shorter RSA keys do not count (RFC 8301: at least 1024).", Kind.COUNT)
-    timeout: float = setting(10.0, "For the key look-ups of one message together.", Kind.DURATION)
-
-
-@dataclass(frozen=True, slots=True)
-class ClamavStage:
-    enabled: str = setting(
-        "auto", "auto: on when clamd answers at the socket, else skipped and the trace says so.", Kind.SWITCH
-    )
-    socket: SocketAddress = setting(
-        SocketAddress(path="/run/clamav/clamd.ctl"), "Where clamd listens.", Kind.SOCKET
-    )
-    found: str = setting(
-        "reject",
-        "What a find means: reject, quarantine, tag (X-Virus-Status only) or discard.",
-        Kind.CHOICE,
-        choices=("reject", "quarantine", "tag", "discard"),
-    )
-    timeout: float = setting(10.0, "For one message.", Kind.DURATION)
-    on_error: str = setting("defer", "When clamd is on and fails.", Kind.CHOICE, choices=ON_ERROR)
-    max_size: int = setting(
-        25 << 20, "Larger messages are not sent to clamd: at most clamd's StreamMaxLength.", Kind.SIZE
-    )
-    oversize: str = setting(
-        "skip", "What happens to larger messages.", Kind.CHOICE, choices=("skip", "reject", "defer")
-    )
-    parallel: int = setting(8, "Scans at the same time; at most clamd's MaxThreads.", Kind.COUNT)
-
-
-@dataclass(frozen=True, slots=True)
-class SpamassassinStage:
-    enabled: str = setting(
-        "auto", "auto: on when spamd answers at the socket, else skipped and the trace says so.", Kind.SWITCH
-    )
-    socket: SocketAddress = setting(
-        SocketAddress(host="127.0.0.1", port=783), "Where spamd listens.", Kind.SOCKET
-    )
-    junk_at: float = setting(5.0, "From this score on a message is spam and goes to Junk.", Kind.NUMBER)
-    reject_at: float = setting(15.0, "From this score on a message is refused; 0 = never.", Kind.NUMBER)
-    max_size: int = setting(512 << 10, "Larger messages are not scored.", Kind.SIZE)
-    timeout: float = setting(15.0, "For one message.", Kind.DURATION)
-    on_error: str = setting("accept", "When spamd is on and fails.", Kind.CHOICE, choices=ON_ERROR)
-    parallel: int = setting(5, "Questions at the same time; at most spamd's --max-children.", Kind.COUNT)
-    user: str = setting(
-        "recipient",
-        'The user whose preferences spamd takes: "recipient" (when there is just one), a fixed name, or "" for none.',
-        Kind.TEXT,
-    )
-    command: str = setting(
-        "report",
-        "report tells the points of each rule; symbols only their names (when spamd's report template was changed).",
-        Kind.CHOICE,
-        choices=("report", "symbols"),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class PrivacyStage:
-    enabled: bool = setting(True, "Take what tells about the sender's machine out of what leaves.", Kind.FLAG)
-    strip: tuple[str, ...] = setting(
-        (
-            "User-Agent", "X-Mailer", "X-MimeOLE", "X-Newsreader", "X-Mail-Client", "X-Mozilla-*", "X-Enigmail-*",
-            "X-Originating-*", "X-Originator-IP", "X-Client-IP", "X-ClientAddr", "X-ClientProxiedBy",
-            "X-Forwarded-For", "X-Remote-IP", "X-Remote-Addr", "X-Real-IP", "X-Sender-IP", "X-Source*", "X-PHP-*",
-            "X-AntiAbuse", "X-Authenticated-Sender", "X-Authenticated-User", "X-Authentication-Warning",
-            "X-Get-Message-Sender-Via", "X-HTTP-*", "X-WebMail-*", "X-Unix-Mode",
-        ),
-        "Fields to remove; a name may end in * (X-PHP-*). A field that a passing signature covers stays.",
-        Kind.TEXTS,
-    )  # fmt: skip
-    client_ip: str = setting(
-        "hide",
-        "The client's address and name in our own Received line.",
-        Kind.CHOICE,
-        choices=("hide", "keep"),
-    )
-    parts: bool = setting(True, "Also in the headers of the MIME parts.", Kind.FLAG)
-
-
-@dataclass(frozen=True, slots=True)
-class SieveLimits:
-    script: int = setting(64 << 10, "The largest script.", Kind.SIZE)
-    scripts: int = setting(32, "How many scripts one account may keep.", Kind.COUNT)
-    redirects: int = setting(4, "Redirects of one run.", Kind.COUNT)
-    actions: int = setting(32, "Actions of one run.", Kind.COUNT)
-    cpu: float = setting(0.2, "Time of one run.", Kind.DURATION)
-
-
-@dataclass(frozen=True, slots=True)
-class SieveStage:
-    before: tuple[str, ...] = setting(
-        (), "The administrator's scripts that run first, for everyone.", Kind.PATHS
-    )
-    after: tuple[str, ...] = setting((), "Scripts that run last.", Kind.PATHS)
-    default: str = setting(
-        "",
-        "The script of people who have none. Default: the shipped one, which files spam into Junk.",
-        Kind.PATH,
-    )
-    limits: SieveLimits = table(SieveLimits, "What one script may use.")
-    on_error: str = setting(
-        "keep", "A script that fails never loses mail: the message stays in INBOX, or is tried again (defer).",
-        Kind.CHOICE, choices=("keep", "defer"),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    spf: SpfStage = table(SpfStage, "SPF, RFC 7208.")
-    dkim: DkimStage = table(DkimStage, "DKIM verification, RFC 6376.")
-    clamav: ClamavStage = table(ClamavStage, "Viruses, by clamd.")
-    spamassassin: SpamassassinStage = table(SpamassassinStage, "Spam, by spamd.")
-    privacy: PrivacyStage = table(PrivacyStage, "What leaves tells less about the sender's machine.")
-    sieve: SieveStage = table(SieveStage, "People's scripts, RFC 5228.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,9 +271,28 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
+class Dkim:
+    key_table: str = setting(
+        "",
+        "OpenDKIM's KeyTable: keys for what [[domain]] has none of. Lines: NAME DOMAIN:SELECTOR:FILE.",
+        Kind.PATH,
+    )
+    signing_table: str = setting(
+        "",
+        "OpenDKIM's SigningTable: who is signed for by which names of key_table; with or without *.",
+        Kind.PATH,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Dns:
     resolver: tuple[SocketAddress, ...] = setting(
         (), 'Name servers to ask: ["127.0.0.1:53"]. Default: those of /etc/resolv.conf.', Kind.SERVERS
+    )
+    trust_ad: bool = setting(
+        False,
+        "Believe the AD flag (DNSSEC) of name servers that are not on this machine. The way to them must be safe.",
+        Kind.FLAG,
     )
 
 
@@ -456,6 +317,7 @@ class Config:
     srs: Srs = table(Srs, "Forwarding under our own name.")
     store: Store = table(Store, "Where mail is kept.")
     queue: Queue = table(Queue, "Mail on its way out.")
+    dkim: Dkim = table(Dkim, "Signing keys that come from OpenDKIM's tables.")
     dns: Dns = table(Dns, "Name servers.")
     path: str = ""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)

@@ -189,9 +189,7 @@ def _disposition(header: HeaderBlock) -> bytes:
 def _language(header: HeaderBlock) -> bytes:
     value = header.first(b"content-language")
     tags = [tag.strip() for tag in value.split(b",") if tag.strip()][:32] if value else []
-    if not tags:
-        return b"NIL"
-    return string(tags[0]) if len(tags) == 1 else b"(%b)" % b" ".join(map(string, tags))
+    return b"(%b)" % b" ".join(map(string, tags)) if tags else b"NIL"
 
 
 # -- the header cache -------------------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 Specification: RFC 7489 section 6, RFC 9091 (pipeline/dmarc.py); RFC 7372 (5.7.26); RFC 8617 9 (local trust in sealers).
 
 It reads ``state["spf"]``, ``state["dkim"]`` and ``state["arc"]`` of the stages before it. Not more than Junk: mail of a
-list (List-Id and a passing signature that covers it or is of its organisation) and mail with a passing ARC chain of a trusted sealer. A trusted sealer whose
-ARC-Authentication-Results say dmarc=pass, and senders in ``exempt``, override the policy. Where the client's facts are
-not known (HOUSE item 6) only a pass is said, never a failure. ``state["dmarc"]`` is the list of Outcomes; tags
-``dmarc.result``, ``dmarc.policy`` (what the owner asks), ``dmarc.domain``, ``dmarc.disposition`` (what we do, as in RFC
-7489 appendix C: none, quarantine, reject) and ``dmarc.override``.
+list (List-Id, and a passing signature that covers it or is of its organisation) and mail with a passing ARC chain of a
+trusted sealer. A trusted sealer whose ARC-Authentication-Results say dmarc=pass, and senders in ``exempt``, override the
+policy. Where the client's facts are not known (HOUSE item 6) only a pass is said, never a failure. ``state["dmarc"]`` is
+the list of Outcomes; tags ``dmarc.result``, ``dmarc.policy`` (what the owner asks), ``dmarc.domain``,
+``dmarc.disposition`` (what we do, as in RFC 7489 appendix C: none, quarantine, reject) and ``dmarc.override``.
 """
 
 from __future__ import annotations

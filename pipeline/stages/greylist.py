@@ -33,13 +33,14 @@ _MEMORY = 10_000  # triplets kept without a database
 
 @dataclass(frozen=True, slots=True)
 class GreylistSettings:
+    enabled: bool = setting(False, "Ask new senders to come again in a few minutes.")
     delay: float = setting(300.0, "How long a new sender has to wait.", "duration")
     window: float = setting(2 * 86400.0, "He must come again within this time.", "duration")
     keep: float = setting(
         36 * 86400.0, "A sender who passed is known so long after his last mail.", "duration"
     )
     auto_exempt: int = setting(
-        5, "A network that passed with so many senders and recipients is not asked any more; 0 = always ask."
+        5, "A network that passed with so many senders and recipients is not asked any more; 0 = never so."
     )
     exempt: tuple[str, ...] = setting(
         ("127.0.0.0/8", "::1/128"), "Networks that are never asked to wait.", "patterns"
@@ -138,6 +139,8 @@ class GreylistStage:
     def quick(self, transaction: Transaction) -> Verdict | None:
         """The verdict when the state need not be asked."""
         envelope = transaction.envelope
+        if not self.settings.enabled:
+            return Verdict(self.name, result="skipped", summary="switched off")
         why = self._skipped(envelope.client)
         if why is not None:
             return why

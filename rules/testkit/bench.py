@@ -43,7 +43,6 @@ class Bench:
     folder: str
     registry: Registry
     moment: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-    zone_moment: datetime | None = None
     config: dict[str, str] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)
     store: MailStore = field(default_factory=MailStore)
@@ -56,8 +55,6 @@ class Bench:
     memory: dict[bytes, datetime] = field(default_factory=dict)
     printed: list[str] = field(default_factory=list)
     current: str = ""  # the test that runs
-    succeeded: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str, int]] = field(default_factory=list)  # name, reason, line
     results: list[tuple[str, str | None, int]] = field(default_factory=list)  # name, reason or None, line
     settings: dict[str, str] = field(default_factory=dict)
     message_ids: int = 0
@@ -85,6 +82,7 @@ class Bench:
         """Makes a message the current one; without an envelope it is derived from the message."""
         run.message = Message(data)
         run.view = self.view = View(run.message)
+        run.flags = ()
         for name in ("body", "mime", "foreverypart"):
             run.state.pop(name, None)
         derived = derive(run.message, run.envelope.auth)
@@ -92,10 +90,14 @@ class Bench:
 
     def reset(self, run: Run) -> None:
         """Drops the result and empties the outbox; stored mail stays."""
+        self.reset_result(run)
+        self.outbox.clear()
+
+    def reset_result(self, run: Run) -> None:
+        """Drops the result only."""
         run.result = Result(run.limits)
         self.inner = None
         self.done.clear()
-        self.outbox.clear()
 
     # -- Host -------------------------------------------------------------------------------------------
 
@@ -164,6 +166,7 @@ class Bench:
         if name.startswith("vnd.dovecot.config."):
             return self.config.get("sieve_environment/" + name[len("vnd.dovecot.config.") :])
         items = {
+            "name": "filterd, Pigeonhole Sieve test dialect",
             "host": "host.example.com",
             "domain": "example.com",
             "version": "1",

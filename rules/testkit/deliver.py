@@ -278,7 +278,7 @@ class Performer:
     def _notify(self, action: Notify) -> None:
         if action.message is None:
             return
-        sender = self._sender_by("sieve_notify_mailto_envelope_from", action.sender) if action.sender else ""
+        sender = self._sender_by("sieve_notify_mailto_envelope_from", POSTMASTER) if action.sender else ""
         for recipient in action.recipients:
             self._send(sender, recipient, action.message)
         self._copy(action.fcc, action.message)

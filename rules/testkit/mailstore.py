@@ -39,8 +39,9 @@ class MailStore:
     ids: dict[str, str] = field(default_factory=dict)  # mailbox id -> mailbox
 
     def name(self, mailbox: str) -> str:
-        """The name as the store has it: INBOX in capitals."""
-        return INBOX if is_inbox(mailbox) else mailbox
+        """The name as the store has it: INBOX in capitals, also as the first level."""
+        first, dot, rest = mailbox.partition(".")
+        return INBOX + dot + rest if is_inbox(first) else mailbox
 
     def exists(self, mailbox: str) -> bool:
         """Is there such a mailbox?"""

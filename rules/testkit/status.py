@@ -14,7 +14,7 @@ from rules.limits import DEFAULT
 from rules.regexes import compile_pattern
 from rules.view import View
 
-_SCORE = re.compile(r"\s*([-+]?[0-9]{1,15}(?:\.[0-9]{0,15})?)\s*")
+_SCORE = re.compile(r"\s*([-+]?(?:[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15}))\s*")
 
 
 def header_value(view: View, source: str) -> str | None:
