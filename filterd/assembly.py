@@ -189,4 +189,5 @@ def departure(config: Config, context: StageContext, srs: Srs | None) -> Departu
         sign=sign,
         bounce=bounce,
         seal=sealer(config, context, ring),
+        trusted_authserv=frozenset(config.pipeline.trusted_authserv),
     )

@@ -28,7 +28,10 @@ Compose = Callable[[Message, str, Reply], bytes]  # the DSN of a late, verified 
 
 @dataclass(slots=True)
 class Departure:
-    """One a worker. ``runner`` holds the outgoing list's message stages; ``srs`` None when it is off."""
+    """One a worker. ``runner`` holds the outgoing list's message stages; ``srs`` None when it is off.
+
+    ``trusted_authserv``: names of our other servers in Authentication-Results, which the reception believes only from them.
+    """
 
     runner: Runner
     privacy_settings: privacy.PrivacySettings | None
@@ -37,6 +40,7 @@ class Departure:
     sign: Sign
     bounce: Compose
     seal: Seal | None = None
+    trusted_authserv: frozenset[str] = frozenset()
 
     def outgoing(
         self,

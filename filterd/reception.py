@@ -35,6 +35,7 @@ from filterd.outgoing import Departure
 from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
 from pipeline import authres, edits, received
 from pipeline.envelope import Client, Envelope, Profile, Recipient
+from pipeline.planner import BEHIND_MTA
 from pipeline.ports import Clock, Ids
 from pipeline.reply import Reply
 from pipeline.runner import Runner, RunOutcome
@@ -81,10 +82,7 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True)
 class ReceptionSettings:
-    """``authserv_id`` names us in Authentication-Results; ``our_ids`` are all names of ours that strangers may forge.
-
-    ``trusted_ids``: names of our other servers, believed only from trusted hops.
-    """
+    """``authserv_id`` names us in Authentication-Results; ``our_ids`` are all names of ours that strangers may forge."""
 
     hostname: str
     authserv_id: str
@@ -92,7 +90,6 @@ class ReceptionSettings:
     time_budget: float = 25.0
     split_reject: bool = True
     hide_client: bool = True
-    trusted_ids: frozenset[str] = frozenset()
 
 
 class Reception(SmtpService):
@@ -313,9 +310,10 @@ class Reception(SmtpService):
         own = [TRACE_REMOVED, *outcome.verdict.edits]
         forged: Sequence[edits.Splice] = ()
         if not submitted:
-            believed = envelope.profile in BEHIND_MTA or envelope.client.trusted_hop
-            ids = settings.our_ids if believed else settings.our_ids | settings.trusted_ids
-            forged = authres.forged(message.header, ids)
+            # names of our other servers are believed only from those: LMTP, deliver and unix sockets are hops of ours
+            outside = envelope.profile not in BEHIND_MTA and envelope.client.ip is not None
+            others = self._departure.trusted_authserv if outside else frozenset()
+            forged = authres.forged(message.header, settings.our_ids | others)
             if outcome.verdict.authres:
                 own.append(authres.field(settings.authserv_id, outcome.verdict.authres))
         if submitted:

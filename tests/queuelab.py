@@ -1,7 +1,8 @@
-"""A laboratory for the queue: a clock set by hand, other people's mail servers in memory with all their moods, a running sender.
+"""A laboratory for the queue: a clock set by hand, other people's mail servers in memory with all their moods, a
+running sender.
 
-``Sink`` speaks through the real server core (``filterd.proto.smtp``), so what the client says is checked by it. A mood is looked up by
-the address of the hop. Nothing here opens a network socket.
+``Sink`` speaks through the real server core (``filterd.proto.smtp``), so what the client says is checked by it. A mood is
+looked up by the address of the hop. Nothing here opens a network socket.
 """
 
 from __future__ import annotations

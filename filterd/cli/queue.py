@@ -166,8 +166,8 @@ def _stats(journal: Journal, arguments: argparse.Namespace) -> int:
 
 
 def _facts(item: Item) -> dict[str, object]:
-    facts = asdict(item)
-    del facts["body"]
+    facts = {"id": item.id, **asdict(item)}
+    del facts["body"], facts["number"]
     facts["advice"] = advice(item.last_reply)
     return facts
 

@@ -211,8 +211,8 @@ class Pipeline:
     )
     trusted_authserv: tuple[str, ...] = setting(
         (),
-        "Names in Authentication-Results of our other servers: kept in mail from lmtp, deliver and server.xclient_trusted, "
-        "removed from all other mail.",
+        "Names in Authentication-Results of our other servers: kept in mail that they hand us by LMTP, `filterd deliver` or a "
+        "unix socket, removed from all other mail.",
         Kind.TEXTS,
     )
     on_error: str = setting(

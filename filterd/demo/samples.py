@@ -47,7 +47,7 @@ def zone(dkim_record: str, relay_host: str = "127.0.0.1") -> str:
             f"{SENDER_DOMAIN} MX 10 mx.{SENDER_DOMAIN}",
             f"mx.{SENDER_DOMAIN} A {SENDER_IP}",
             f"{SELECTOR}._domainkey.{SENDER_DOMAIN} TXT {dkim_record}",
-            f"_dmarc.{SENDER_DOMAIN} TXT v=DMARC1; p=quarantine",
+            f"_dmarc.{SENDER_DOMAIN} TXT v=DMARC1; p=none",
             "lists.example TXT v=spf1 ip4:198.51.100.20 -all",
             "lists.example A 198.51.100.20",
             f"{DOMAIN} MX 10 mx.{DOMAIN}",

@@ -52,7 +52,7 @@ class Office:
     local: Local
     route: Route
     here: tuple[str, ...]
-    busy: set[str] = field(default_factory=set)
+    busy: set[int] = field(default_factory=set)
     stopping: bool = False
     look: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,7 +67,7 @@ class Office:
                 if self.stopping:
                     return
                 await asyncio.sleep(RECORD_PAUSE)
-        self.busy.difference_update(item.id for item in result.items)
+        self.busy.difference_update(item.number for item in result.items)
         for trace, name, span in spans:
             if trace:
                 self.traces.alias(name, trace)
@@ -98,7 +98,7 @@ class Courier:
             await asyncio.sleep(RECORD_PAUSE)
         except Exception:  # a bug: the items stay queued and are tried again later
             log.exception("sending to %s", self.place.name)
-            left = [item for item in items if item.id in self.office.busy]
+            left = [item for item in items if item.number in self.office.busy]
             await self._all(left, RemoteReply(451, ("4.3.0 an internal error",)))
         finally:
             self._give_back(items)
@@ -142,14 +142,12 @@ class Courier:
                     place.rest_until, place.reply, now - schedule.max_age, now - (schedule.warn_after or now)
                 )
                 await office.writer.write(lambda journal: journal.put_off(now, domain, office.here, wait))
-            limit = BATCH * (place.active + 1) + 1
-            rows = await office.writer.read(
-                lambda journal: journal.due(now, place.domain, limit, office.here)
+            free = await office.writer.read(
+                lambda journal: journal.due(now, place.domain, BATCH + 1, office.here, office.busy)
             )
-            free = [item for item in rows if item.id not in office.busy]
             taken = share(free)
             place.hungry = len(taken) < len(free)
-            office.busy.update(item.id for item in taken)
+            office.busy.update(item.number for item in taken)
         if place.hungry:
             office.look.set()
         return taken
@@ -181,7 +179,7 @@ class Courier:
                 groups.insert(0, again)
 
     def _give_back(self, items: Sequence[Item]) -> None:
-        self.office.busy.difference_update(item.id for item in items)
+        self.office.busy.difference_update(item.number for item in items)
 
     async def _connect(self, domain: str) -> RemoteReply | None:
         """A usable link, or the reply that says why there is none."""

@@ -28,7 +28,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -301,15 +301,25 @@ class Journal:
         row = self._db.execute("select min(next_at) from store").fetchone()
         return Agenda(domains, row[0])
 
-    def due(self, now: float, domain: str | None, limit: int, here: Sequence[str] = ()) -> list[Item]:
-        """What waits for ``domain`` (None: for any but those of ``here``), the oldest appointment first; recipients of one text
-        stand together."""
+    def due(
+        self,
+        now: float,
+        domain: str | None,
+        limit: int,
+        here: Sequence[str] = (),
+        taken: Collection[int] = (),
+    ) -> list[Item]:
+        """What waits for ``domain`` (None: for any but those of ``here``) but for ``taken``, the oldest appointment first;
+        recipients of one text stand together."""
         where, values = _where(domain, here)
         rows = self._db.execute(
-            f"select {ITEM_COLUMNS} from item where state='queued' and {where} and next_at<=? order by next_at, id limit ?",
-            (*values, now, limit),
+            f"select {ITEM_COLUMNS} from item where state='queued' and {where} and next_at<=? order by next_at, id",
+            (*values, now),
         )
-        return [item_of(row) for row in rows]
+        free = (item_of(row) for row in rows if row[0] not in taken)
+        out = list(itertools.islice(free, limit))
+        rows.close()
+        return out
 
     def items(self, states: Sequence[str] = LIVE, limit: int = 10_000) -> list[Item]:
         """In order of arrival."""
@@ -390,7 +400,7 @@ class Journal:
 
     def tried(self, item: Item, at: float, host: str, reply: str, dialogue: int | None) -> None:
         """Inside a transaction."""
-        number = id_number(item.id)
+        number = item.number
         self._db.execute("insert into attempt values(?,?,?,?,?)", (number, at, host, reply, dialogue))
         self._db.execute(
             "update item set attempts=attempts+1, last_at=?, last_reply=? where id=?", (at, reply, number)

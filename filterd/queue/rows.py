@@ -56,7 +56,7 @@ ITEM_COLUMNS = (
 class Item:
     """One recipient that leaves, or left. ``wish`` "bounce": the operator wants it returned."""
 
-    id: str
+    number: int
     body: int
     created: float
     reverse_path: str
@@ -72,6 +72,11 @@ class Item:
     last_reply: str
     warned: int
     wish: str = ""
+
+    @property
+    def id(self) -> str:
+        """As people see it."""
+        return id_text(self.number)
 
 
 @dataclass(slots=True)
@@ -120,8 +125,7 @@ def id_number(text: str) -> int:
 
 def item_of(row: Sequence[object]) -> Item:
     values = list(row)
-    values[0] = id_text(int(str(values[0])))
-    values[8] = json.loads(str(values[8]))
+    values[8] = json.loads(str(values[8])) if values[8] != "{}" else {}
     return Item(*values)  # type: ignore[arg-type]  # the columns of ITEM_COLUMNS in order
 
 

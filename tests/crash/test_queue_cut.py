@@ -177,3 +177,19 @@ def test_after_a_cut_everything_happens_exactly_once(lab: Lab) -> None:
         keys = Counter(pending.message.key for pending in lab.stored)
         assert keys == {b"s%d-%d" % (number, n): 1 for number in range(promised) for n in range(2)}
         assert lab.states() == {"sent": 2 * promised}
+
+
+def test_the_check_sees_effects_that_are_committed_apart(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the program that this file must turn red for."""
+    whole = Journal.add
+
+    def apart(self: Journal, outgoing: list[Outgoing], stores: list[PendingStore], now: float) -> object:
+        added = whole(self, outgoing, (), now)
+        self.commit()
+        self.begin()
+        added.stores = whole(self, (), stores, now).stores
+        return added
+
+    monkeypatch.setattr(Journal, "add", apart)
+    with pytest.raises(AssertionError):
+        test_every_cut_of_the_log(lab)

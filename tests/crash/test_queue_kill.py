@@ -1,8 +1,8 @@
-"""SIGKILL again and again while messages are queued and sent to a flaky host: none is lost, none is sent twice but for the window that
-SMTP itself leaves open, and that is counted.
+"""SIGKILL again and again while messages are queued and sent to a flaky host: none is lost, none is sent twice but
+for the window that SMTP itself leaves open, and that is counted.
 
-The child queues numbered messages, prints each number once it is durable, and sends through a unix socket to a host that lives in this
-process, refuses for now, cuts connections in the text and after it, and counts what it took.
+The child queues numbered messages, prints each number once it is durable, and sends through a unix socket to a host that
+lives in this process, refuses for now, cuts connections in the text and after it, and counts what it took.
 """
 
 from __future__ import annotations

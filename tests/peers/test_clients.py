@@ -129,20 +129,11 @@ def curl(server: Server, url: str, *words: str, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
-def test_curl_by_every_protocol(server: Server) -> None:
+def test_curl_by_every_protocol(server: Server, tmp_path: Path) -> None:
     user, ports = f"{LOGIN}:{PASSWORD}", server.ports
     text = mail("by curl", "Hello")
-    curl(
-        server,
-        f"smtp://127.0.0.1:{ports['smtp']}/client.example",
-        "--mail-from",
-        "a@shop.example",
-        "--mail-rcpt",
-        LOGIN,
-        "-T",
-        "-",
-        stdin=text,
-    )
+    smtp = f"smtp://127.0.0.1:{ports['smtp']}/client.example"
+    curl(server, smtp, "--mail-from", "a@shop.example", "--mail-rcpt", LOGIN, "-T", "-", stdin=text)
     curl(
         server, f"smtps://127.0.0.1:{ports['submissions']}/client.example", "--user", user, "--mail-from", LOGIN,
         "--mail-rcpt", f"bob@{DOMAIN}", "-T", "-", stdin=mail("curl submits", "x", LOGIN),
@@ -160,9 +151,9 @@ def test_curl_by_every_protocol(server: Server) -> None:
             server, f"{url}/INBOX;MAILINDEX={number};SECTION=HEADER.FIELDS%20(SUBJECT)", "--user", user, *tls
         )
         assert header == b"Subject: by curl\r\n\r\n"
-    curl(
-        server, f"imaps://127.0.0.1:{ports['imaps']}/Drafts", "--user", user, "-T", "-", stdin=mail("a draft")
-    )
+    draft = tmp_path / "draft.eml"
+    draft.write_bytes(mail("a draft"))
+    curl(server, f"imaps://127.0.0.1:{ports['imaps']}/Drafts", "--user", user, "-T", str(draft))
     assert subjects(server, "ann", "Drafts") == [b"a draft"]
     for url, tls in (
         (f"pop3s://127.0.0.1:{ports['pop3s']}", ()),
@@ -330,7 +321,7 @@ def test_sieve_connect_uploads_checks_and_activates(server: Server, tmp_path: Pa
         with open(tmp_path / "secret", "rb") as secret:
             return subprocess.run(
                 [program, "--server", "localhost", "--port", str(server.ports["sieve"]), "--user", LOGIN, "--nosslverify",
-                 "--tlscertca" if False else "--passwordfd", "0", *words],
+                 "--passwordfd", "0", *words],
                 stdin=secret, capture_output=True, timeout=30, check=False,
                 env={**os.environ, "LC_ALL": "C.UTF-8", "SSL_CERT_FILE": str(certificate)},
             )  # fmt: skip
@@ -388,9 +379,21 @@ def test_sievelib_manages_scripts(server: Server) -> None:
 
 def test_imaplib_goes_through_all_it_has(server: Server) -> None:
     with server.imap("ann") as imap:
-        assert {"IDLE", "ENABLE"} <= set(imap.capabilities)  # imaplib asks once, before the login, and believes it
+        assert {"IDLE", "ENABLE"} <= set(
+            imap.capabilities
+        )  # imaplib asks once, before the login, and believes it
         words = set(imap.capability()[1][0].decode().split())
-        wanted = {"IMAP4rev1", "UIDPLUS", "IDLE", "MOVE", "NAMESPACE", "SPECIAL-USE", "UNSELECT", "ENABLE", "ID"}
+        wanted = {
+            "IMAP4rev1",
+            "UIDPLUS",
+            "IDLE",
+            "MOVE",
+            "NAMESPACE",
+            "SPECIAL-USE",
+            "UNSELECT",
+            "ENABLE",
+            "ID",
+        }
         assert wanted <= words and {"LITERAL+", "LITERAL-"} & words
         assert imap.create("Work/2024")[0] == "OK"
         assert imap.subscribe("Work/2024")[0] == "OK"

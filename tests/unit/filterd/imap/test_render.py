@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -208,3 +213,114 @@ def test_too_large_headers_are_not_cached() -> None:
     message = Message(b"To: " + b"a@b, " * 10_000 + b"\r\n\r\n")
     assert cached_headers(message) == NOT_CACHED
     assert project(NOT_CACHED, {b"to"}) is None
+
+
+# -- beside Dovecot -----------------------------------------------------------------------------------------------------
+
+DOVECOT = Path("/usr/lib/dovecot/imap")
+NOBODY = 65534
+# Known differences, left out here: of two fields with one name we show the first, Dovecot the last; text with a quote mark or that
+# was folded is a quoted string for us, a literal for Dovecot; an address without domain has "" where Dovecot writes
+# MISSING_DOMAIN; a Content-Type without subtype is text/plain (RFC 2045 5.2) where Dovecot shows an empty subtype.
+FIELDS = (
+    b"From: Joe <joe@x.org>", b'From: "A, B" <a@b>, c@d (comment)', b"To: a@b, =?utf-8?q?=C3=A4?= <c@d>", b"To: g: x@y, z@w;",
+    b"Cc: undisclosed-recipients:;", b"Subject: =?utf-8?b?w6Q=?= x", b"Subject: plain", b"Sender: s@t", b"Reply-To: r@s, u@v",
+    b"Date: Mon, 1 Jan 2024 00:00:00 +0000", b"Message-ID: <a@b>", b"In-Reply-To: <q@w>", b"Bcc: <@route,@two:x@y>",
+)  # fmt: skip
+TYPES = (
+    b"text/plain; charset=utf-8", b'TEXT/HTML; charset="us-ascii"; format=flowed', b'image/png; name="x y.png"',
+    b"application/octet-stream; name*0*=utf-8''a%20; name*1=b", b"application/pdf", b'foo/bar; a=1; b="2"; c', b"message/partial",
+)  # fmt: skip
+EXTRAS = (
+    b'Content-Disposition: attachment; filename="a b"', b"Content-Disposition: INLINE", b"Content-Transfer-Encoding: base64",
+    b"Content-ID: <1@2>", b"Content-Description: text", b"Content-MD5: abc=", b"Content-Language: en, de", b"Content-Location: x",
+)  # fmt: skip
+
+
+def some_fields(pick: random.Random, fields: tuple[bytes, ...], most: int) -> list[bytes]:
+    """Each name once."""
+    return list(
+        {field.split(b":")[0]: field for field in pick.sample(fields, pick.randint(0, most))}.values()
+    )
+
+
+def some_part(pick: random.Random, depth: int) -> bytes:
+    fields = some_fields(pick, EXTRAS, 3)
+    kind = pick.random()
+    if depth < 3 and kind < 0.3:
+        mark = b"b%d" % pick.randint(0, 10**6)
+        parts = b"".join(
+            b"--" + mark + b"\r\n" + some_part(pick, depth + 1) + b"\r\n" for _ in range(pick.randint(1, 3))
+        )
+        fields = [field for field in fields if b"Transfer" not in field]
+        fields.append(
+            b"Content-Type: multipart/%b; boundary=%b" % (pick.choice([b"mixed", b"ALTERNATIVE"]), mark)
+        )
+        return b"\r\n".join(fields) + b"\r\n\r\npreamble\r\n" + parts + b"--" + mark + b"--\r\nepilogue\r\n"
+    if depth < 3 and kind < 0.45:
+        fields = [field for field in fields if b"Transfer" not in field]
+        return (
+            b"\r\n".join([*fields, b"Content-Type: message/rfc822"])
+            + b"\r\n\r\n"
+            + some_message(pick, depth + 1)
+        )
+    if pick.random() < 0.8:
+        fields.append(b"Content-Type: " + pick.choice(TYPES))
+    return b"".join(field + b"\r\n" for field in fields) + b"\r\n" + b"line\r\n" * pick.randint(0, 4)
+
+
+def some_message(pick: random.Random, depth: int = 0) -> bytes:
+    fields = [*some_fields(pick, FIELDS, 8), b"MIME-Version: 1.0"]
+    return b"".join(field + b"\r\n" for field in fields) + some_part(pick, depth)
+
+
+def dovecots_answers(messages: list[bytes]) -> bytes:
+    """What Dovecot's own imap program says about them, run as an unprivileged user without a server."""
+    root = Path(tempfile.mkdtemp(prefix="filterd-peer-"))
+    try:
+        for place in ("cur", "new", "tmp"):
+            (root / "mail" / place).mkdir(parents=True)
+        for number, data in enumerate(messages):
+            (root / "mail" / "cur" / f"{1_700_000_000 + number}.x:2,").write_bytes(data)
+        (root / "conf").write_text(
+            f"base_dir = {root}\nlog_path = {root}/log\nmail_location = maildir:{root}/mail\nfirst_valid_uid = 1\n"
+            f"first_valid_gid = 1\nmail_uid = {NOBODY}\nmail_gid = {NOBODY}\nssl = no\n"
+        )
+        for path in (root, *root.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        commands = (
+            b"a SELECT INBOX\r\nb FETCH 1:* (ENVELOPE BODYSTRUCTURE)\r\nc FETCH 1:* BODY\r\nd LOGOUT\r\n"
+        )
+        drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        environment = {"HOME": str(root), "USER": "nobody", "PATH": os.environ["PATH"]}
+        command = [*drop, str(DOVECOT), "-c", str(root / "conf")]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(commands)
+            process.stdin.flush()
+            out = b""
+            while b"\r\nd OK" not in out and (piece := process.stdout.read1(1 << 16)):
+                out += piece
+        return out
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.mark.peer
+@pytest.mark.skipif(not DOVECOT.exists(), reason="Dovecot is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="Dovecot's imap must be started as root to become nobody")
+def test_the_same_as_dovecot() -> None:
+    pick = random.Random(11)
+    messages = [some_message(pick) for _ in range(150)]
+    out = dovecots_answers(messages).lower()  # the letters' case of types means nothing
+    for number, data in enumerate(messages, 1):
+        message = Message(data)
+        body, extended = render_body(message)
+        for wanted in (
+            b"ENVELOPE " + render_envelope(message) + b" BODYSTRUCTURE " + extended,
+            b"BODY " + body,
+        ):
+            assert b"\r\n* %d fetch (%b)\r\n" % (number, wanted.lower()) in out, (number, wanted)

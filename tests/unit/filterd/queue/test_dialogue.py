@@ -275,7 +275,10 @@ def test_international_header_is_not_sent_to_a_host_that_cannot() -> None:
 # -- nothing gets in -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "address",
-    ["b@x>\r\nRCPT TO:<evil@x", "b@x\nDATA", "b c@x", "b@x> NOTIFY=NEVER", "<b@x", "b\\@x", "b\0@x", '"b"c"@x', "", "x" * 600 + "@x"],
+    [
+        "b@x>\r\nRCPT TO:<evil@x", "b@x\nDATA", "b c@x", "b@x> NOTIFY=NEVER", "<b@x", "b\\@x", "b\0@x", '"b"c"@x', "",
+        "x" * 600 + "@x",
+    ],
 )  # fmt: skip
 def test_addresses_that_could_end_a_command(address: str) -> None:
     letter = mail(address)

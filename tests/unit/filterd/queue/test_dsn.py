@@ -17,7 +17,8 @@ def make(action: str = "failed", **changes: object) -> bytes:
     given: dict[str, object] = {
         "hostname": "us.example", "action": action, "reverse_path": "ann@us.example", "recipient": "bob@x.example",
         "status": "5.1.1", "diagnostic": "550 5.1.1 no such user", "original": ORIGINAL, "params": {},
-        "message_id": "00112233445566778899@us.example", "now": 1_790_000_000.0, "remote": "mx.x.example", "arrival": 1_789_999_000.0,
+        "message_id": "00112233445566778899@us.example", "now": 1_790_000_000.0, "remote": "mx.x.example",
+        "arrival": 1_789_999_000.0,
     }  # fmt: skip
     return dsn.compose(**{**given, **changes})  # type: ignore[arg-type]  # the parameters above
 

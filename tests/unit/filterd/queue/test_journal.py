@@ -74,7 +74,7 @@ def test_an_unacknowledged_key_adds_nothing_for_a_day(journal: Journal) -> None:
 
 
 def test_an_acknowledged_key_never_suppresses(journal: Journal) -> None:
-    names = []
+    names: list[str] = []
     for _ in range(3):
         names += add(journal, out(b"k")).items
         with journal.transaction():

@@ -134,7 +134,7 @@ def test_dead_destinations_do_not_delay_the_living(lab: Lab) -> None:
         ]
         few = [lab.out(f"u{n}@{lab.live(k)}") for k in range(97) for n in range(3)]
         lab.put(*many, *few)
-        async with lab.sending() as sender:
+        async with lab.sending():
             await lab.until(lambda: len(lab.sink.taken) == len(few))
             await lab.until(lambda: all(i.next_at > lab.clock.now for i in lab.items() if "dead" in i.domain))
 

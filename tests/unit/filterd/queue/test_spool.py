@@ -126,7 +126,7 @@ def test_a_locked_database_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
         door.acknowledge([b"0"])  # rides until it can be written
         other.rollback()
         other.close()
-        ids, _ = await door.enqueue([out(b"0"), out(b"1")])
+        assert await door.enqueue([out(b"0"), out(b"1")])
         assert len(lab.items()) == 3  # "0" was acknowledged, so it is new
         await asyncio.to_thread(door.close)
 
