@@ -16,6 +16,8 @@ from filterd.config.schema import Config
 from filterd.greylist import SqliteTriplets
 from filterd.outgoing import Departure, Seal
 from filterd.queue import dsn
+from filterd.queue.base import Spool
+from filterd.reports.daily import Reporting, reporter
 from filterd.reports.data import REPORTS, ObservationLog
 from pipeline import authres, registry
 from pipeline.adapters import dkimpy
@@ -158,6 +160,18 @@ def sealer(config: Config, context: StageContext, ring: KeyRing) -> Seal | None:
         )
 
     return seal
+
+
+def reporting(config: Config, resolver: Resolver, spool: Spool, clock: Clock) -> Reporting:
+    """The sender of our DMARC reports."""
+    return Reporting(
+        Path(config.server.data_dir) / REPORTS,
+        reporter(config),
+        resolver,
+        spool,
+        signer(signing.keyring(config)),
+        clock,
+    )
 
 
 def departure(config: Config, context: StageContext, srs: Srs | None) -> Departure:

@@ -131,15 +131,35 @@ def _of_domain(config: Config, domain: str) -> Iterator[SigningKey]:
 
 
 def _tables(config: Config) -> KeyRing:
+    return read_tables(config.dkim.key_table, config.dkim.signing_table)
+
+
+def read_tables(key_table: str, signing_table: str) -> KeyRing:
+    """OpenDKIM's two files; each may be written with ``refile:`` or ``file:`` in front. Raises SigningProblem."""
+    keys, signing = _plain(key_table), _plain(signing_table)
     try:
-        keys = Path(config.dkim.key_table).read_text("utf-8")
-        signing = Path(config.dkim.signing_table).read_text("utf-8")
+        text = Path(signing).read_text("utf-8")
         # "refile:" of opendkim.conf: patterns with *; the plain form has none
-        return opendkim_tables(keys, signing, _table_key, refile="*" in signing)
+        return opendkim_tables(Path(keys).read_text("utf-8"), text, _table_key, refile="*" in text)
     except (OSError, UnicodeDecodeError) as error:
         raise SigningProblem(str(error)) from error
     except TableError as error:
-        raise SigningProblem(f"{config.dkim.signing_table}: {error}") from error
+        raise SigningProblem(f"{keys}, {signing}: {error}") from error
+
+
+def table_files(config: Config) -> list[tuple[str, str, str]]:
+    """(domain, selector, file) of the key table, for showing."""
+    out = []
+    for line in Path(config.dkim.key_table).read_text("utf-8", "replace").splitlines():
+        words = line.split("#")[0].split(None, 1)
+        parts = words[1].strip().split(":", 2) if len(words) == 2 else []
+        if len(parts) == 3:
+            out.append((parts[0], parts[1], parts[2]))
+    return out
+
+
+def _plain(path: str) -> str:
+    return path.removeprefix("refile:").removeprefix("file:")
 
 
 def _table_key(path: str) -> PrivateKey:

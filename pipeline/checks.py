@@ -6,7 +6,7 @@ result's word, the Authentication-Results field, and lines for people. Nothing r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline import authres
 from pipeline.adapters.pyspf import SpfResult
@@ -18,7 +18,7 @@ from pipeline.stages.dkim import DkimSettings, DkimStage
 from pipeline.stages.dmarc import DmarcSettings, DmarcStage
 from pipeline.stages.spf import SpfSettings, SpfStage
 from pipeline.transaction import Transaction
-from pipeline.verdict import Verdict
+from pipeline.verdict import AuthResult, Verdict
 from rules.mail.message import Message
 
 
@@ -65,13 +65,15 @@ async def dkim(context: StageContext, data: bytes) -> Report:
 async def arc(context: StageContext, data: bytes) -> Report:
     """The ARC chain of one message."""
     verdict = await ArcStage(ArcSettings(), context).check(_transaction(data, Sender()))
+    if not verdict.authres:  # on mail nothing is said of a chain that is not there; whoever asks gets an answer
+        verdict = replace(verdict, authres=(AuthResult("arc", verdict.result),))
     return _report(context, verdict, [verdict], _lines(verdict))
 
 
 async def dmarc(
     context: StageContext, data: bytes, sender: Sender, settings: DmarcSettings | None = None
 ) -> Report:
-    """SPF (when the sender is known), DKIM, ARC and what DMARC makes of them."""
+    """SPF (when the sender is known), DKIM, ARC and what DMARC makes of them; without an address, of DKIM alone."""
     transaction = _transaction(data, sender)
     stages: list[Stage] = [DkimStage(DkimSettings(), context), ArcStage(ArcSettings(), context)]
     if sender.ip:
@@ -82,11 +84,13 @@ async def dmarc(
         verdict = transaction.verdicts[stage.name] = await stage.check(transaction)
         verdicts.append(verdict)
     lines = [f"{verdict.stage:<6}{line}" for verdict in verdicts for line in _lines(verdict)]
+    if not sender.ip:
+        lines.insert(0, "spf   not looked at: the client's address was not given")
     return _report(context, verdicts[-1], verdicts, lines)
 
 
 def _transaction(data: bytes, sender: Sender) -> Transaction:
-    client = Client(ip=sender.ip or None, helo=sender.helo)
+    client = Client(ip=sender.ip, helo=sender.helo)
     return Transaction(Message(crlf(data)), Envelope(sender.mail_from, (), client, Profile.MX), "", 0.0)
 
 

@@ -19,6 +19,7 @@ from pipeline.verdict import HeaderEdit
 from rules.mail.header import HeaderBlock, HeaderField, scan, unfold
 
 LINE = 78  # RFC 5322 2.1.1: a line SHOULD be no more than 78 characters
+_WHOLE = re.compile(rb"[!-9;-~]+[ \t]*:[^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+\r\n")
 LINE_LIMIT = 998  # RFC 5322 2.1.1: and MUST be no more than 998, without CRLF
 NAME_LIMIT = 77  # room for the colon in a line of LINE
 _WORD = re.compile(rb"[ \t]*[^ \t]+")
@@ -53,8 +54,8 @@ def splice(data: bytes, splices: Iterable[Splice]) -> bytes:
     return b"".join(parts)
 
 
-def _place(one: Splice) -> tuple[int, int]:
-    return one.start, one.end
+def _place(one: Splice) -> tuple[int, int, bytes]:
+    return one.start, one.end, one.text
 
 
 def render_field(name: str, value: str) -> bytes:
@@ -83,6 +84,10 @@ def removed(block: HeaderBlock, edits: Iterable[HeaderEdit]) -> list[HeaderField
     for edit in edits:
         if edit.kind != "remove":
             continue
+        if edit.place:
+            for field in block.fields[edit.place - 1 : edit.place]:
+                found[field.start] = field
+            continue
         match = edit.match.lower().encode("utf-8", "replace")
         for field in block.fields_named(edit.name.lower().encode("utf-8", "replace")):
             if not match or match in unfold(block.value(field)).lower():
@@ -101,8 +106,10 @@ def apply(
     edits = tuple(edits)
     added = b"".join(added_lines(edits))
     cuts = list(splices)
-    if any(edit.kind == "remove" for edit in edits):
-        cuts += [Splice(field.start, field.end) for field in removed(block or scan(data), edits)]
+    if any(edit.kind == "remove" or edit.place for edit in edits):
+        block = block or scan(data)
+        cuts += [Splice(field.start, field.end) for field in removed(block, edits)]
+        cuts += _placed(block, edits, cuts)
     rest = splice(data, _merged(cuts))
     if added and rest[:1] in (b" ", b"\t"):
         added += GUARD
@@ -114,9 +121,41 @@ def added_lines(edits: Iterable[HeaderEdit]) -> list[bytes]:
     out = []
     for edit in edits:
         if edit.kind == "add":
-            out.append(render_field(edit.name, edit.value))
+            if not edit.place:
+                out.append(_rendered(edit))
         elif edit.kind != "remove":
             raise ValueError(f"unknown kind of header edit: {edit.kind!r}")
+    return out
+
+
+def _rendered(edit: HeaderEdit) -> bytes:
+    return whole_field(edit.raw) if edit.raw else render_field(edit.name, edit.value)
+
+
+def whole_field(raw: bytes) -> bytes:
+    """``raw`` when it is exactly one field with its CRLF; else ValueError."""
+    if b"\0" in raw or not _WHOLE.fullmatch(raw):
+        raise ValueError(f"not one header field: {raw[:80]!r}")
+    return raw
+
+
+def _placed(block: HeaderBlock, edits: Iterable[HeaderEdit], cuts: Iterable[Splice]) -> list[Splice]:
+    """Fields that are put between those of the message; at one place in the order given. A place inside a cut is the
+    cut's begin."""
+    starts: dict[int, list[bytes]] = {}
+    for edit in edits:
+        if edit.kind == "add" and edit.place:
+            at = block.fields[edit.place - 1].start if edit.place <= len(block.fields) else block.end
+            for cut in cuts:
+                if cut.start < at < cut.end:
+                    at = cut.start
+            starts.setdefault(at, []).append(_rendered(edit))
+    out = []
+    for at, lines in starts.items():
+        unended = (
+            at == block.end and at > 0 and block.data[at - 1 : at] != b"\n"
+        )  # the header is cut off in a line
+        out.append(Splice(at, at, (b"\r\n" if unended else b"") + b"".join(lines)))
     return out
 
 

@@ -27,12 +27,28 @@ class Disposition(IntEnum):
 @dataclass(frozen=True, slots=True)
 class HeaderEdit:
     """One edit of whole header lines: ``add`` prepends ``name: value``; ``remove`` drops fields by name, and when
-    ``match`` is given only those whose unfolded value contains it (bytes, case-insensitive)."""
+    ``match`` is given only those whose unfolded value contains it (bytes, case-insensitive).
+
+    A milter says more: ``raw`` is the whole field with its CRLF, written as it is instead of name and value; ``place``
+    counts the fields of the message as it came, from 1. ``remove`` with a place drops that field alone, ``add`` with one
+    puts the field before it (behind the last one: at the end of the header).
+    """
 
     kind: str  # "add" | "remove"
     name: str
     value: str = ""
     match: str = ""
+    raw: bytes = b""
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeEdit:
+    """What a milter changed about the envelope: recipients without brackets, ``reverse_path`` None when it stays."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    reverse_path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +80,18 @@ class Verdict:
     edits: tuple[HeaderEdit, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     recipients: Mapping[str, Reply] = field(default_factory=dict)  # refusals that concern one recipient only
+    body: bytes | None = (
+        None  # a new body (a milter's): the message becomes another generation (HOUSE item 7)
+    )
+    envelope: EnvelopeEdit | None = None
 
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict:
     """The decision of several stages: the strongest disposition, with the reply of the first stage that has it.
 
     Associative, with ``Verdict("")`` as identity: combining in groups equals combining at once. ``evidence`` stays
-    with the stages (empty here); authres, edits concatenate in order; tags and recipients: the first entry of a key wins.
+    with the stages (empty here); authres, edits concatenate in order; tags and recipients: the first entry of a key wins,
+    and so do the first new body and the first changed envelope.
     """
     stage, reply, result, summary = "", None, "", ""
     disposition = Disposition.CONTINUE
@@ -78,6 +99,8 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
     edits: list[HeaderEdit] = []
     tags: dict[str, str] = {}
     recipients: dict[str, Reply] = {}
+    body: bytes | None = None
+    envelope: EnvelopeEdit | None = None
     for verdict in verdicts:
         if verdict.disposition > disposition:
             disposition = verdict.disposition
@@ -88,6 +111,8 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
             tags.setdefault(key, value)
         for address, refusal in verdict.recipients.items():
             recipients.setdefault(address, refusal)
+        body = verdict.body if body is None else body
+        envelope = envelope or verdict.envelope
     return Verdict(
         stage=stage,
         disposition=disposition,
@@ -98,4 +123,6 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
         edits=tuple(edits),
         tags=tags,
         recipients=recipients,
+        body=body,
+        envelope=envelope,
     )

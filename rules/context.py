@@ -15,6 +15,7 @@ from rules.actions import Place, TraceStep
 from rules.errors import RunError
 from rules.host import Host, ScriptEnvelope
 from rules.limits import CpuBudget, Limits
+from rules.loops import Loop
 from rules.mail.message import Message
 from rules.result import Result
 from rules.variables import Variables
@@ -53,6 +54,7 @@ class Run:
         "host",
         "key",
         "limits",
+        "loops",
         "merge",
         "message",
         "regions",
@@ -89,6 +91,7 @@ class Run:
         self.steps = limits.steps
         self.merge = merge
         self.depth = 0
+        self.loops: list[Loop] = []  # of foreverypart, the innermost last
         self.flags: tuple[str, ...] = ()  # the internal variable of RFC 5232
         self.seen = ""  # what the last test looked at
         self.key = ""  # and what it looked for

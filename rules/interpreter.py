@@ -57,7 +57,7 @@ def run(
 
 def finish(state: Run) -> list[Action]:
     """The final actions, with the implicit keep when it stands."""
-    return state.result.finish(state.flags, state.view.rendered())
+    return state.result.finish(state.flags, state.view.stored())
 
 
 def _fail(outcome: RunResult, state: Run, text: str) -> None:
@@ -77,6 +77,7 @@ def _fail(outcome: RunResult, state: Run, text: str) -> None:
 def start_script(state: Run, script: CompiledScript) -> None:
     """Fresh variables for a script that is not included by another."""
     state.globals = {}
+    state.loops.clear()
     state.variables = Variables(state.limits, state.globals)
     state.script = script
     state.captures = script.captures

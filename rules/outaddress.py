@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 
+from rules.mail.address import quote_local
+
 _ATEXT = r"A-Za-z0-9!#$%&'*+\-/=?^_`{|}~"
 _LOCAL = rf'(?:[{_ATEXT}.]++|"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*+")'
 _DOMAIN = r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_\-]*+)(?:\.[A-Za-z0-9_\-]++)*+|\[[!-Z^-~]*+\])"
 _SPEC = re.compile(rf"[ \t]*+({_LOCAL})[ \t]*+@[ \t]*+({_DOMAIN})[ \t]*+")
 _PHRASE = re.compile(rf'[ \t]*+(?:(?:[{_ATEXT}.]++|"(?:[^"\\]|\\.)*+")[ \t]*+)*+')
+_QUOTED_PAIR = re.compile(r"\\(.)")
 _LONGEST = 998
 
 
@@ -32,4 +35,9 @@ def out_address(text: str) -> str | None:
             found = _SPEC.fullmatch(text.rstrip(" \t"), start + 1, len(text.rstrip(" \t")) - 1)
     if found is None or len(found[1]) > 64 + 2 or len(found[2]) > 255:
         return None
-    return f"{found[1]}@{found[2]}"
+    return f"{_local(found[1])}@{found[2]}"
+
+
+def _local(text: str) -> str:
+    """RFC 5321 4.1.2: a local part is quoted only where it must be."""
+    return quote_local(_QUOTED_PAIR.sub(r"\1", text[1:-1])) if text.startswith('"') else text

@@ -58,7 +58,7 @@ class AddressSource:
 def parts(run: Run, part: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """One part of each (local part, domain); addresses that have no such part are left out."""
     if part == "all":
-        return [f"{local}@{domain}" if domain else local for local, domain in pairs]
+        return [f"{address.quote_local(local)}@{domain}" if domain else local for local, domain in pairs]
     if part == "domain":
         return [domain for _, domain in pairs if domain]
     if part == "localpart":

@@ -9,7 +9,7 @@ sends, CRLF, None when nothing was edited.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rules.mail import address, header, words
 from rules.mail.address import Mailbox
@@ -46,11 +46,13 @@ class View:
         "line_end",
         "original",
         "version",
+        "wraps",
     )
 
     def __init__(self, message: Message) -> None:
         self.original = message
         self.version = 0
+        self.wraps: list[Callable[[bytes], bytes]] = []  # enclosures of RFC 5703, made when it is stored
         end = message.data.find(b"\n")
         self.line_end = b"\n" if end >= 0 and message.data[end - 1 : end] != b"\r" else b"\r\n"
         self._current: Message | None = message
@@ -113,6 +115,15 @@ class View:
         """The whole message after edits, with CRLF; None when there were none."""
         data = self._form()
         return data if data is None or self.line_end == b"\r\n" else crlf(data)
+
+    def stored(self) -> bytes | None:
+        """What keep and fileinto store: the whole message after edits, enclosed; None when neither was done."""
+        data = self.rendered()
+        if self.wraps:
+            data = crlf(self.original.data) if data is None else data
+            for wrap in self.wraps:
+                data = wrap(data)
+        return data
 
     def _form(self) -> bytes | None:
         """The whole message after edits, in the original's line ends; None when there were none."""

@@ -24,6 +24,9 @@ COMMANDS: tuple[Command, ...] = (
     Command("account", "filterd.cli.account", "add, list, show and remove accounts; change passwords"),
     Command("explain", "filterd.cli.explain", "tell why a message went where it is"),
     Command("queue", "filterd.cli.queue", "what waits to leave, why, and what to do with it"),
+    Command("check", "filterd.cli.check", "check one sender or message: SPF, DKIM, ARC, DMARC"),
+    Command("dkim", "filterd.cli.dkim", "make, show and change signing keys; sign a message"),
+    Command("dmarc", "filterd.cli.dmarc", "reports: what others saw of our mail, what we told them"),
     Command("sieve", "filterd.cli.sieve", "check and try filter scripts; store and activate them"),
     Command(
         "deliver", "filterd.cli.deliver", "deliver one message from standard input (for other mail servers)"

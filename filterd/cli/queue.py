@@ -31,7 +31,18 @@ from filterd.queue.journal import Journal
 from filterd.queue.rows import ENDS, LIVE, Item
 from filterd.store.base import StoreUnavailable
 
-ACTIONS = ("list", "stats", "show", "why", "retry", "flush", "hold", "release", "bounce", "drop")
+ACTIONS = {
+    "list": "what waits, since when, and why",
+    "stats": "how many, in which state",
+    "show": "one message and its tries",
+    "why": "one message, each try with the whole dialogue, and what can be done",
+    "retry": "try it now",
+    "flush": "try everything for a domain now",
+    "hold": "keep it here until it is released",
+    "release": "let it go again",
+    "bounce": "give it back to its sender",
+    "drop": "throw it away; nobody is told",
+}
 FOR_ALL = ("retry", "hold", "release")
 DONE = {
     "retry": "tried now",
@@ -45,18 +56,19 @@ REPLY_SHOWN = 90  # characters of the last reply in a list
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument(
-        "id",
-        nargs="?",
-        default="",
-        metavar="ID",
-        help="a queue id; a domain for flush; `all` where it may be",
-    )
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--ended", action="store_true", help="list: what ended in the last days too")
-    add_config(parser)
-    add_json(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in ACTIONS.items():
+        one = actions.add_parser(name, help=text)
+        if name == "flush":
+            one.add_argument("id", metavar="DOMAIN")
+        elif name not in ("list", "stats"):
+            one.add_argument("id", metavar="ID", help="`all` for everything" if name in FOR_ALL else None)
+        if name == "list":
+            one.add_argument("--ended", action="store_true", help="what ended in the last days too")
+        if name == "drop":
+            one.add_argument("--yes", action="store_true", help="do not ask")
+        add_config(one)
+        add_json(one)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -114,9 +126,7 @@ def _nothing(arguments: argparse.Namespace) -> int:
 def _chosen(journal: Journal, arguments: argparse.Namespace) -> Item:
     item = journal.item(arguments.id)
     if item is None:
-        raise CliError(
-            f"the queue knows no {arguments.id or 'message without an id'}; see `filterd queue list`", FOUND
-        )
+        raise CliError(f"the queue knows no {arguments.id}; see `filterd queue list`", FOUND)
     return item
 
 
@@ -124,8 +134,6 @@ def _change(journal: Journal, arguments: argparse.Namespace) -> int:
     """How many were changed."""
     action, name, domain = arguments.action, "", ""
     if action == "flush":
-        if not arguments.id:
-            raise CliError("which domain? filterd queue flush DOMAIN", USAGE)
         action, domain = "retry", arguments.id
     elif arguments.id != "all":
         name = _chosen(journal, arguments).id

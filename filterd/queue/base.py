@@ -49,7 +49,7 @@ class Spool(Protocol):
         ...
 
     def performed(self, store_ids: Sequence[str]) -> None:
-        """These stores are done; rides the next group commit."""
+        """These stores are done; written with the next group commit, without waiting for it."""
         ...
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:

@@ -141,13 +141,20 @@ def _status_fields(
         f"Final-Recipient: {_typed(recipient)}",
         f"Action: {action}",
         f"Status: {status}",
-        *([f"Remote-MTA: dns; {_plain(remote)}"] if remote else []),
+        *([f"Remote-MTA: dns; {_host(remote)}"] if remote else []),
         *([f"Diagnostic-Code: smtp; {words}"] if words and action in ("failed", "delayed") else []),
         f"Last-Attempt-Date: {formatdate(now)}",
         *([f"Will-Retry-Until: {formatdate(until)}"] if until and action == "delayed" else []),
         "",
     ]
     return [line.encode("ascii", "backslashreplace").decode() for line in fields]
+
+
+def _host(name: str) -> str:
+    """A host's name; an address as a literal (RFC 5321 4.1.3)."""
+    plain = _plain(name)
+    bare = plain.replace(".", "").isdigit() or ":" in plain
+    return f"[{plain}]" if bare and not plain.startswith("[") else plain
 
 
 def _original_recipient(orcpt: str) -> str:

@@ -59,7 +59,9 @@ class GroupSpool(Spool):
 
     def performed(self, store_ids: Sequence[str]) -> None:
         names = tuple(store_ids)
-        self._writer.ride(lambda journal: journal.stores_done(names))
+        # at once: until this is written a kill has the store done again, and once the client's acknowledgement has reached
+        # the account nothing there would know it as the same
+        self._writer.ride(lambda journal: journal.stores_done(names), urgent=True)
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         heard = tuple(keys)

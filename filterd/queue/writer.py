@@ -42,6 +42,7 @@ class _Job(Generic[T]):
     future: asyncio.Future[T] | None
     octets: int = 0
     reads: bool = False
+    urgent: bool = False
 
 
 _Answer = tuple["_Job[object]", object, Exception | None]
@@ -78,10 +79,10 @@ class Writer:
     async def read(self, work: Callable[[Journal], T]) -> T:
         return await asyncio.shield(self.post(work, reads=True))
 
-    def ride(self, work: Callable[[Journal], object]) -> None:
-        """Soon; lost when the process is killed first."""
+    def ride(self, work: Callable[[Journal], object], urgent: bool = False) -> None:
+        """Soon (``urgent``: with the very next group, if need be one of its own); lost when the process is killed first."""
         try:
-            self._put(_Job(work, None, None))
+            self._put(_Job(work, None, None, urgent=urgent))
         except StoreUnavailable:
             log.warning("the queue is closed: a completion is not written down")
 
@@ -111,7 +112,10 @@ class Writer:
             if not riders:
                 since = self._clock.monotonic()
             riders.extend(job for job in group if job.future is None)
-            late = patient or self._clock.monotonic() - since >= RIDE_SECONDS or len(riders) >= GROUP
+            urgent = any(job.urgent for job in group)
+            late = (
+                patient or urgent or self._clock.monotonic() - since >= RIDE_SECONDS or len(riders) >= GROUP
+            )
             if waited or (riders and (late or not going)):
                 riders = self._serve(waited, riders)[:MAX_RIDERS]
                 since = self._clock.monotonic()

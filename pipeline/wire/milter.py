@@ -440,7 +440,8 @@ def _negotiate(data: bytes) -> Negotiate:
     if len(data) < _NEGOTIATION.size:
         raise MilterError("OPTNEG: too short")
     version, actions, steps = _NEGOTIATION.unpack_from(data)
-    at, macros = _NEGOTIATION.size, []
+    at = _NEGOTIATION.size
+    macros: list[tuple[int, bytes]] = []
     while at < len(data):
         end = data.find(b"\0", at + 4)
         if end < 0 or len(macros) >= len(MacroStage):

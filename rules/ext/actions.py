@@ -70,7 +70,7 @@ def _keep(bound: Bound) -> CommandFn:
     def act(run: Run) -> None:
         flags = options(run, bound).flags if amend else None
         action = Keep(
-            run.flags if flags is None else flags, place=run.place(bound), message=run.view.rendered()
+            run.flags if flags is None else flags, place=run.place(bound), message=run.view.stored()
         )
         run.result.add(action)
         run.result.cancel_keep()
@@ -150,7 +150,7 @@ def _fileinto(bound: Bound) -> CommandFn:
                 special_use=chosen.special_use,
                 mailbox_id=chosen.mailbox_id,
                 place=run.place(bound),
-                message=run.view.rendered(),
+                message=run.view.stored(),
             )
         )
         if not chosen.copy:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rules import comparator
 from rules.bound import constants
+from rules.mail.address import quote_local
 from rules.match import link_contains, link_is, link_match, link_matches
 from rules.registry import (
     ComparatorSpec,
@@ -117,9 +118,10 @@ def _address(bound: Bound) -> TestFn:
     read = field_reader(bound)
     assert bound.part is not None
     part = bound.part.name
+    any_field = any(tag.fields for tag in bound.tag_specs)  # parts of MIME have other fields
 
     def test(run: Run) -> bool:
-        wanted = [name for name in names(run) if name.decode("utf-8", "replace") in ADDRESS_FIELDS]
+        wanted = [name for name in names(run) if any_field or name.decode("utf-8", "replace") in ADDRESS_FIELDS]
         return match(run, parts(run, part, field_addresses(read(run, wanted))))
 
     return test
@@ -205,7 +207,7 @@ EXTENSION = Extension(
         ComparatorSpec("i;ascii-casemap", normal=comparator.ascii_casemap, order=comparator.ascii_casemap),
     ),
     parts=(
-        PartSpec("all", lambda local, domain, separator: f"{local}@{domain}" if domain else local),
+        PartSpec("all", lambda local, domain, separator: f"{quote_local(local)}@{domain}" if domain else local),
         PartSpec("localpart", lambda local, domain, separator: local),
         PartSpec("domain", lambda local, domain, separator: domain or None),
     ),

@@ -8,7 +8,7 @@ automatic (5436 2.7), and to one address only once in a run.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -50,6 +50,11 @@ class MailTo:
     subject: str | None
     body: str | None
     headers: list[tuple[str, str]]
+    shown: dict[str, str] = field(default_factory=dict)  # an address with the name the URI gives it
+
+    def line(self, addresses: list[str]) -> bytes:
+        """These addresses as a header field shows them."""
+        return compose.address_field(", ".join(self.shown.get(one, one) for one in addresses))
 
     @property
     def recipients(self) -> list[str]:
@@ -69,14 +74,14 @@ def parse_mailto(uri: str) -> MailTo | str:
         return f'"{uri[:60]}" is not a valid mailto URI'
     path, _, query = rest.partition("?")
     mail = MailTo([], [], None, None, [])
-    faults = [_take_addresses(mail.to, unquote(piece)) for piece in path.split(",") if piece]
+    faults = [_take_addresses(mail, mail.to, unquote(piece)) for piece in path.split(",") if piece]
     for pair in query.split("&") if query else ():
         name, equals, raw = pair.partition("=")
         name, value = unquote(name).lower(), unquote(raw)
         if not equals or not _HEADER.fullmatch(name):
             return f'"{uri[:60]}" has an invalid header'
         if name in ("to", "cc"):
-            faults.append(_take_addresses(mail.to if name == "to" else mail.cc, value))
+            faults.append(_take_addresses(mail, mail.to if name == "to" else mail.cc, value))
         elif name == "subject":
             mail.subject = value if mail.subject is None else mail.subject
         elif name == "body":
@@ -90,14 +95,16 @@ def parse_mailto(uri: str) -> MailTo | str:
     return mail
 
 
-def _take_addresses(addresses: list[str], text: str) -> bool:
+def _take_addresses(mail: MailTo, addresses: list[str], text: str) -> bool:
     """Adds the addresses of a list; True when there is something else in it."""
     for piece in text.split(",") if '"' not in text else [text]:
         if not piece.strip():
             continue
         if not is_address(piece):
             return True
-        addresses.append(the_address(piece))
+        plain = the_address(piece)
+        addresses.append(plain)
+        mail.shown.setdefault(plain, piece.strip())
     return False
 
 
@@ -170,13 +177,15 @@ def _compose(run: Run, bound: Bound, uri: str, mail: MailTo, fresh: list[str], i
     if not is_address(sender):
         sender = owner
     body = (mail.body if mail.body is not None else _default_body(run))[: limits.reason]
+    to = [one for one in dict.fromkeys(mail.to) if one in fresh]
+    cc = [one for one in dict.fromkeys(mail.cc) if one in fresh and one not in to]
     text_fields, data = compose.body_fields(body)
     owner_note = f'; owner-email="{owner}"' if owner and '"' not in owner else ""
     fields = [
         (b"Auto-Submitted", f"auto-notified{owner_note}".encode("ascii", "replace")),
         (b"From", compose.address_field(sender)),
-        (b"To", compose.address_field(", ".join(mail.to or mail.cc))),
-        *([(b"Cc", compose.address_field(", ".join(mail.cc)))] if mail.cc and mail.to else []),
+        (b"To", mail.line(to or cc)),
+        *([(b"Cc", mail.line(cc))] if cc and to else []),
         (b"Subject", words.encode_text(subject)),
         *[
             field

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rules.bound import Bound
     from rules.context import Run
 
-_DEFAULTS = {"name": "filterd", "location": "MDA", "phase": "during"}
+_DEFAULTS = {"name": "filterd", "location": "MDA", "phase": "during", "vnd.dovecot.default-mailbox": "INBOX"}
 
 
 def environment_item(run: Run, name: str) -> str | None:
@@ -25,6 +25,8 @@ def environment_item(run: Run, name: str) -> str | None:
     if name.startswith(SETTING_PREFIX):
         return None
     value = run.host.environment(name)
+    if value is None and name == "vnd.dovecot.username":
+        return run.envelope.rcpt_to.strip("<>")
     return _DEFAULTS.get(name) if value is None else value
 
 

@@ -114,12 +114,14 @@ def _fetch(run: Run, state: _State, key: tuple[str, str]) -> CompiledScript | No
 def _run_inside(run: Run, state: _State, key: tuple[str, str], script: CompiledScript) -> int | None:
     outer, variables, captures, step = run.script, run.variables, run.captures, run.step
     state.stack.append(key)
+    loops = len(run.loops)
     run.script = script
     run.variables = Variables(run.limits, run.globals)
     run.captures = script.captures
     # On an error the inner script stays in place: that is where the error is told to be.
     ended = execute(run, script)
     state.stack.pop()
+    del run.loops[loops:]  # of foreverypart loops that "return" left
     run.script, run.variables, run.captures, run.step = outer, variables, captures, step
     run.seen, run.key = key[1], key[0]
     return STOP if ended == STOP else None

@@ -53,6 +53,8 @@ def _patterns(run: Run, keys: Sequence[str], fold: bool) -> list[tuple[str, Patt
     out: list[tuple[str, Pattern]] = []
     for key in keys:
         pattern = compile_pattern(key, run.limits, fold=fold)
+        if isinstance(pattern, str) and len(key) > run.limits.regex_size:
+            raise RunError(pattern)
         if isinstance(pattern, str):
             # Only variables can bring one here: it matches nothing, and the owner can see why.
             if len(run.debug) < run.limits.debug_lines:

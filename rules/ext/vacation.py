@@ -209,7 +209,7 @@ class _Answer:
         if seconds > 0 and host.seen(key):
             return "answered already within the period"
         owner = run.envelope.rcpt_to
-        if addressed is not None and (not is_address(owner) or _plain(addressed, separators) in mine):
+        if addressed is not None:  # RFC 5230 4.3: From is the address the message came to
             owner = addressed
         self._compose(run, sender, owner if is_address(owner) else "", key, seconds)
         return None

@@ -60,7 +60,7 @@ def _encode_url(value: str, most: int) -> str:
     return _lengthen(value, most, lambda char: quote(char, safe="-._~", errors="replace"))
 
 
-_MODIFIERS: tuple[tuple[str, int, Callable[[str, int], str]], ...] = (
+MODIFIERS: tuple[tuple[str, int, Callable[[str, int], str]], ...] = (
     ("lower", 40, lambda value, most: value.translate(_ASCII_LOWER)),
     ("upper", 40, lambda value, most: value.translate(_ASCII_UPPER)),
     ("lowerfirst", 30, lambda value, most: value[:1].translate(_ASCII_LOWER) + value[1:]),
@@ -74,7 +74,7 @@ _MODIFIERS: tuple[tuple[str, int, Callable[[str, int], str]], ...] = (
 
 def modifier_tag(name: str, needs: tuple[str, ...]) -> TagSpec:
     """The tag of a modifier of ``set``; only one of each precedence may be used."""
-    precedence = next(number for modifier, number, _ in _MODIFIERS if modifier == name)
+    precedence = next(number for modifier, number, _ in MODIFIERS if modifier == name)
     return TagSpec(name, ("set",), needs, group=f"modifier of precedence {precedence}")
 
 
@@ -124,7 +124,7 @@ def _check_set(checker: Checker, bound: Bound) -> None:
 
 
 def _set(bound: Bound) -> CommandFn:
-    changes = [change for name, _, change in _MODIFIERS if bound.has(name)]
+    changes = [change for name, _, change in MODIFIERS if bound.has(name)]
     name, value = bound.text(0), bound.text(1)
 
     def act(run: Run) -> None:

@@ -8,6 +8,7 @@ log and, if it was a store, the message in INBOX; what was done once is not done
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import assert_never
 
 from rules import compose
@@ -29,6 +30,7 @@ from rules.actions import (
 )
 from rules.context import Run
 from rules.ext.extlists import list_name
+from rules.ext.vnd_report import compose_report
 from rules.mail.header import make_field
 from rules.result import Result
 from rules.testkit.bench import Bench
@@ -83,7 +85,7 @@ def execute(bench: Bench, run: Run) -> bool:
     flags = from_run.flags or result.keep_flags or ()
     actions = list(result.actions)
     if result.implicit_keep and not any(isinstance(action, Keep | Reject) for action in actions):
-        actions.append(Keep(flags, implicit=True, message=from_run.view.rendered()))
+        actions.append(Keep(flags, implicit=True, message=from_run.view.stored()))
     return Performer(bench, from_run).perform(actions)
 
 
@@ -159,9 +161,9 @@ class Performer:
             fault = "mailbox doesn't exist"
         if fault is not None:
             self._fail(f"failed to store into mailbox '{mailbox}': {fault}: {mailbox}")
-            if ("INBOX",) not in self.bench.done and _key(Keep()) not in self.bench.done:
+            if _key(Keep()) not in self.bench.done:  # RFC 5228 2.10.6: the message as it came is kept
                 self.bench.done.add(_key(Keep()))
-                store.store(INBOX, data, flags)
+                store.store(INBOX, self._data(None), ())
             return
         store.store(mailbox, data, flags)
 
@@ -278,20 +280,26 @@ class Performer:
     def _notify(self, action: Notify) -> None:
         if action.message is None:
             return
-        sender = self._sender_by("sieve_notify_mailto_envelope_from", POSTMASTER) if action.sender else ""
+        chosen = POSTMASTER if action.sender in ("", self.envelope.rcpt_to.strip("<>")) else action.sender
+        sender = self._sender_by("sieve_notify_mailto_envelope_from", chosen) if action.sender else ""
         for recipient in action.recipients:
             self._send(sender, recipient, action.message)
         self._copy(action.fcc, action.message)
 
     def _report(self, action: Report) -> None:
-        from rules.testkit.abuse import compose_report
-
-        self._send("", action.to, compose_report(self.bench, self.run, action, POSTMASTER))
+        report = compose_report(
+            action,
+            self.run.message.data,
+            self.envelope,
+            sender=self._sender_by("sieve_report_from", POSTMASTER),
+            moment=self.bench.now(),
+            message_id=self.bench.new_message_id(),
+            user=self._owner().strip("<>"),
+        )
+        self._send("", action.to, report)
 
     def _remember(self, key: bytes, seconds: int) -> None:
         if switch(self.bench.config.get("filterd_memory")):
-            from datetime import timedelta
-
             self.bench.memory[key] = self.bench.now() + timedelta(seconds=min(seconds, 10**8))
 
 

@@ -117,7 +117,10 @@ def engine_settings(config: Mapping[str, str]) -> dict[str, str]:
         names += [
             name[len(_HEADER) : -len(action) - 1].lower()
             for name, value in config.items()
-            if name.startswith(_HEADER) and name.endswith("/" + action) and switch(value)
+            if name.startswith(_HEADER)
+            and name.endswith("/" + action)
+            and switch(value)
+            and name[len(_HEADER) : -len(action) - 1] in config.get("sieve_editheader_header", "").split()
         ]
         settings[f"editheader_{action}"] = " ".join(names)
     return settings

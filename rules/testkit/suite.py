@@ -84,6 +84,7 @@ def _emit_test(emitter: Emitter, bound: Bound) -> None:
 
     def begin(run: Run) -> bool:
         bench_of(run).current = run.expand(name)
+        run.loops.clear()
         return True
 
     def done(run: Run) -> None:

@@ -47,7 +47,7 @@ def names(tmp_path: Path) -> list[str]:
 def run(config: Path, *words: str) -> int:
     parser = argparse.ArgumentParser()
     command.configure(parser)
-    return command.run(parser.parse_args(["-c", str(config), *words]))
+    return command.run(parser.parse_args([words[0], "-c", str(config), *words[1:]]))
 
 
 def states(tmp_path: Path) -> list[str]:
@@ -109,8 +109,7 @@ def test_what_is_refused(config: Path, names: list[str], monkeypatch: pytest.Mon
     for words in (
         ["drop", "all"],
         ["bounce", "all"],
-        ["flush"],
-        ["show"],
+        ["show", "all"],
         ["retry", "NOSUCHID"],
         ["drop", names[0]],
     ):
