@@ -179,11 +179,11 @@ def departure(config: Config, context: StageContext, srs: Srs | None) -> Departu
     ring = signing.keyring(config)
     sign = signer(ring if "dkim-sign" in config.pipeline.outgoing else KeyRing())
 
-    def bounce(original: Message, recipient: str, reply: Reply) -> bytes:
+    def bounce(original: Message, reverse_path: str, recipient: str, reply: Reply) -> bytes:
         return dsn.compose(
             hostname=config.server.hostname,
             action="failed",
-            reverse_path="",
+            reverse_path=reverse_path,
             recipient=recipient,
             status=reply.enhanced_code or "5.7.1",
             diagnostic=f"{reply.code} {reply.enhanced_code} {reply.text}",

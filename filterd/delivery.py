@@ -1,10 +1,4 @@
-"""One message to its recipients: Sieve, plan, perform (prepare, commit, publish), and what to answer.
-
-Perform (HOUSE item 10). A recipient whose plan is one local store needs no record: the store's own link is the commit. A plan
-with several effects is first written to the queue's database as one transaction (that is the commit); the stores are done
-then, and struck from the record; what a crash leaves behind is rolled forward by the sending process. Every effect has a
-delivery key, so doing it twice changes nothing.
-"""
+"""One message to its recipients: whom it is for, Sieve, the plan; what to answer. ``filterd.perform`` does what was planned."""
 
 from __future__ import annotations
 
@@ -12,50 +6,36 @@ import asyncio
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from filterd.accounts.directory import Account, Directory, Forward, Local
 from filterd.deliverykey import DeliveryKeys
 from filterd.outgoing import Departure
-from filterd.queue.base import Outgoing, PendingStore, Spool
+from filterd.perform import Job, Outcome, Performer, Target
+from filterd.queue.base import Spool
 from filterd.scripts import ScriptService
-from filterd.sieve_host import LIST_PREFIX, AccountHost
-from filterd.store.base import (
-    AccountStore,
-    BadName,
-    LimitReached,
-    MailboxExists,
-    NewMessage,
-    NoSuchMailbox,
-    OverQuota,
-    SieveState,
-    Stored,
-    StoreError,
-)
-from filterd.store.jobs import RIDE_SECONDS, AccountJobs
+from filterd.sieve_host import AccountHost
+from filterd.store.base import AccountStore, OverQuota, StoreError
+from filterd.store.jobs import AccountJobs
 from pipeline import plan as plans
 from pipeline import planner
 from pipeline.envelope import Envelope, Profile
-from pipeline.plan import INBOX, Plan
 from pipeline.ports import Clock
 from pipeline.reply import Reply
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, Verdict
 from rules import interpreter
-from rules.actions import Keep, ListStore, RunResult
+from rules.actions import Keep, RunResult
 from rules.host import ScriptEnvelope
 from rules.limits import DEFAULT, Limits
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.delivery")
 
-LIST_MEMBERS = 5000  # entries of one list of an account
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
-JUNK = "\\Junk"
-ACKNOWLEDGED_SECONDS = RIDE_SECONDS + 0.2
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
@@ -76,27 +56,6 @@ class Destination:
         if isinstance(target, Local):
             return cls(address=address, local=target, via=target.via, group=group)
         return cls(address=address, forward=target.address, via=target.via)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The answer for one recipient and the delivery keys its acknowledgement will release."""
-
-    reply: Reply
-    keys: list[tuple[str, bytes]] = field(default_factory=list)
-    queue_keys: list[bytes] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Job:
-    """Everything about the message that each recipient's delivery needs."""
-
-    work: Transaction
-    base: Message
-    keys: DeliveryKeys
-    verdict: Verdict
-    trace: MessageTrace
-    alone: bool  # no other recipient of this message: a script's reject can still be our reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +87,7 @@ class Delivery:
         self._spool = spool
         self._departure = departure
         self._clock = clock
+        self.performer = Performer(jobs, spool, departure, clock)
         self._quotas: dict[str, tuple[int, float]] = {}  # room left, believed until
 
     # -- asked at RCPT ---------------------------------------------------------------------------
@@ -155,12 +115,6 @@ class Delivery:
             )
         return size > known[0] or known[0] <= 0
 
-    def acknowledge(self, keys: Sequence[tuple[str, bytes]], queue_keys: Sequence[bytes]) -> None:
-        for account, key in keys:
-            self._jobs.acknowledge(account, key)
-        if queue_keys:
-            self._spool.acknowledge(queue_keys)
-
     # -- delivering ---------------------------------------------------------------------------
     async def deliver(
         self,
@@ -177,7 +131,7 @@ class Delivery:
             for at, where in enumerate(destinations)
             for d in where
         ]
-        job = _Job(work, base, keys, verdict, trace, len(parts) == 1)
+        job = Job(work, base, keys, verdict, trace, len(parts) == 1)
         trace.recipients.extend(part[1] for part in parts)
         if len(parts) == 1:
             results = [await self._one(job, parts[0][2], parts[0][1], 1)]
@@ -193,12 +147,11 @@ class Delivery:
             )
             merged = Outcome(worst.reply)
             for outcome in mine:
-                merged.keys.extend(outcome.keys)
-                merged.queue_keys.extend(outcome.queue_keys)
+                merged.add(outcome)
             outcomes.append(merged)
         return outcomes
 
-    async def _one(self, job: _Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
+    async def _one(self, job: Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
         try:
             if destination.local is None:
                 return await self._leave(job, destination, trace)
@@ -212,7 +165,7 @@ class Delivery:
             trace.outcome, trace.decision = "deferred", "Deferred: an internal error, see the log"
             return Outcome(LATER)
 
-    async def _leave(self, job: _Job, destination: Destination, trace: RecipientTrace) -> Outcome:
+    async def _leave(self, job: Job, destination: Destination, trace: RecipientTrace) -> Outcome:
         """Straight to an address elsewhere: an alias, a bounce to an SRS address, a submission."""
         started = self._clock.time()
         kind = "submission" if destination.submitted else "forward"
@@ -239,7 +192,7 @@ class Delivery:
         trace.spans.append(self._span("queue", started, "queued", f"for {destination.forward} as {ids[0]}"))
         return Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"), queue_keys=[outgoing.key])
 
-    async def _loop_found(self, job: _Job, destination: Destination, trace: RecipientTrace) -> Outcome:
+    async def _loop_found(self, job: Job, destination: Destination, trace: RecipientTrace) -> Outcome:
         """It was forwarded from here before. Alone it is refused; beside other recipients a verified sender gets a bounce."""
         trace.outcome, trace.decision = "rejected", "Refused: this message was forwarded from here before"
         refusal = Reply(554, "5.4.6", "Forwarding loop")
@@ -255,7 +208,7 @@ class Delivery:
         return outcome
 
     async def _local(
-        self, job: _Job, destination: Destination, local: Local, trace: RecipientTrace, number: int
+        self, job: Job, destination: Destination, local: Local, trace: RecipientTrace, number: int
     ) -> Outcome:
         recipient = next(r for r in job.work.envelope.recipients if r.address == destination.address)
         if job.verdict.disposition is Disposition.QUARANTINE:
@@ -272,11 +225,13 @@ class Delivery:
             trace.spans.append(Span("plan", self._clock.time(), 0.0, "note", note))
         if plan.refusal is not None:
             return Outcome(plan.refusal)
-        return await self._perform(job, plan, destination, local, trace, number)
+        return await self.performer.perform(
+            job, plan, Target(local.account.id, destination.address, number), trace
+        )
 
     # -- Sieve ---------------------------------------------------------------------------
     async def _run_scripts(
-        self, job: _Job, destination: Destination, local: Local, trace: RecipientTrace
+        self, job: Job, destination: Destination, local: Local, trace: RecipientTrace
     ) -> RunResult:
         account = local.account.id
         started, clock = self._clock.time(), self._clock.monotonic()
@@ -307,7 +262,7 @@ class Delivery:
         trace.spans.append(span)
         return result
 
-    def _host(self, job: _Job, destination: Destination, local: Local) -> AccountHost:
+    def _host(self, job: Job, destination: Destination, local: Local) -> AccountHost:
         tags = job.work.tags()
         score, threshold = tags.get("spam.score"), tags.get("spam.threshold")
         client = job.work.envelope.client
@@ -354,191 +309,8 @@ class Delivery:
             rcpt_params=params,
         )
 
-    # -- perform ---------------------------------------------------------------------------
-    async def _perform(
-        self,
-        job: _Job,
-        plan: Plan,
-        destination: Destination,
-        local: Local,
-        trace: RecipientTrace,
-        number: int,
-    ) -> Outcome:
-        account = local.account.id
-        stores: list[tuple[plans.Store, PendingStore]] = []
-        outgoing: list[Outgoing] = []
-        state = SieveState(plan.remember) if plan.remember else None
-        for step in plan.steps:
-            match step:
-                case plans.Store():
-                    stores.append((step, self._pending(job, step, plan, account, destination, number, state)))
-                    state = None
-                case plans.Send():
-                    outgoing.append(
-                        self._departure.redirected(
-                            job.work, job.base, step, job.keys.key(account, f"send:{step.to}"), account
-                        )
-                    )
-                case plans.Answer() | plans.Bounce():
-                    outgoing.extend(self._departure.generated(job.work, job.base, step, job.keys, account))
-                case plans.Execute():
-                    fallback = plans.Store(step.mailbox)
-                    stores.append(
-                        (fallback, self._pending(job, fallback, plan, account, destination, number, state))
-                    )
-                    trace.decision += " (no program service here: kept)"
-                case _:
-                    pass
-        outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
-        commit = (bool(outgoing) and bool(stores)) or len(outgoing) > 1 or len(stores) > 1
-        ids: tuple[str, ...] = ()
-        pending: tuple[str, ...] = ()
-        if commit or outgoing:
-            started = self._clock.time()
-            ids, pending = await self._spool.enqueue(
-                outgoing, [store for _, store in stores] if commit else ()
-            )
-            outcome.queue_keys.extend(one.key for one in outgoing)
-            for name, one in zip(ids, outgoing, strict=True):
-                trace.places.append(f"queued for {one.recipient} ({name})")
-                trace.spans.append(
-                    self._span("queue", started, "queued", f"{one.kind} to {one.recipient} as {name}")
-                )
-        for at, (step, store) in enumerate(stores):
-            try:
-                await self._store(step, store, trace)
-            except StoreError as error:
-                if not pending:
-                    raise
-                log.warning("store of %s left to the queue: %s", job.trace.id, error)
-                trace.places.append(f"{store.mailbox}: will be stored later ({error})")
-                continue
-            outcome.keys.append((account, store.message.key))
-            if pending:
-                self._spool.performed([pending[at]])
-        if state is not None:
-            kept = state
-            await self._jobs.run(account, lambda store: store.remember(kept))
-        if plan.lists:
-            await self._jobs.run(account, lambda store: change_lists(store, plan.lists))
-        return outcome
-
-    def _pending(
-        self,
-        job: _Job,
-        step: plans.Store,
-        plan: Plan,
-        account: str,
-        destination: Destination,
-        number: int,
-        state: SieveState | None,
-    ) -> PendingStore:
-        body = step.data if step.data is not None else job.base.data
-        if not step.generated:
-            body = self._final_fields(job, destination, account, number) + body
-        message = NewMessage(
-            data=body,
-            flags=step.flags,
-            key=job.keys.key(account, f"{'fcc' if step.generated else 'store'}:{step.mailbox}"),
-            trace=f"{job.trace.id}.{number}",
-            decision=plan.decision,
-        )
-        return PendingStore(account, step.mailbox, message, state, job.trace.id)
-
-    @staticmethod
-    def _final_fields(job: _Job, destination: Destination, account: str, number: int) -> bytes:
-        """RFC 5321 4.4: the final delivery adds Return-Path; Delivered-To cuts forwarding loops."""
-        original = (
-            "" if destination.address.lower() == account else f"X-Original-To: {destination.address}\r\n"
-        )
-        return (
-            f"Return-Path: <{job.work.envelope.reverse_path}>\r\n"
-            f"Delivered-To: {account}\r\n{original}"
-            f"X-Filterd-Trace: {job.trace.id}.{number}\r\n"
-        ).encode("utf-8", "surrogateescape")
-
-    async def _store(self, step: plans.Store, pending: PendingStore, trace: RecipientTrace) -> Stored:
-        started, clock = self._clock.time(), self._clock.monotonic()
-        mailbox = pending.mailbox
-        if step.special_use or step.mailbox_id or step.quarantine:
-            mailbox = await self._jobs.run(pending.account, lambda store: resolve_mailbox(store, step))
-        note = ""
-        try:
-            stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
-            if stored.duplicate:
-                # the acknowledgement of the first one may be on its way from another worker: it is written within that time
-                await asyncio.sleep(ACKNOWLEDGED_SECONDS)
-                stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
-        except NoSuchMailbox:
-            note = await self._create(pending.account, mailbox)
-            target = INBOX if note else mailbox
-            stored = await self._jobs.deliver(pending.account, target, pending.message, pending.state)
-        where = f"{stored.mailbox} uid {stored.uid}"
-        trace.places.append(where)
-        if stored.duplicate:
-            trace.outcome = "duplicate"
-            note = "already stored; the client had lost our reply"
-        span = Span(
-            "store",
-            started,
-            self._clock.monotonic() - clock,
-            "",
-            f"{trace.account}/{where}, on disk" + (f"; {note}" if note else ""),
-        )
-        trace.spans.append(span)
-        return stored
-
-    async def roll_forward(self, pending: PendingStore) -> None:
-        """A store that was committed and not done, perhaps done and not struck out: the key tells."""
-        try:
-            await self._jobs.deliver(pending.account, pending.mailbox, pending.message, pending.state)
-        except NoSuchMailbox:
-            note = await self._create(pending.account, pending.mailbox)
-            target = INBOX if note else pending.mailbox
-            await self._jobs.deliver(pending.account, target, pending.message, pending.state)
-
-    async def _create(self, account: str, mailbox: str) -> str:
-        """A note when it cannot be created."""
-
-        def create(store: AccountStore) -> str:
-            try:
-                store.create(mailbox)
-            except MailboxExists:
-                return ""
-            except (BadName, LimitReached) as error:
-                return f"“{mailbox}” cannot be created ({error}): INBOX instead"
-            return ""
-
-        return await self._jobs.run(account, create)
-
     def _span(self, stage: str, started: float, result: str, summary: str) -> Span:
         return Span(stage, started, self._clock.time() - started, result, summary)
-
-
-def change_lists(store: AccountStore, changes: Sequence[ListStore]) -> None:
-    """vnd.filterd.list: entries a script adds to the account's lists, or takes out of them."""
-    for change in changes:
-        name = LIST_PREFIX + change.name
-        members = [one for one in (store.get_metadata(None, name) or "").split("\n") if one]
-        value = change.value.lower()
-        if change.remove and value in members:
-            members.remove(value)
-        elif not change.remove and value not in members and len(members) < LIST_MEMBERS:
-            members.append(value)
-        else:
-            continue
-        store.set_metadata(None, name, "\n".join(members))
-
-
-def resolve_mailbox(store: AccountStore, step: plans.Store) -> str:
-    """RFC 8579 :specialuse, RFC 9042 :mailboxid, or the quarantine: a name in this account."""
-    wanted = JUNK if step.quarantine else (step.special_use or "")
-    for info in store.mailboxes():
-        if step.mailbox_id and info.id == step.mailbox_id:
-            return info.name
-        if wanted and info.special_use.lower() == wanted.lower():
-            return info.name
-    return "Junk" if step.quarantine else step.mailbox
 
 
 def _verified(work: Transaction) -> bool:

@@ -33,17 +33,18 @@ class LocalDelivery:
         account: Account | None = None,
     ) -> list[Reply]:
         """One reply a recipient for ``Profile.DELIVER``; refused recipients keep their refusal. ``data``: any line ends."""
-        session = SmtpSession(
-            profile,
-            profile.value,
-            Client(helo=socket.gethostname(), facts_trusted=False, auth=account.id if account else ""),
-            account=account,
-        )
+        session = self._session(profile, account)
         await self.reception.connect(session)
         replies: list[Reply] = []
         for address in recipients:
             replies.append(await self._one(session, reverse_path, address, crlf(data)))
+            self.reception.acknowledged(session)  # who called us has the answer in hand
         return replies
+
+    @staticmethod
+    def _session(profile: Profile, account: Account | None) -> SmtpSession:
+        client = Client(helo=socket.gethostname(), facts_trusted=False, auth=account.id if account else "")
+        return SmtpSession(profile, profile.value, client, account=account)
 
     async def _one(self, session: SmtpSession, reverse_path: str, address: str, data: bytes) -> Reply:
         transaction = SmtpTransaction(reverse_path=reverse_path, mail_params={})
@@ -55,17 +56,20 @@ class LocalDelivery:
             return reply
         transaction.recipients.append(address)
         transaction.rcpt_params.append({})
-        answers = await self.reception.message(session, transaction, data)
-        self.reception.acknowledged(session)  # who called us has the answer in hand
-        return answers[0]
+        return (await self.reception.message(session, transaction, data))[0]
 
     async def queued(self, reverse_path: str, recipient: str, data: bytes) -> Reply:
-        """A queued message for one of our own people: a bounce that came home, a redirect inside the house."""
-        return (await self.deliver(reverse_path, [recipient], data, Profile.DELIVER))[0]
+        """A queued message for one of our own people: a bounce that came home, a redirect inside the house.
+
+        Not acknowledged: a crash before the queue has recorded the end brings it again, and the key then tells.
+        """
+        session = self._session(Profile.DELIVER, None)
+        await self.reception.connect(session)
+        return await self._one(session, reverse_path, recipient, crlf(data))
 
     async def store_later(self, pending: PendingStore) -> None:
         """Roll a store forward that a worker began (HOUSE item 10). Raises StoreError."""
-        await self.delivery.roll_forward(pending)
+        await self.delivery.performer.store(pending)
 
 
 def crlf(data: bytes) -> bytes:

@@ -23,7 +23,9 @@ from rules.mail.message import Message
 
 Sign = Callable[[bytes, str], bytes]  # (message, From domain) -> DKIM-Signature field or b""
 Seal = Callable[[Transaction, bytes, str], bytes]  # (work, message, address of ours) -> ARC set or b""
-Compose = Callable[[Message, str, Reply], bytes]  # the DSN of a late, verified refusal
+Compose = Callable[
+    [Message, str, str, Reply], bytes
+]  # the DSN of a late, verified refusal: text, to whom, for whom
 
 
 @dataclass(slots=True)
@@ -100,7 +102,7 @@ class Departure:
         """Mail of our own making: always with the null reverse-path."""
         if isinstance(step, Bounce):
             to: tuple[str, ...] = (step.reverse_path,)
-            data, why = self.bounce(base, account, step.reply), "dsn"
+            data, why = self.bounce(base, step.reverse_path, account, step.reply), "dsn"
         else:
             to, data, why = step.to, step.data, step.why
         data = self.sign(data, account.rpartition("@")[2]) + data

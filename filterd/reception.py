@@ -28,10 +28,11 @@ from filterd.accounts.directory import (
     TryLater,
     Unknown,
 )
-from filterd.delivery import Delivery, Destination, Outcome
+from filterd.delivery import Delivery, Destination
 from filterd.deliverykey import DeliveryKeys
 from filterd.explain.traces import TraceWriter
 from filterd.outgoing import Departure
+from filterd.perform import Outcome
 from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
 from pipeline import authres, edits, received
 from pipeline.envelope import Client, Envelope, Profile, Recipient
@@ -74,10 +75,9 @@ class Pending:
 
 @dataclass(slots=True)
 class SessionState:
-    """Delivery keys of the last final reply, until the client shows that it got it."""
+    """What the last final reply promised, until the client shows that it got it."""
 
-    keys: list[tuple[str, bytes]] = field(default_factory=list)
-    queue_keys: list[bytes] = field(default_factory=list)
+    promised: list[Outcome] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +187,10 @@ class Reception(SmtpService):
 
     def acknowledged(self, session: SmtpSession) -> None:
         state = session.state
-        if isinstance(state, SessionState) and (state.keys or state.queue_keys):
-            self._delivery.acknowledge(state.keys, state.queue_keys)
-            state.keys, state.queue_keys = [], []
+        if isinstance(state, SessionState) and state.promised:
+            for outcome in state.promised:
+                self._delivery.performer.acknowledge(outcome)
+            state.promised = []
 
     def abort(self, session: SmtpSession, transaction: SmtpTransaction) -> None:
         transaction.state = None
@@ -272,10 +273,7 @@ class Reception(SmtpService):
         if all(answer.reply.positive for answer in answers) or session.profile is Profile.LMTP:
             state = session.state
             if isinstance(state, SessionState):
-                for answer in answers:
-                    if answer.reply.positive:
-                        state.keys.extend(answer.keys)
-                        state.queue_keys.extend(answer.queue_keys)
+                state.promised.extend(answer for answer in answers if answer.reply.positive)
         trace.outcome = "accepted" if any(answer.reply.positive for answer in answers) else "refused"
         trace.reply = replies[0].text
         self._traces.put(trace)

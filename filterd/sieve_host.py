@@ -16,7 +16,6 @@ from pathlib import Path
 from filterd.store.base import AccountStore, MailboxInfo
 from rules.host import Host
 
-
 LIST_PREFIX = "/private/vendor/filterd/list/"  # server annotations that hold an account's lists
 
 

@@ -1,177 +1,195 @@
 """Runs of rules in one dispatch: thousands of rules cost what a handful costs.
 
-A region is a stretch of successive ``if`` commands (with their elsif and else) whose blocks provably leave
-header, body and envelope alone. Before it runs, a dispatch looks up, for each header (or other source) that
-its rules look at, which rules may be true: ``:is`` keys in a dict, ``:contains`` keys and the literal pieces
-of ``:matches`` patterns in one automaton. Every rule starts with a hop that goes on to the next candidate. A
-candidate is then evaluated by its ordinary steps, so the dispatch never decides that a rule is true; it only
-leaves out rules that are false. That needs proof of three things, all made here:
+A region is a stretch of successive commands that provably leave header, body and envelope alone: ``if`` with
+its elsif and else, and plain commands between them. Before it runs, a dispatch looks up, for each header (or
+other source) that its rules look at, which tests are true (``rules/lookup.py``), and evaluates the rules'
+tests as formulas over these look-ups, bit-parallel for all rules of one shape (``rules/formula.py``). Every rule
+starts with a hop that goes on to the next candidate. A candidate is then evaluated by its ordinary steps, so
+the dispatch never decides that a rule is true; it only leaves out rules that are false. That needs proof of three
+things, all made here and in the formulas:
 
-1. the left-out test is false: one of its necessary conditions is (for anyof all of them);
-2. evaluating it would have changed nothing: it has no test with state, and no capture that could succeed inside a false whole
-   (a matching ``:matches`` sets the match variables even if the rest of an allof is false);
-3. the values are the same at the rule as at the dispatch: no command in between touches the message (``keeps_message``).
+1. the left-out test is false (or nothing in its block would be done);
+2. evaluating it would have changed nothing: no test with state is reached in it, and no capture that succeeds inside a false
+   whole (a matching ``:matches`` sets the match variables even if the rest of an allof is false; it counts only when
+   the script uses match variables at all);
+3. the values are the same at the rule as at the dispatch: no command in between touches the message (``keeps_message``), and
+   what depends on flags or variables is looked up only when nothing in the region writes them (``CommandSpec.writes``).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rules.bound import Bound, constants
 from rules.collector import collector_held
-from rules.glob import Glob
-from rules.manystrings import ManyStrings
+from rules.formula import Builder, Formula, Group, Node, weaker, writes
+from rules.lookup import Hits, Table, Tables
 from rules.registry import CommandSpec, TestSpec
-from rules.sources import Source
 
 if TYPE_CHECKING:
     from rules.context import Run
 
 _WORTH = 4  # rules with a look-up from which a region pays
-_ENOUGH = 50_000  # matches of one text after which all rules of the automaton count as candidates
 _MANY = 500  # rules whose tables are built with the garbage collector held
-_MATCHES = ("is", "contains", "matches")
+_SHAPES = 64  # shapes from which rare ones are simplified
+_RARE = 3
 
 
 @dataclass(slots=True, eq=False)
-class _Table:
-    """Everything the rules of a region look for in one source under one comparator."""
+class _Dispatch:
+    """The tables of a region, made when it runs for the first time."""
 
-    source: Source
-    normal: Callable[[str], str]
-    exact: dict[str, list[int]] = field(default_factory=dict)
-    pieces: dict[str, list[int]] = field(default_factory=dict)
-    automaton: ManyStrings | None = None
-    owners: list[list[int]] = field(default_factory=list)
+    always: int
+    mask: str  # of always
+    groups: list[Group]
+    slots: int
+    tables: list[Table]
+    slow: list[Table]
 
-    def finish(self) -> None:
-        """Builds the automaton."""
-        if self.pieces:
-            self.automaton = ManyStrings(list(self.pieces))
-            self.owners = list(self.pieces.values())
+    def decide(self, run: Run) -> str:
+        """One character for each rule: "1" for a candidate."""
+        if not self.groups:
+            return self.mask
+        hits = Hits([0] * self.slots, [0] * self.slots)
+        for table in self.tables:
+            table.look_up(run, hits)
+        if self.slow:
+            guess = Hits(list(hits.may), list(hits.unsure))
+            for table in self.slow:
+                table.give_up(guess)
+            if not any(group.decide(guess) for group in self.groups):
+                return self.mask
+            for table in self.slow:
+                table.look_up(run, hits)
+        candidates = self.always
+        for group in self.groups:
+            candidates |= group.decide(hits)
+        return self.mask if candidates == self.always else bin(candidates)[:1:-1]
 
-    def look_up(self, values: Sequence[str], hits: set[int]) -> None:
-        """Adds the rules that may be true for these values."""
-        normal, exact, automaton = self.normal, self.exact, self.automaton
-        for value in values:
-            text = normal(value)
-            if exact and (rules := exact.get(text)) is not None:
-                hits.update(rules)
-            if automaton is not None:
-                found = automaton.all(text, _ENOUGH)
-                if found is None:
-                    for rules in self.owners:
-                        hits.update(rules)
-                    return
-                for index in found:
-                    hits.update(self.owners[index])
+
+@dataclass(slots=True, eq=False)
+class Rule:
+    """One rule of a region: an if, elsif or else, or plain commands (``test`` None)."""
+
+    test: Bound | None
+    block: Sequence[Bound]
+    alone: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Region:
-    """A merged run: ``rules[n]`` are the necessary conditions of rule n (None: always a candidate), ``places[n]`` its step."""
+    """A merged stretch; ``places[n]`` is the step of rule n."""
 
     start: int
     stop: int
-    rules: list[list[Bound] | None]
+    rules: list[Rule]
+    captures: bool
     places: list[int] = field(default_factory=list)
     end: int = -1
-    _always: list[int] = field(default_factory=list)
-    _tables: list[_Table] | None = None
+    _dispatch: _Dispatch | None = None
 
-    def candidates(self, run: Run) -> list[int]:
-        """The numbers of all rules that may be true, ascending."""
-        tables = self._tables
-        if tables is None:
+    def candidates(self, run: Run) -> str:
+        """A "1" for each rule that may be true, or has an effect; behind the last of them nothing need follow."""
+        dispatch = self._dispatch
+        if dispatch is None:
             with collector_held(len(self.rules) > _MANY):
-                tables = self._build()
-        hits: set[int] = set()
-        for table in tables:
-            values = table.source.values(run)
-            if values:
-                table.look_up(values, hits)
-        if not hits:
-            return self._always
-        return sorted([*self._always, *hits])
+                dispatch = self._dispatch = self._build()
+        return dispatch.decide(run)
 
-    def next(self, candidates: list[int], number: int) -> int:
+    def next(self, candidates: str, number: int) -> int:
         """The step of the first candidate from ``number`` on, behind its hop."""
-        index = bisect_left(candidates, number)
-        return self.places[candidates[index]] + 1 if index < len(candidates) else self.end
+        index = candidates.find("1", number)
+        return self.places[index] + 1 if index >= 0 else self.end
 
-    def _build(self) -> list[_Table]:
-        tables: dict[tuple[Source, str], _Table] = {}
-        known: _Known = {}
-        for number, leaves in enumerate(self.rules):
-            if leaves is None:
-                self._always.append(number)
+    def _build(self) -> _Dispatch:
+        unstable = writes([bound for rule in self.rules for bound in rule.block])
+        if self.captures:
+            unstable.add("variables")
+        builder = Builder(self.captures, frozenset(unstable))
+        formulas = [builder.rule(rule.test, rule.block, rule.alone) for rule in self.rules]
+        formulas = _simplified(formulas)
+        groups: dict[Node, Group] = {}
+        tables = Tables()
+        slots = always = 0
+        rest: list[int] = []
+        bits: dict[Node, list[int]] = {}
+        for number, formula in enumerate(formulas):
+            if formula is None:
+                rest.append(number)
                 continue
-            for leaf in leaves:
-                _register(tables, known, leaf, number)
-        for table in tables.values():
-            table.finish()
-        self._tables = list(tables.values())
-        return self._tables
+            group = groups.get(formula.shape)
+            if group is None:
+                group = groups[formula.shape] = Group(formula.shape, slots)
+                slots += group.width
+                bits[formula.shape] = []
+            bits[formula.shape].append(number)
+            for slot, atoms in enumerate(formula.slots, group.base):
+                for atom in atoms:
+                    atom(tables, (slot, number))
+        for shape, group in groups.items():
+            group.rules = _bit_set(bits[shape])
+        always = _bit_set(rest)
+        cheap, slow = tables.finish()
+        return _Dispatch(always, bin(always)[:1:-1], list(groups.values()), slots, cheap, slow)
 
 
-_Known = dict[tuple[object, ...], list[_Table]]
+def _bit_set(numbers: Sequence[int]) -> int:
+    """The numbers (ascending) as bits."""
+    if not numbers:
+        return 0
+    digits = bytearray(b"0") * (numbers[-1] + 1)
+    for number in numbers:
+        digits[-1 - number] = 49
+    return int(digits, 2)
 
 
-def _tables_of(tables: dict[tuple[Source, str], _Table], known: _Known, leaf: Bound) -> list[_Table]:
-    """The tables of the sources that a test looks at; tests with equal arguments but for the keys have the same."""
-    assert isinstance(leaf.spec, TestSpec) and leaf.spec.sources is not None and leaf.comparator is not None
-    part = leaf.part.name if leaf.part is not None else ""
-    frame = (leaf.name, *leaf.args[:-1], part, leaf.comparator.name, *leaf.tags.items())
-    found = known.get(frame)
-    if found is None:
-        found = known[frame] = []
-        for source in leaf.spec.sources(leaf) or ():
-            key = (source, leaf.comparator.name)
-            if key not in tables:
-                tables[key] = _Table(source, leaf.comparator.normal)
-            found.append(tables[key])
-    return found
-
-
-def _register(tables: dict[tuple[Source, str], _Table], known: _Known, leaf: Bound, number: int) -> None:
-    assert leaf.comparator is not None and leaf.match is not None
-    normal = leaf.comparator.normal
-    for table in _tables_of(tables, known, leaf):
-        for text in constants(leaf.keys) or ():
-            if leaf.match.name == "is":
-                table.exact.setdefault(normal(text), []).append(number)
-            elif leaf.match.name == "contains":
-                table.pieces.setdefault(normal(text), []).append(number)
-            else:
-                pattern = Glob(text, normal)
-                if pattern.wild:
-                    table.pieces.setdefault(pattern.literal, []).append(number)
-                else:
-                    table.exact.setdefault(pattern.segments[0].text, []).append(number)
+def _simplified(formulas: Sequence[Formula | None]) -> list[Formula | None]:
+    """Where there are many shapes, rules of rare ones get a simpler formula."""
+    count: dict[Node, int] = {}
+    for formula in formulas:
+        if formula is not None:
+            count[formula.shape] = count.get(formula.shape, 0) + 1
+    if len(count) <= _SHAPES:
+        return list(formulas)
+    return [
+        formula if formula is None or count[formula.shape] >= _RARE else weaker(formula)
+        for formula in formulas
+    ]
 
 
 def plan(bounds: Sequence[Bound], start: int, captures: bool) -> tuple[int, Region | None]:
     """The region that begins at ``start``, if one is worth it, and the index behind the stretch that was looked at."""
     index = start
-    rules: list[list[Bound] | None] = []
-    indexed = 0
-    while index < len(bounds) and bounds[index].name in ("if", "elsif", "else"):
+    rules: list[Rule] = []
+    promising = 0
+    count = len(bounds)
+    while index < count:
+        bound = bounds[index]
+        if bound.name != "if":
+            if not _harmless((bound,)):
+                break
+            if rules and rules[-1].test is None and not rules[-1].alone:
+                rules[-1].block = [*rules[-1].block, bound] if len(rules[-1].block) < 16 else rules[-1].block
+            else:
+                rules.append(Rule(None, [bound]))
+            index += 1
+            continue
         stop = index + 1
-        while stop < len(bounds) and bounds[stop].name in ("elsif", "else"):
+        while stop < count and bounds[stop].name in ("elsif", "else"):
             stop += 1
         if not all(_harmless(bound.block or ()) for bound in bounds[index:stop]):
             break
+        single = stop == index + 1
         for bound in bounds[index:stop]:
-            leaves = _necessary(bound.tests[0], captures) if bound.tests else None
-            indexed += leaves is not None
-            rules.append(leaves)
+            test = bound.tests[0] if bound.tests else None
+            rules.append(Rule(test, bound.block or (), single))
+            promising += test is not None and promising < _WORTH and _promising(test)
         index = stop
-    if indexed < _WORTH:
+    if promising < _WORTH:
         return max(index, start + 1), None
-    return index, Region(start, index, rules)
+    return index, Region(start, index, rules, captures)
 
 
 def _harmless(block: Sequence[Bound]) -> bool:
@@ -185,61 +203,20 @@ def _harmless(block: Sequence[Bound]) -> bool:
     return True
 
 
-def _necessary(test: Bound, captures: bool) -> list[Bound] | None:
-    """Tests of which at least one is true whenever the whole is; None when the whole cannot be left out."""
-    if test.constant is not None:
-        return None if test.constant else []
-    if not test.tests:
-        return [test] if _indexable(test) else None
-    if any(_disturbing(inner, captures) for inner in test.tests):
-        return None
-    if test.name == "anyof":
-        together: list[Bound] = []
-        for inner in test.tests:
-            leaves = _necessary(inner, captures)
-            if leaves is None:
-                return None
-            together.extend(leaves)
-        return together
-    if test.name == "allof":
-        best: list[Bound] | None = None
-        for inner in test.tests:
-            leaves = _necessary(inner, captures)
-            if leaves is not None and (best is None or _weight(leaves) < _weight(best)):
-                best = leaves
-        return best
-    return None
-
-
-def _weight(leaves: Sequence[Bound]) -> int:
-    """Roughly how often one of these is true by chance."""
-    return sum(1 if leaf.match is not None and leaf.match.name == "is" else 3 for leaf in leaves)
-
-
-def _indexable(test: Bound) -> bool:
+def _promising(test: Bound) -> bool:
+    """Is there something to be looked up in it?"""
     spec = test.spec
-    if (
-        not isinstance(spec, TestSpec)
-        or spec.sources is None
-        or test.match is None
-        or test.comparator is None
-    ):
+    if test.tests:
+        return any(map(_promising, test.tests))
+    if not isinstance(spec, TestSpec) or test.constant is not None:
         return False
-    name = test.match.name
-    if name not in _MATCHES or not test.comparator.same_length:
-        return False
-    keys = constants(test.keys)
-    if keys is None or (name == "contains" and "" in keys):
-        return False
-    if name == "matches" and any("\\" in key or not key.strip("*?") for key in keys):
-        return False
-    return spec.sources(test) is not None
-
-
-def _disturbing(test: Bound, captures: bool) -> bool:
-    """Could evaluating it leave a trace in the run, though the whole it is part of is false?"""
-    if isinstance(test.spec, TestSpec) and "state" in test.spec.reads:
+    if spec.atoms is not None:
         return True
-    if captures and test.match is not None and test.match.captures:
-        return True
-    return any(_disturbing(inner, captures) for inner in test.tests)
+    match = test.match
+    return (
+        spec.sources is not None
+        and match is not None
+        and match.enter is not None
+        and constants(test.keys) is not None
+        and (match.indexable is None or match.indexable(test))
+    )

@@ -69,7 +69,7 @@ class Result:
 
     def _append(self, action: Action) -> bool:
         if len(self.actions) >= self.limits.actions:
-            raise RunError(f"a run may take at most {self.limits.actions} actions")
+            raise RunError(f"total number of actions exceeds policy limit ({self.limits.actions})")
         self.actions.append(action)
         return True
 
@@ -112,7 +112,7 @@ class Result:
     def _add_limited(self, action: Action, kind: type, most: int) -> bool:
         if sum(isinstance(other, kind) for other in self.actions) >= most:
             raise RunError(
-                f"a run may take at most {most} {action_name(action)} action{'s' if most != 1 else ''}"
+                f"number of {action_name(action)} actions exceeds policy limit ({most} in one run)"
             )
         return self._append(action)
 

@@ -236,7 +236,7 @@ class House:
             rewriting,
             frozenset({DOMAIN}),
             lambda message, domain: b"",
-            lambda message, account, reply: b"Subject: bounce\r\n\r\n" + reply.text.encode(),
+            lambda message, sender, account, reply: b"Subject: bounce\r\n\r\n" + reply.text.encode(),
         )
         delivery = Delivery(
             DeliverySettings(f"mx.{DOMAIN}"), People(), self.jobs, service, self.spool, departure, self.clock

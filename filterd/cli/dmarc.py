@@ -1,7 +1,7 @@
 """DMARC reports: those that others send us, and those that we send.
 
-`reports` looks for DMARC aggregate reports and SMTP TLS reports in the mail of an account (default: postmaster and the address
-that our DNS records usually name), or in files, and shows what they say. Ours go out once a day when
+`reports` looks for DMARC aggregate reports and SMTP TLS reports in the mail of an account (default: of all accounts), or in
+files, and shows what they say. Ours go out once a day when
 `stage.dmarc.reports.send` is on; `send` does it now, `sent` shows what went out.
 
 Examples:
@@ -138,7 +138,7 @@ def _accounts(config: Config) -> list[str]:
 
     database = AccountDatabase(database_path(config), SystemClock())
     try:
-        return [record.address for record in database.all()]
+        return list(database.records())
     finally:
         database.close()
 

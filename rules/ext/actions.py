@@ -138,7 +138,7 @@ def _fileinto(bound: Bound) -> CommandFn:
     def act(run: Run) -> None:
         name = run.expand(target)
         if fault := mailbox_fault(name):
-            raise RunError(f"fileinto: {fault}")
+            raise RunError(f"fileinto: invalid folder name: {fault}")
         chosen = options(run, bound) if amend else ActionOptions()
         run.seen = name
         run.result.add(

@@ -1,0 +1,277 @@
+"""Perform a plan: prepare, commit, publish (HOUSE item 10).
+
+A recipient whose plan is one local store needs no record: the store's own link is the commit. A plan with several effects is
+first written to the queue's database as one transaction (that is the commit); the stores are done then, and struck from the
+record; what a crash leaves behind is rolled forward by the sending process. Every effect has a delivery key, so doing it twice
+changes nothing. The keys of stores in a record are released only when the record has long been struck out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from filterd.deliverykey import DeliveryKeys
+from filterd.outgoing import Departure
+from filterd.queue.base import Outgoing, PendingStore, Spool
+from filterd.sieve_host import LIST_PREFIX
+from filterd.store.base import (
+    AccountStore,
+    BadName,
+    LimitReached,
+    MailboxExists,
+    NewMessage,
+    NoSuchMailbox,
+    SieveState,
+    Stored,
+    StoreError,
+)
+from filterd.store.jobs import RIDE_SECONDS, AccountJobs
+from pipeline import plan as plans
+from pipeline.plan import INBOX, Plan
+from pipeline.ports import Clock
+from pipeline.reply import Reply
+from pipeline.trace import MessageTrace, RecipientTrace, Span
+from pipeline.transaction import Transaction
+from pipeline.verdict import Verdict
+from rules.actions import ListStore
+from rules.mail.message import Message
+
+log = logging.getLogger("filterd.delivery")
+
+JUNK = "\\Junk"
+LIST_MEMBERS = 5000  # entries of one list of an account
+ACKNOWLEDGED_SECONDS = RIDE_SECONDS + 0.2
+LATE_SECONDS = 30.0  # keys of recorded stores live on so long after the client's acknowledgement
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The answer for one recipient and the delivery keys its acknowledgement will release (``late``: after a while)."""
+
+    reply: Reply
+    keys: list[tuple[str, bytes]] = field(default_factory=list)
+    queue_keys: list[bytes] = field(default_factory=list)
+    late: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        """Take over another outcome's keys."""
+        self.keys.extend(other.keys)
+        self.queue_keys.extend(other.queue_keys)
+        self.late.extend(other.late)
+
+
+@dataclass(slots=True)
+class Job:
+    """Everything about the message that each recipient's delivery needs. ``base``: the text with our fields."""
+
+    work: Transaction
+    base: Message
+    keys: DeliveryKeys
+    verdict: Verdict
+    trace: MessageTrace
+    alone: bool  # no other recipient of this message: a script's reject can still be our reply
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """For whom: the account, the address asked for, and which recipient of the message it is."""
+
+    account: str
+    address: str
+    number: int
+
+
+@dataclass(slots=True)
+class _Effects:
+    stores: list[PendingStore] = field(default_factory=list)
+    outgoing: list[Outgoing] = field(default_factory=list)
+    state: SieveState | None = None  # not yet part of a store
+
+
+class Performer:
+    """One a worker."""
+
+    def __init__(self, jobs: AccountJobs, spool: Spool, departure: Departure, clock: Clock) -> None:
+        self._jobs = jobs
+        self._spool = spool
+        self._departure = departure
+        self._clock = clock
+
+    async def perform(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> Outcome:
+        """On a positive reply everything is on disk. Raises StoreError when nothing was promised."""
+        effects = await self._prepare(job, plan, target, trace)
+        stores, outgoing = effects.stores, effects.outgoing
+        outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
+        recorded = len(stores) + len(outgoing) > 1
+        pending: tuple[str, ...] = ()
+        if outgoing or recorded:
+            pending = await self._commit(outgoing, stores if recorded else [], trace)
+            outcome.queue_keys.extend(one.key for one in outgoing)
+        for at, store in enumerate(stores):
+            try:
+                await self.store(store, trace)
+            except StoreError as error:
+                if not recorded:
+                    raise
+                log.warning("store of %s left to the queue: %s", job.trace.id, error)
+                trace.places.append(f"{store.mailbox}: will be stored later ({error})")
+                continue
+            (outcome.late if recorded else outcome.keys).append((target.account, store.message.key))
+            if recorded:
+                self._spool.performed([pending[at]])
+        if effects.state is not None:
+            state = effects.state
+            await self._jobs.run(target.account, lambda opened: opened.remember(state))
+        if plan.lists:
+            await self._jobs.run(target.account, lambda opened: change_lists(opened, plan.lists))
+        return outcome
+
+    async def _prepare(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> _Effects:
+        effects = _Effects(state=SieveState(plan.remember) if plan.remember else None)
+        for step in plan.steps:
+            match step:
+                case plans.Store():
+                    effects.stores.append(await self._pending(job, step, plan, target, effects))
+                case plans.Send():
+                    key = job.keys.key(target.account, f"send:{step.to}")
+                    effects.outgoing.append(
+                        self._departure.redirected(job.work, job.base, step, key, target.account)
+                    )
+                case plans.Answer() | plans.Bounce():
+                    effects.outgoing.extend(
+                        self._departure.generated(job.work, job.base, step, job.keys, target.account)
+                    )
+                case plans.Execute():
+                    kept = plans.Store(step.mailbox)
+                    effects.stores.append(await self._pending(job, kept, plan, target, effects))
+                    trace.decision += " (no program service here: kept)"
+                case _:
+                    pass
+        return effects
+
+    async def _commit(
+        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore], trace: RecipientTrace
+    ) -> tuple[str, ...]:
+        started = self._clock.time()
+        ids, pending = await self._spool.enqueue(outgoing, stores)
+        for name, one in zip(ids, outgoing, strict=True):
+            trace.places.append(f"queued for {one.recipient} ({name})")
+            duration = self._clock.time() - started
+            trace.spans.append(
+                Span("queue", started, duration, "queued", f"{one.kind} to {one.recipient} as {name}")
+            )
+        return pending
+
+    async def _pending(
+        self, job: Job, step: plans.Store, plan: Plan, target: Target, effects: _Effects
+    ) -> PendingStore:
+        """The store as it will be done, now or by whoever rolls it forward: its mailbox is a name from here on."""
+        mailbox = step.mailbox
+        if step.special_use or step.mailbox_id or step.quarantine:
+            mailbox = await self._jobs.run(target.account, lambda store: resolve_mailbox(store, step))
+        body = step.data if step.data is not None else job.base.data
+        if not step.generated:
+            body = _final_fields(job, target) + body
+        state, effects.state = effects.state, None
+        message = NewMessage(
+            data=body,
+            flags=step.flags,
+            key=job.keys.key(target.account, f"{'fcc' if step.generated else 'store'}:{mailbox}"),
+            trace=f"{job.trace.id}.{target.number}",
+            decision=plan.decision,
+        )
+        return PendingStore(target.account, mailbox, message, state, job.trace.id)
+
+    async def store(self, pending: PendingStore, trace: RecipientTrace | None = None) -> Stored:
+        """Do a store now; a mailbox that is missing is made, or INBOX takes its place. Raises StoreError."""
+        started, clock = self._clock.time(), self._clock.monotonic()
+        note = ""
+        try:
+            stored = await self._jobs.deliver(
+                pending.account, pending.mailbox, pending.message, pending.state
+            )
+            if stored.duplicate:
+                # the acknowledgement of the first one may be on its way from another worker: it is written within that time
+                await asyncio.sleep(ACKNOWLEDGED_SECONDS)
+                stored = await self._jobs.deliver(
+                    pending.account, pending.mailbox, pending.message, pending.state
+                )
+        except NoSuchMailbox:
+            note = await self._create(pending.account, pending.mailbox)
+            mailbox = INBOX if note else pending.mailbox
+            stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
+        if trace is not None:
+            where = f"{stored.mailbox} uid {stored.uid}"
+            trace.places.append(where)
+            if stored.duplicate:
+                trace.outcome = "duplicate"
+                note = "already stored; the client had lost our reply"
+            summary = f"{pending.account}/{where}, on disk" + (f"; {note}" if note else "")
+            trace.spans.append(Span("store", started, self._clock.monotonic() - clock, "", summary))
+        return stored
+
+    def acknowledge(self, outcome: Outcome) -> None:
+        """The client went on after our reply (HOUSE item 11)."""
+        self._release(outcome.keys)
+        if outcome.queue_keys:
+            self._spool.acknowledge(outcome.queue_keys)
+        if outcome.late:
+            # a record may still be rolled forward after a crash: until it is surely struck out its keys must be known
+            asyncio.get_running_loop().call_later(LATE_SECONDS, self._release, tuple(outcome.late))
+
+    def _release(self, keys: Sequence[tuple[str, bytes]]) -> None:
+        for account, key in keys:
+            self._jobs.acknowledge(account, key)
+
+    async def _create(self, account: str, mailbox: str) -> str:
+        """A note when it cannot be created."""
+
+        def create(store: AccountStore) -> str:
+            try:
+                store.create(mailbox)
+            except MailboxExists:
+                return ""
+            except (BadName, LimitReached) as error:
+                return f"“{mailbox}” cannot be created ({error}): INBOX instead"
+            return ""
+
+        return await self._jobs.run(account, create)
+
+
+def _final_fields(job: Job, target: Target) -> bytes:
+    """RFC 5321 4.4: the final delivery adds Return-Path; Delivered-To cuts forwarding loops."""
+    original = "" if target.address.lower() == target.account else f"X-Original-To: {target.address}\r\n"
+    return (
+        f"Return-Path: <{job.work.envelope.reverse_path}>\r\n"
+        f"Delivered-To: {target.account}\r\n{original}"
+        f"X-Filterd-Trace: {job.trace.id}.{target.number}\r\n"
+    ).encode("utf-8", "surrogateescape")
+
+
+def change_lists(store: AccountStore, changes: Sequence[ListStore]) -> None:
+    """vnd.filterd.list: entries a script adds to the account's lists, or takes out of them."""
+    for change in changes:
+        name = LIST_PREFIX + change.name
+        members = [one for one in (store.get_metadata(None, name) or "").split("\n") if one]
+        value = change.value.lower()
+        if change.remove and value in members:
+            members.remove(value)
+        elif not change.remove and value not in members and len(members) < LIST_MEMBERS:
+            members.append(value)
+        else:
+            continue
+        store.set_metadata(None, name, "\n".join(members))
+
+
+def resolve_mailbox(store: AccountStore, step: plans.Store) -> str:
+    """RFC 8579 :specialuse, RFC 9042 :mailboxid, or the quarantine: a name in this account."""
+    wanted = JUNK if step.quarantine else (step.special_use or "")
+    for info in store.mailboxes():
+        if step.mailbox_id and info.id == step.mailbox_id:
+            return info.name
+        if wanted and info.special_use.lower() == wanted.lower():
+            return info.name
+    return "Junk" if step.quarantine else step.mailbox
