@@ -23,7 +23,7 @@ from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
 from filterd.accounts.places import account_folder, database_path, scripts_of
-from filterd.assembly import departure, dns, incoming, srs_of, stage_context
+from filterd.assembly import departure, dns, incoming, milter_reception, srs_of, stage_context
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
 from filterd.config.schema import Config
@@ -32,6 +32,7 @@ from filterd.delivery import Delivery, DeliverySettings
 from filterd.doors import Doors, certificate
 from filterd.explain.traces import TraceWriter
 from filterd.local_delivery import LocalDelivery
+from filterd.milter import MilterReception
 from filterd.net import listen
 from filterd.ports import SystemClock, SystemIds
 from filterd.queue.route import Relay
@@ -50,7 +51,7 @@ from rules.limits import Limits
 log = logging.getLogger("filterd")
 
 TRACES = "traces.db"
-LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve")
+LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", "milter")
 GC_THRESHOLD = (
     20_000  # new objects between two collections: a message makes a few thousand, nearly none in cycles
 )
@@ -71,6 +72,7 @@ class Parts:
     traces: TraceWriter
     reception: Reception
     delivery: Delivery
+    milter: MilterReception
     close: Callable[[], None]
 
 
@@ -116,6 +118,7 @@ def build(config: Config, name: str) -> Parts:
         clock,
     )
     names = frozenset({config.server.hostname, config.pipeline.authserv_id, *(d.name for d in config.domain)})
+    arriving = incoming(config, context)
     reception = Reception(
         ReceptionSettings(
             hostname=config.server.hostname,
@@ -125,7 +128,7 @@ def build(config: Config, name: str) -> Parts:
             hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
         ),
         directory,
-        incoming(config, context),
+        arriving,
         leaving,
         delivery,
         traces,
@@ -133,6 +136,7 @@ def build(config: Config, name: str) -> Parts:
         ids,
         keys.secret(root, "delivery"),
     )
+    screening = milter_reception(config, context, arriving, leaving, traces, sieve_limits(config))
 
     def close() -> None:
         spool.close()
@@ -142,7 +146,9 @@ def build(config: Config, name: str) -> Parts:
         store.close()
         database.close()
 
-    return Parts(config, directory, jobs, notices, scripts, spool, traces, reception, delivery, close)
+    return Parts(
+        config, directory, jobs, notices, scripts, spool, traces, reception, delivery, screening, close
+    )
 
 
 def quota_of(directory: Directory) -> Callable[[str], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,7 +14,10 @@ from types import MappingProxyType
 from filterd import keys, signing
 from filterd.config.bridge import filled
 from filterd.config.schema import Config
+from filterd.explain.traces import TraceWriter
 from filterd.greylist import SqliteTriplets
+from filterd.milter import MilterReception, MilterReceptionSettings
+from filterd.milter_sieve import Screen
 from filterd.outgoing import Departure, Seal
 from filterd.queue import dsn
 from filterd.queue.base import Spool
@@ -25,6 +29,7 @@ from pipeline.adapters.dnspython import DnsResolver
 from pipeline.dkim.arc import ArcResult
 from pipeline.dkim.keyring import KeyRing
 from pipeline.dkim.seal import seal as arc_seal
+from pipeline.dkim.sign import names_to_sign
 from pipeline.ports import Clock, Ids, Resolver
 from pipeline.registry import StageContext
 from pipeline.reply import Reply
@@ -34,8 +39,11 @@ from pipeline.stage import Stage
 from pipeline.stages import STAGES
 from pipeline.stages.dmarc import DmarcStage
 from pipeline.stages.greylist import GreylistStage
+from pipeline.stages.milters import MilterSettings, MiltersSettings
 from pipeline.stages.privacy import PrivacySettings
 from pipeline.transaction import Transaction
+from rules.limits import Limits
+from rules.mail.header import scan
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.outgoing")
@@ -57,11 +65,13 @@ def stage_context(config: Config, clock: Clock, ids: Ids, resolver: Resolver) ->
 
 def stage_settings(config: Config) -> dict[str, object]:
     """Settings by stage name."""
-    return {
+    out = {
         entry.name: filled(getattr(config.stage, entry.name), entry.settings)
         for entry in STAGES
         if entry.create is not None
     }
+    out["milters"] = MiltersSettings(tuple(filled(one, MilterSettings) for one in config.stage.milters))
+    return out
 
 
 def incoming(config: Config, context: StageContext) -> Runner:
@@ -74,6 +84,7 @@ def incoming(config: Config, context: StageContext) -> Runner:
         "dmarc": stage.dmarc.enabled,
         "dnsbl": bool(stage.dnsbl.lists),
         "greylist": stage.greylist.enabled,
+        "milters": bool(stage.milters),
     }
     names = [name for name in config.pipeline.incoming if switches.get(name, True)]
     return _runner(config, context, names, _with_state(config))
@@ -121,13 +132,22 @@ def srs_of(config: Config, clock: Clock) -> Srs | None:
     )
 
 
-def signer(ring: KeyRing) -> Callable[[bytes, str], bytes]:
-    """Signs for the author in From; for mail of our own making (a vacation answer) for the domain it is sent for."""
+def signer(ring: KeyRing, unfinished: bool = False) -> Callable[[bytes, str], bytes]:
+    """Signs for the author in From; for mail of our own making (a vacation answer) for the domain it is sent for.
+
+    ``unfinished``: another server will add the fields that a message must have and this one has not.
+    """
 
     def sign(message: bytes, domain: str) -> bytes:
         keys = ring.keys_of(message) or signing.keys_for(ring, "@" + domain)
+        names = None
+        if unfinished:
+            block = scan(message)
+            names = [name for name in names_to_sign(block) if name in block or name not in (b"date", b"to")]
         try:
-            return b"".join(dkimpy.sign(message, key.domain, key.selector, key.key) for key in keys)
+            return b"".join(
+                dkimpy.sign(message, key.domain, key.selector, key.key, names=names) for key in keys
+            )
         except dkimpy.SigningError as error:
             log.warning("a message of %s leaves unsigned: %s", domain, error)
             return b""
@@ -148,7 +168,8 @@ def sealer(config: Config, context: StageContext, ring: KeyRing) -> Seal | None:
         if not isinstance(chain, ArcResult):
             return b""  # not verified when it came: nothing can be vouched for
         key = keyed.get(passed.rpartition("@")[2].lower(), fallback)
-        results = [result for verdict in work.verdicts.values() for result in verdict.authres]
+        said = [work.verdicts[name] for name in config.pipeline.incoming if name in work.verdicts]
+        results = [result for verdict in said for result in verdict.authres]
         return arc_seal(
             message,
             key.domain,
@@ -174,6 +195,31 @@ def reporting(config: Config, resolver: Resolver, spool: Spool, clock: Clock) ->
     )
 
 
+def milter_reception(
+    config: Config,
+    context: StageContext,
+    arriving: Runner,
+    leaving: Departure,
+    traces: TraceWriter,
+    limits: Limits,
+) -> MilterReception:
+    """What other mail servers ask by ``listen.milter``: the same stages as at our own doors."""
+    hostname, authserv_id = config.server.hostname, config.pipeline.authserv_id
+    names = (hostname, authserv_id, *(domain.name for domain in config.domain))
+    settings = MilterReceptionSettings(
+        hostname=hostname,
+        authserv_id=authserv_id or hostname,
+        our_ids=frozenset(name for name in names if name),
+        time_budget=config.pipeline.time_budget,
+        internal=[ipaddress.ip_network(network) for network in config.milter.internal],
+    )
+    scripts = [Path(path) for path in config.stage.sieve.before]
+    ring = signing.keyring(config) if "dkim-sign" in config.pipeline.outgoing else KeyRing()
+    leaving = replace(leaving, sign=signer(ring, unfinished=True))
+    screen = Screen(scripts, hostname, context.clock, limits) if scripts else None
+    return MilterReception(settings, arriving, leaving, traces, context.clock, context.ids, screen)
+
+
 def departure(config: Config, context: StageContext, srs: Srs | None) -> Departure:
     """What leaves: the outgoing list's stages, privacy, SRS, signatures, notifications."""
     ring = signing.keyring(config)
@@ -195,8 +241,9 @@ def departure(config: Config, context: StageContext, srs: Srs | None) -> Departu
 
     privacy = config.stage.privacy
     wanted = privacy.enabled and "privacy" in config.pipeline.incoming
+    leaving = [name for name in config.pipeline.outgoing if name != "milters" or config.stage.milters]
     return Departure(
-        runner=_runner(config, context, list(config.pipeline.outgoing)),
+        runner=_runner(config, context, leaving),
         privacy_settings=filled(privacy, PrivacySettings) if wanted else None,
         srs=srs,
         our_domains=frozenset(domain.name for domain in config.domain),

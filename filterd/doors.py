@@ -22,11 +22,13 @@ from filterd.net.login import LoginGuard
 from filterd.net.tls import TlsFiles, ensure_self_signed
 from filterd.ports import SystemClock
 from filterd.proto.managesieve import SieveConfig
+from filterd.proto.milter import MilterLimits
 from filterd.proto.pop3 import Pop3Config
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
 from filterd.servers.imap import ImapDoor
 from filterd.servers.maildrop import FileLocks
 from filterd.servers.managesieve import SieveDoor
+from filterd.servers.milter import MilterDoor
 from filterd.servers.pop3 import Pop3Door
 from filterd.servers.smtp import SmtpDoor
 from filterd.store.durable import RealDisk
@@ -143,6 +145,10 @@ class Doors:
                 context,
             )
             return pop3.connection, pop3.REFUSAL
+        if name == "milter":
+            limits = MilterLimits(message=config.limits.message_size)
+            screening = MilterDoor(self.parts.milter, limits)
+            return screening.connection, screening.REFUSAL
         sieve = SieveDoor(
             SieveConfig(
                 self.parts.scripts.capabilities(),

@@ -7,6 +7,8 @@ import time
 
 from pipeline.ports import Clock, Ids
 
+POOL = 4096
+
 
 class SystemClock(Clock):
     def time(self) -> float:
@@ -17,5 +19,15 @@ class SystemClock(Clock):
 
 
 class SystemIds(Ids):
+    """The system's chance, fetched POOL octets at a time. Made after a fork, never shared by two processes."""
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._at = 0
+
     def token(self, octets: int) -> str:
-        return secrets.token_hex(octets)
+        if self._at + octets > len(self._pool):
+            self._pool, self._at = secrets.token_bytes(max(POOL, octets)), 0
+        at = self._at
+        self._at = at + octets
+        return self._pool[at : at + octets].hex()

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from filterd.accounts.directory import (
@@ -31,6 +31,8 @@ from filterd.accounts.directory import (
 from filterd.delivery import Delivery, Destination
 from filterd.deliverykey import DeliveryKeys
 from filterd.explain.traces import TraceWriter
+from filterd.filtered import readdress
+from filterd.generation import run_stages
 from filterd.outgoing import Departure
 from filterd.perform import Outcome
 from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
@@ -249,14 +251,59 @@ class Reception(SmtpService):
             deadline=self._clock.monotonic() + self._settings.time_budget,
         )
         runner = self._departure.runner if session.account is not None else self._incoming
-        outcome = await runner.run(Phase.EOM, work)
-        trace.spans.extend(outcome.spans)
+        judged = await run_stages(runner, work)
+        outcome, work = judged.outcome, judged.work
+        trace.spans.extend(judged.spans)
         verdict = outcome.verdict
         if verdict.disposition in (Disposition.REJECT, Disposition.TEMPFAIL):
             return self._refuse(trace, envelope, verdict.reply or LATER, verdict.stage, count)
         if verdict.disposition is Disposition.DISCARD:
             return self._discard(trace, envelope, verdict, count)
-        return await self._accept(session, pending, work, outcome, trace)
+        keys = DeliveryKeys.of(self._secret, envelope, data)
+        if verdict.envelope is not None or verdict.recipients:
+            return await self._readdressed(session, pending, work, outcome, trace, keys)
+        return await self._accept(session, pending, work, outcome, trace, keys)
+
+    async def _readdressed(
+        self,
+        session: SmtpSession,
+        pending: Pending,
+        work: Transaction,
+        outcome: RunOutcome,
+        trace: MessageTrace,
+        keys: DeliveryKeys,
+    ) -> Sequence[Reply]:
+        """A filter changed the envelope: other recipients, another reverse-path."""
+        found = readdress(work.envelope, pending.destinations, outcome.verdict, self._leads)
+        trace.spans.extend(Span("milters", self._clock.time(), 0.0, "note", note) for note in found.notes)
+        each = session.profile is Profile.LMTP
+        if found.refusal is not None:
+            return self._refuse(trace, work.envelope, found.refusal, outcome.verdict.stage or "milters", 1)
+        if not found.destinations:
+            if not each or all(isinstance(one, Reply) and one.positive for one in found.origin):
+                return self._discard(trace, work.envelope, outcome.verdict, len(found.origin) if each else 1)
+            self._traces.put(trace)
+            return [one for one in found.origin if isinstance(one, Reply)]
+        work = replace(work, envelope=found.envelope)
+        pending.destinations = found.destinations
+        replies = await self._accept(session, pending, work, outcome, trace, keys, found.held)
+        if not each:
+            return replies
+        return [replies[one] if isinstance(one, int) else one for one in found.origin]
+
+    def _leads(self, address: str) -> tuple[Destination, ...]:
+        """Where an address that a filter put in leads; a foreign one is forwarded to."""
+        found = self._resolve(address)
+        match found:
+            case Local() | Forward():
+                return (Destination.of(found, address),)
+            case Targets(targets=targets):
+                return tuple(Destination.of(target, address, group=True) for target in targets)
+            case Foreign(address=foreign):
+                return (Destination(address=address, forward=foreign),)
+            case _:
+                log.warning("a filter put in a recipient that leads nowhere: %s", address)
+                return ()
 
     async def _accept(
         self,
@@ -265,10 +312,25 @@ class Reception(SmtpService):
         work: Transaction,
         outcome: RunOutcome,
         trace: MessageTrace,
+        keys: DeliveryKeys,
+        held: Collection[int] = (),
     ) -> Sequence[Reply]:
-        keys = DeliveryKeys.of(self._secret, work.envelope, work.message.data)
+        """``held``: recipients whose copy is quarantined, by their place."""
         base = self._with_our_fields(session, work, outcome)
-        answers = await self._delivery.deliver(work, base, pending.destinations, keys, outcome.verdict, trace)
+        verdict, where = outcome.verdict, pending.destinations
+        if held:
+            kept = [at for at in range(len(where)) if at not in held]
+            late = replace(verdict, stage="milters", disposition=Disposition.QUARANTINE)
+            parts = [(kept, verdict), (sorted(held), late)]
+        else:
+            parts = [(list(range(len(where))), verdict)]
+        found: dict[int, Outcome] = {}
+        for places, said in parts:
+            chosen = [where[at] for at in places]
+            if chosen:
+                done = await self._delivery.deliver(work, base, chosen, keys, said, trace)
+                found.update(zip(places, done, strict=True))
+        answers = [found[at] for at in range(len(where))]
         replies = self._replies(session.profile, answers)
         if all(answer.reply.positive for answer in answers) or session.profile is Profile.LMTP:
             state = session.state

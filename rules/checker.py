@@ -28,7 +28,7 @@ from rules.registry import (
     TestSpec,
     find_capability,
 )
-from rules.variables import Outer, Template, parse_name, parse_template
+from rules.variables import Match, Outer, Template, parse_name, parse_template
 
 if TYPE_CHECKING:
     pass
@@ -70,6 +70,7 @@ class Checker:
         self.depth = 0  # of blocks
         self._lines = _line_starts(script.text)
         self._plans: dict[tuple[int, tuple[str, ...]], Plan] = {}
+        self.uses_match = False  # does any string refer to a match variable?
         self._told: set[tuple[str, str]] = set()
         self._guesses = 0
         self._variables = self._encoded = False
@@ -381,7 +382,9 @@ class Checker:
         value = self._value
         if plan.positional:
             bound.args = [None if place < 0 else value(args[place]) for place in plan.positional]
-        if plan.tags:
+        if plan.tags and plan.plain_tags is not None:
+            bound.tags = plan.plain_tags
+        elif plan.tags:
             tags: dict[str, Value | None] = {}
             for name, place in plan.tags:
                 tags[name] = None if place < 0 else value(args[place])
@@ -402,8 +405,14 @@ class Checker:
         return arg.value if isinstance(arg, Number) else 0
 
     def _texts(self, strings: Strings) -> Texts:
+        values = strings.values
+        for value in values:
+            if "${" in value:
+                break
+        else:
+            return values
         out: list[Text] = []
-        for index, value in enumerate(strings.values):
+        for index, value in enumerate(values):
             if "${" not in value:
                 out.append(value)
                 continue
@@ -422,6 +431,8 @@ class Checker:
                         "require the extension that has it" if "namespace" in message else "use another name"
                     )
                     self.error(strings.where(index), "variable", message, cure)
+                if isinstance(text, Template) and any(isinstance(part, Match) for part in text.parts):
+                    self.uses_match = True
             out.append(text)
         return tuple(out)
 

@@ -137,7 +137,7 @@ def _compiled(
         can_reject=includes or "reject" in effects,
         needs_body=needs_body,
         header_only=not needs_body and "size" not in effects,
-        captures="variables" in checker.active,
+        captures=checker.uses_match,
         capabilities=frozenset(allowed),
         registry=registry,
         lines=checker.place(len(script.text))[0],
@@ -154,7 +154,7 @@ class Emitter:
         self.effects: set[str] = set()
         self.marks: dict[str, list[Label]] = {}  # open structures by name, for commands that leave them
         self._fixups: list[tuple[int, bool, Label]] = []
-        self._captures = "variables" in checker.active
+        self._captures = checker.uses_match
 
     # -- for control structures -------------------------------------------------------------------------
 
@@ -215,9 +215,18 @@ class Emitter:
             Step(Op.HOP, bounds[region.start], "rules", bounds[region.start].line, no=-1, region=region)
         )
         index = region.start
+        plain = False  # the command before was no if: it belongs to the same rule
         while index < region.stop:
+            bound = bounds[index]
+            if bound.name != "if" and not plain:
+                region.places.append(len(self.code))  # always a candidate: it needs no hop
+            plain = bound.name != "if"
             index = self._statement(bounds, index, region)
         region.end = len(self.code)
+
+    def _hop(self, bound: Bound, region: merge.Region) -> None:
+        self.code.append(Step(Op.HOP, bound, "rules", bound.line, no=len(region.places), region=region))
+        region.places.append(len(self.code))
 
     def _chain(self, bounds: Sequence[Bound], index: int, region: merge.Region | None) -> int:
         end = Label()
@@ -225,9 +234,7 @@ class Emitter:
             bound = bounds[index]
             last = index + 1 >= len(bounds) or bounds[index + 1].name not in ("elsif", "else")
             if region is not None:
-                number = len(region.places)
-                region.places.append(len(self.code))
-                self.code.append(Step(Op.HOP, bound, "rules", bound.line, no=number, region=region))
+                self._hop(bound, region)
             self._branch(bound, None if last else end)
             index += 1
             if last:

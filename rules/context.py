@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from rules.actions import Place, TraceStep
@@ -24,6 +25,7 @@ from rules.view import View
 if TYPE_CHECKING:
     from rules.bound import Bound, Text
     from rules.compiler import CompiledScript, Step
+    from rules.merge import Region
 
 STOP = -1  # the whole run ends here, as ``stop`` says
 LEAVE = -2  # this script ends here (``return`` of RFC 6609)
@@ -57,6 +59,7 @@ class Run:
         "loops",
         "merge",
         "message",
+        "moment",
         "regions",
         "result",
         "script",
@@ -98,10 +101,11 @@ class Run:
         self.captures = False  # does the running script have variables?
         self.globals: dict[str, str] = {}
         self.variables = Variables(limits, self.globals)
-        self.regions: dict[int, list[int]] = {}
+        self.regions: dict[Region | None, str] = {}
         self.script: CompiledScript | None = None
         self.step: Step | None = None
         self.state: dict[str, object] = {}
+        self.moment: datetime | None = None
         self._settings: dict[str, str | None] = {}
 
     def get(self, key: StateKey[T]) -> T:
@@ -121,6 +125,12 @@ class Run:
     def place(self, bound: Bound) -> Place:
         """Where a command stands."""
         return Place(self.script.name if self.script else "main", bound.line, bound.column)
+
+    def now(self) -> datetime:
+        """The host's time when it was first asked for: the same for all tests of a run."""
+        if self.moment is None:
+            self.moment = self.host.now()
+        return self.moment
 
     def setting(self, name: str, default: str) -> str:
         """A setting of the installation, such as ``recipient_delimiter``; asked of the host's environment once a run."""

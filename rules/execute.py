@@ -27,68 +27,74 @@ def execute(state: Run, script: CompiledScript) -> int:
 
     ``include`` calls this again for the script inside, with its own variables set up by the caller.
     """
-    code = script.code
-    name = script.name
-    trace = state.trace
-    pc = 0
+    code, name, trace, regions = script.code, script.name, state.trace, state.regions
+    most = state.limits.trace_steps
+    count = pc = 0
     while pc >= 0:
         step = code[pc]
-        state.steps -= 1
-        if state.steps % _CHECK_EVERY == 0:
+        count += 1
+        if not count % _CHECK_EVERY:
             _check_limits(state)
         op = step.op
-        if op == 0:  # TEST; the enum's attribute look-up would cost as much as the test
+        if op == 3:  # HOP; the enum's attribute look-up would cost as much as the step
+            if step.no < 0:
+                pc = _dispatch(state, step, pc)
+            elif (mask := regions.get(step.region)) is None:
+                pc += 1
+            else:
+                pc = mask.find("1", step.no)
+                pc = step.region.places[pc] if pc >= 0 else step.region.end  # type: ignore[union-attr]  # a hop has one
+        elif op == 0:  # TEST
             state.step = step
-            test = step.test or _link_test(step)
-            result = test(state)
-            if trace is not None and len(trace) < state.limits.trace_steps:
+            result = (step.test or _link_test(step))(state)
+            if trace is not None and len(trace) < most:
                 trace.append(
                     TraceStep(
                         name, step.line, step.what, state.seen[:TRACE_VALUE], state.key[:TRACE_VALUE], result
                     )
                 )
             pc = step.yes if result else step.no
-        elif op == 3:  # HOP
-            pc = _hop(state, step, pc)
-        elif op == 2:  # JUMP
-            pc = step.yes
         elif op == 1:  # ACTION
             state.step = step
             state.seen = state.key = ""
-            act = step.act or _link_action(step)
-            target = act(state)
-            if trace is not None and len(trace) < state.limits.trace_steps:
+            target = (step.act or _link_action(step))(state)
+            if trace is not None and len(trace) < most:
                 trace.append(
                     TraceStep(name, step.line, step.what, state.seen[:TRACE_VALUE], state.key[:TRACE_VALUE])
                 )
             pc = pc + 1 if target is None else target
+        elif op == 2:  # JUMP
+            pc = step.yes
         else:  # CALL
             state.step = step
             assert step.test is not None
             pc = step.yes if step.test(state) else step.no
+    state.steps -= count % _CHECK_EVERY
     return pc
 
 
 def _check_limits(state: Run) -> None:
+    state.steps -= _CHECK_EVERY
     if state.steps <= 0:
         raise RunError(f"the script ran more than {state.limits.steps} steps")
     state.check_time()
 
 
-def _hop(state: Run, step: Step, pc: int) -> int:
-    """The start of a merged run, or of one of its rules."""
+def _dispatch(state: Run, step: Step, pc: int) -> int:
+    """The start of a merged run of rules: which of them need be looked at?"""
     region = step.region
     if not state.merge or region is None:
         return pc + 1
-    if step.no >= 0:
-        return region.next(state.regions[id(region)], step.no)
     state.step = step
     candidates = region.candidates(state)
-    state.regions[id(region)] = candidates
-    if state.trace is not None and len(candidates) < len(region.places) and state.script is not None:
-        text = f"{len(region.places) - len(candidates)} of {len(region.places)} rules are false by look-up"
-        state.trace.append(TraceStep(state.script.name, step.line, "rules", text, "", False))
-    return region.next(candidates, 0)
+    state.regions[region] = candidates
+    if state.trace is not None and state.script is not None:
+        every = len(region.places)
+        if (left := candidates.count("1")) < every:
+            text = f"{every - left} of {every} rules are false by look-up"
+            state.trace.append(TraceStep(state.script.name, step.line, "rules", text, "", False))
+    index = candidates.find("1")
+    return region.places[index] if index >= 0 else region.end
 
 
 def _link_test(step: Step) -> TestFn:

@@ -183,7 +183,8 @@ def _layout(tokens: Sequence[_Token], indent: int, used: int, end: str) -> str:
             fresh = True
     if line.endswith("\n"):
         return line + (" " * indent + end.strip() if end else "")
-    return line + (end.strip() if line.endswith(" " * indent) and "\n" in line and not line.strip(" ")[-1:] else end)
+    at_start = "\n" in line and not line.rpartition("\n")[2].strip()
+    return line + (end.strip() if at_start else end)
 
 
 def _matching(tokens: Sequence[_Token], index: int) -> int:

@@ -57,23 +57,23 @@ class Builder:
         slots: list[list[Atom]] = []
         self._nodes = 0
         shape = self._test(test, slots)
-        if alone and shape[0] != UNKNOWN and (inner := self._inside(block, slots)) is not None:
+        if alone and (inner := self._inside(block, slots)) is not None:
             shape = (ALL, False, (shape, inner))
-        elif alone and shape == _ANYTHING and (inner := self._inside(block, slots)) is not None:
-            shape = inner
-        if not slots or self._nodes > _MOST_NODES:
-            return None if shape != _FALSE else Formula(shape, slots)
-        return Formula(shape, slots)
+        if shape == _FALSE or (slots and self._nodes <= _MOST_NODES):
+            return Formula(shape, slots)
+        return None
 
     def _inside(self, block: Sequence[Bound], slots: list[list[Atom]]) -> Node | None:
         """When a block of nothing but ifs does something; None: always."""
         if len(block) > _MOST_INNER or any(bound.name not in ("if", "elsif", "else") for bound in block):
             return None
-        if not block:
+        if not block or any(bound.name != "else" and not bound.tests for bound in block):
             return None
         inner: list[Node] = []
+        mark = len(slots)
         for index, bound in enumerate(block):
-            if bound.name == "else" or not bound.tests:
+            if bound.name == "else":
+                del slots[mark:]
                 return None
             follows = index + 1 < len(block) and block[index + 1].name in ("elsif", "else")
             shape = self._test(bound.tests[0], slots)

@@ -122,6 +122,12 @@ class Glob:
         self.segments = tuple(map(Segment, segments))
         self.literal = max((segment.best[1] for segment in self.segments), key=len)  # every match contains it
 
+    @property
+    def is_infix(self) -> bool:
+        """Does it only ask whether the literal is in the text?"""
+        segments = self.segments
+        return len(segments) == 3 and not (segments[0].length or segments[2].length or segments[1].holes)
+
     def spans(self, text: str) -> list[int] | None:
         """Where the segments stand in the (folded) text; None when the pattern does not match."""
         segments = self.segments

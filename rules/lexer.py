@@ -84,11 +84,14 @@ def _run(text: str, pos: int, tokens: Tokens, limits: Limits) -> int:
     kinds, values, positions = tokens.kinds, tokens.values, tokens.positions
     add_kind, add_value, add_position = kinds.append, values.append, positions.append
     longest = limits.string_size
+    last = None
     for match in iter(_TOKEN.scanner(text, pos).match, None):  # type: ignore[attr-defined]  # not in typeshed
         kind = match.lastindex
         value = match[kind]
         where = match.start(kind)
-        if kind == STRING:
+        if kind == PUNCTUATION:
+            pass
+        elif kind == STRING:
             where -= 1
             if "\\" in value:
                 value = _ESCAPE.sub(r"\1", value)
@@ -96,7 +99,7 @@ def _run(text: str, pos: int, tokens: Tokens, limits: Limits) -> int:
                 value = _BARE_LF.sub("\r\n", value)
             if len(value) > longest:
                 tokens.faults.append(_too_long(where))
-        elif kind in (IDENTIFIER, TAG):
+        elif kind == IDENTIFIER or kind == TAG:
             if kind == TAG:
                 where -= 1
             value = value.lower()
@@ -117,8 +120,8 @@ def _run(text: str, pos: int, tokens: Tokens, limits: Limits) -> int:
         add_kind(kind)
         add_value(value)
         add_position(where)
-        pos = match.end()
-    return pos
+        last = match
+    return pos if last is None else last.end()
 
 
 def _too_long(pos: int) -> Fault:

@@ -86,6 +86,7 @@ class _Piece:
 
     owners: list[Owner] = field(default_factory=list)
     globs: list[tuple[Glob, Owner]] = field(default_factory=list)
+    perhaps: list[Owner] = field(default_factory=list)
     sums: dict[int, int] | None = None
 
     def mark(self, hits: Hits) -> None:
@@ -94,6 +95,8 @@ class _Piece:
             hits.add_sum(self.sums)
         elif self.owners:
             hits.add(self.owners)
+        if self.perhaps:
+            hits.add_unsure(self.perhaps)
 
 
 class TextTable:
@@ -129,10 +132,14 @@ class TextTable:
             self.add_is(glob.segments[0].text, owner)
         elif not glob.literal:
             self._present.append(owner)
-        elif len(glob.segments) == 3 and glob.is_infix:
+        elif glob.is_infix:
             self.add_contains(glob.literal, owner)
         else:
             self._pieces.setdefault(glob.literal, _Piece()).globs.append((glob, owner))
+
+    def add_perhaps(self, text: str, owner: Owner) -> None:
+        """May be true only when a value contains this."""
+        self._pieces.setdefault(text, _Piece()).perhaps.append(owner)
 
     def finish(self) -> None:
         """Builds the automaton."""
@@ -170,6 +177,7 @@ class TextTable:
     def _give_up_pieces(self, hits: Hits) -> None:
         for piece in self._found:
             hits.add_unsure(piece.owners)
+            hits.add_unsure(piece.perhaps)
             hits.add_unsure(owner for _, owner in piece.globs)
 
     def give_up(self, hits: Hits) -> None:
@@ -274,7 +282,7 @@ class RelationTable:
     def _mark(self, mine: Order, hits: Hits) -> None:
         keys = self._owners.keys
         relation = self._relation
-        left, right = bisect_left(keys, mine), bisect_right(keys, mine)  # type: ignore[type-var]  # one comparator's
+        left, right = bisect_left(keys, mine), bisect_right(keys, mine)
         if relation in ("gt", "ne"):
             self._owners.below(left, hits)
         elif relation == "ge":
@@ -311,8 +319,8 @@ class SizeTable:
     def look_up(self, run: Run, hits: Hits) -> None:
         """RFC 5228 5.9: over and under are both without the limit itself."""
         size = (0, run.view.size)
-        self._over.below(bisect_left(self._over.keys, size), hits)  # type: ignore[type-var]  # all are pairs
-        self._under.above(bisect_right(self._under.keys, size), hits)  # type: ignore[type-var]  # all are pairs
+        self._over.below(bisect_left(self._over.keys, size), hits)
+        self._under.above(bisect_right(self._under.keys, size), hits)
 
     def give_up(self, hits: Hits) -> None:
         """Every test here may be true."""

@@ -17,7 +17,9 @@ from rules.manystrings import ManyStrings
 
 if TYPE_CHECKING:
     from rules.context import Run
+    from rules.lookup import Owner, Tables
     from rules.registry import ComparatorSpec
+    from rules.sources import Source
 
 Matcher = Callable[["Run", Sequence[str]], bool]
 _MANY = 6  # keys from which an automaton is quicker than a loop
@@ -146,6 +148,47 @@ def _matches(keys: tuple[str, ...], comparator: ComparatorSpec) -> Matcher:
         return missed(run, values, shown)
 
     return match
+
+
+def enter_is(tables: Tables, bound: Bound, source: Source, owner: Owner) -> None:
+    """The keys of ``:is`` into the tables."""
+    assert bound.comparator is not None
+    normal = bound.comparator.normal
+    table = tables.texts(source, bound.comparator.name, normal)
+    for key in constants(bound.keys) or ():
+        table.add_is(normal(key), owner)
+
+
+def enter_contains(tables: Tables, bound: Bound, source: Source, owner: Owner) -> None:
+    """The keys of ``:contains`` into the tables."""
+    assert bound.comparator is not None
+    normal = bound.comparator.normal
+    table = tables.texts(source, bound.comparator.name, normal)
+    for key in constants(bound.keys) or ():
+        table.add_contains(normal(key), owner)
+
+
+def enter_matches(tables: Tables, bound: Bound, source: Source, owner: Owner) -> None:
+    """The patterns of ``:matches`` into the tables."""
+    assert bound.comparator is not None
+    normal = _composed(bound.comparator)
+    name = bound.comparator.name if bound.comparator.same_length else f"{bound.comparator.name} composed"
+    table = tables.texts(source, name, normal)
+    for key in constants(bound.keys) or ():
+        table.add_glob(Glob(key, normal), owner)
+
+
+def indexable_keys(bound: Bound) -> bool:
+    """Are the keys known when the script is compiled?"""
+    return constants(bound.keys) is not None
+
+
+def indexable_patterns(bound: Bound) -> bool:
+    """Has each pattern a literal, or nothing but stars?"""
+    keys = constants(bound.keys)
+    return keys is not None and all(
+        "\\" not in key and (bool(key.strip("*?")) or not key.strip("*")) for key in keys
+    )
 
 
 link_is = _with_variables(_is)

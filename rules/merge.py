@@ -80,7 +80,7 @@ class Rule:
 
 @dataclass(slots=True, eq=False)
 class Region:
-    """A merged stretch; ``places[n]`` is the step of rule n."""
+    """A merged stretch; ``places[n]`` is the first step of rule n, behind its hop."""
 
     start: int
     stop: int
@@ -91,17 +91,12 @@ class Region:
     _dispatch: _Dispatch | None = None
 
     def candidates(self, run: Run) -> str:
-        """A "1" for each rule that may be true, or has an effect; behind the last of them nothing need follow."""
+        """A "1" for each rule that may be true, or has an effect."""
         dispatch = self._dispatch
         if dispatch is None:
             with collector_held(len(self.rules) > _MANY):
                 dispatch = self._dispatch = self._build()
         return dispatch.decide(run)
-
-    def next(self, candidates: str, number: int) -> int:
-        """The step of the first candidate from ``number`` on, behind its hop."""
-        index = candidates.find("1", number)
-        return self.places[index] + 1 if index >= 0 else self.end
 
     def _build(self) -> _Dispatch:
         unstable = writes([bound for rule in self.rules for bound in rule.block])
@@ -170,11 +165,10 @@ def plan(bounds: Sequence[Bound], start: int, captures: bool) -> tuple[int, Regi
         if bound.name != "if":
             if not _harmless((bound,)):
                 break
-            if rules and rules[-1].test is None and not rules[-1].alone:
-                rules[-1].block = [*rules[-1].block, bound] if len(rules[-1].block) < 16 else rules[-1].block
-            else:
-                rules.append(Rule(None, [bound]))
-            index += 1
+            first = index
+            while index < count and bounds[index].name != "if" and _harmless((bounds[index],)):
+                index += 1
+            rules.append(Rule(None, bounds[first:index]))
             continue
         stop = index + 1
         while stop < count and bounds[stop].name in ("elsif", "else"):

@@ -7,12 +7,13 @@ extension did not bring (RFC 5463).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rules.ast import Command, Test
-from rules.bound import Bound
+from rules.bound import Bound, Value
 from rules.errors import RunError
 from rules.registry import (
     CommandFn,
@@ -75,6 +76,7 @@ class Plan:
     compares: bool = False  # a comparator is named
     checks: tuple[TagSpec, ...] = ()
     constants: tuple[int, ...] = ()
+    plain_tags: Mapping[str, Value | None] | None = None  # the tags, when none of them has an argument
 
 
 def unavailable_plan() -> Plan:
@@ -115,6 +117,8 @@ class Planner:
                 plan.compares = True
         plan.checks = tuple(tag for tag in self.used.values() if tag.check is not None)
         plan.constants = tuple(self.constants)
+        if all(place < 0 for place in self.tags.values()):
+            plan.plain_tags = MappingProxyType(dict.fromkeys(self.tags))
         return plan
 
     def _problem(self, arg: int, code: str, message: str, cure: str) -> None:

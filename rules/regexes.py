@@ -42,6 +42,52 @@ def compile_pattern(source: str, limits: Limits, *, fold: bool) -> Pattern | str
     return _compile(source, limits.regex_memory, fold)
 
 
+_QUANTIFIERS = "*?{+"
+_BREAKS = ".^$)"
+
+
+def required_literal(source: str) -> str:
+    """An ASCII text that is in whatever the expression matches (case aside); empty when none is seen easily.
+
+    Only plain expressions are looked into: characters, escaped punctuation, ``.``, ``^``, ``$``, ``[...]`` and the quantifiers;
+    with alternatives or groups nothing is found.
+    """
+    if "|" in source or "(" in source or not source.isascii():
+        return ""
+    runs: list[str] = [""]
+    index, end = 0, len(source)
+    while index < end:
+        char = source[index]
+        index += 1
+        literal = ""
+        if char == "\\":
+            literal = source[index : index + 1]
+            index += 1
+            if literal.isalnum() or not literal:
+                return ""  # classes and numbered characters
+        elif char == "[":
+            index = source.find("]", index + (2 if source[index : index + 1] == "^" else 1)) + 1
+            if index <= 0 or "[" in source[index - 2 : index] or "[:" in source:
+                return ""
+        elif char not in _BREAKS:
+            literal = char
+        following = source[index : index + 1]
+        if following and following in _QUANTIFIERS:
+            if following == "{":
+                index = source.find("}", index)
+                if index < 0:
+                    return ""
+            index += 1
+            while source[index : index + 1] in tuple("?+*"):
+                index += 1
+            runs.append("")
+        elif literal:
+            runs[-1] += literal
+        else:
+            runs.append("")
+    return max(runs, key=len)
+
+
 @lru_cache(maxsize=512)
 def _compile(source: str, memory: int, fold: bool) -> Pattern | str:
     settings = re2.Options()

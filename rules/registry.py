@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rules.checker import Checker
     from rules.compiler import Emitter
     from rules.context import Run
+    from rules.formula import Atom
+    from rules.lookup import Owner, Tables
     from rules.match import Matcher
     from rules.options import ActionOptions
     from rules.sources import Source
@@ -103,7 +105,8 @@ class CommandSpec:
 
     ``keeps_message`` promises that it changes nothing a test of header, envelope or body may look at: only such commands may
     stand in a run of rules that is merged. ``effects`` is what the compiled script says of itself: "reject", "include",
-    "body". ``ends`` says that nothing behind it in the block is reached.
+    "body". ``ends`` says that nothing behind it in the block is reached. ``writes``: what it changes for tests behind it, of
+    "flags" and "variables".
     """
 
     name: str
@@ -121,6 +124,7 @@ class CommandSpec:
     effects: tuple[str, ...] = ()
     ends: bool = False
     matches: bool = False
+    writes: tuple[str, ...] = ("flags", "variables")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,9 @@ class TestSpec:
     """A test. ``constant`` returns its value when it is known at compile time. ``matches`` says that it takes match types and
     comparators; its key list is its last parameter. ``part`` says that it takes address parts. ``reads`` is what it looks at:
     "header", "envelope", "body", "size", "other"; a test that changes something (duplicate) says "state". ``sources`` names where
-    its values come from (``rules/sources.py``), None when they are not fixed: then the test takes no part in merging."""
+    its values come from (``rules/sources.py``), None when they are not fixed: then the test takes no part in merging.
+    ``depends``: which of "flags" and "variables" its sources read. ``atoms`` is for tests that do not match: the look-ups that
+    are all true exactly when the test is (``rules/lookup.py``), None when this use cannot be looked up."""
 
     __test__ = False
 
@@ -143,6 +149,8 @@ class TestSpec:
     part: bool = False
     reads: tuple[str, ...] = ("other",)
     sources: Callable[[Bound], tuple[Source, ...] | None] | None = None
+    depends: tuple[str, ...] = ()
+    atoms: Callable[[Bound], tuple[Atom, ...] | None] | None = None
     emit: Callable[[Emitter, Bound], None] | None = None
 
 
@@ -162,7 +170,9 @@ class ComparatorSpec:
 @dataclass(frozen=True, slots=True)
 class MatchSpec:
     """A match type. ``link`` gets (bound, comparator, keys) and returns the matcher; ``substring`` demands a comparator with
-    substrings; ``captures`` says that it may set the match variables; ``kind`` is the tag's own argument (":value")."""
+    substrings; ``captures`` says that it may set the match variables; ``kind`` is the tag's own argument (":value"). ``enter``
+    puts the keys of a use into the look-up tables, if ``indexable`` says that it can; ``whole``: it looks at all values
+    together."""
 
     name: str
     link: Callable[[Bound, ComparatorSpec, Texts], Matcher]
@@ -171,6 +181,9 @@ class MatchSpec:
     captures: bool = False
     kind: Kind | None = None
     check: CheckFn | None = None
+    enter: Callable[[Tables, Bound, Source, Owner], None] | None = None
+    indexable: Callable[[Bound], bool] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

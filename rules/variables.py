@@ -185,11 +185,16 @@ class Variables:
 
     def put(self, values: dict[str, str], name: str, value: str) -> None:
         """Assigns into the given scope under the limits."""
-        value = cut(value, self.limits.variable_size)
-        if name not in values and len(values) >= self.limits.variables:
-            raise RunError(f"a script has at most {self.limits.variables} variables")
-        grown = self._size + octets(value) - octets(values.get(name, ""))
-        if grown > self.limits.variables_total:
+        limits = self.limits
+        if 4 * len(value) > limits.variable_size:
+            value = cut(value, limits.variable_size)
+        old = values.get(name)
+        grown = self._size + (len(value) if value.isascii() else octets(value))
+        if old is not None:
+            grown -= len(old) if old.isascii() else octets(old)
+        elif len(values) >= limits.variables:
+            raise RunError(f"a script has at most {limits.variables} variables")
+        if grown > limits.variables_total:
             raise RunError("the variables became too large altogether")
         self._size = grown
         values[name] = value

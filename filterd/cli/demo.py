@@ -44,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import imaplib
+    import poplib
+    import smtplib
+
+    from filterd.cli.managesieve_client import RemoteError
     from pipeline.adapters.crypto import generate
     from pipeline.adapters.dkimpy import sign
 
@@ -68,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
             _wait(lab)
     except DemoFailed as failure:
         raise CliError(f"the demonstration failed: {failure}", FOUND) from None
+    except (RemoteError, smtplib.SMTPException, imaplib.IMAP4.error, poplib.error_proto, OSError) as failure:
+        tail = lab.log_tail() if lab is not None else "(none)"
+        raise CliError(f"the demonstration failed: {failure}; server log: {tail}", FOUND) from None
     except KeyboardInterrupt:
         print()
     finally:

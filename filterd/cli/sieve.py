@@ -3,6 +3,7 @@
 Examples:
   filterd sieve check main.sieve                          every error, with line, column and cure
   filterd sieve run --script main.sieve --message a.eml   what it would do; nothing is done
+  filterd sieve test mails/                               the mails of a folder against its expect.toml
   filterd sieve put ann@example.org main.sieve --activate            in the server's own files
   filterd sieve list --server mail.example.org --user ann@example.org --password-stdin
 
@@ -21,7 +22,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError
+from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError, sieve_test
 from filterd.cli.options import add_config, add_json, load_config, print_json, read_password
 from filterd.cli.sieve_run import (
     Cache,
@@ -58,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_json(check)
     run_one = actions.add_parser("run", help="run one script on one message and print what it would do")
     _configure_run(run_one)
+    sieve_test.configure(actions)
     for name, help_text in (
         ("put", "store a script (refused when it has errors)"),
         ("list", "the scripts, the active one marked"),
@@ -88,9 +90,8 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_stored(parser: argparse.ArgumentParser, action: str) -> None:
-    parser.add_argument(
-        "words", nargs="*", metavar="[ACCOUNT] " + {"put": "FILE", "list": ""}.get(action, "NAME")
-    )
+    rest = {"put": "FILE", "list": ""}.get(action, "NAME")
+    parser.add_argument("words", nargs="*", metavar="ARGUMENT", help=f"[ACCOUNT] {rest}".rstrip())
     parser.add_argument("--local", action="store_true", help="use the server's files (this is the default)")
     parser.add_argument("--server", metavar="HOST[:PORT]", help="ask this ManageSieve server instead")
     parser.add_argument("--user", metavar="ADDRESS", help="log-in name at the server")
@@ -110,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         return check(arguments)
     if arguments.action == "run":
         return batch(arguments.batch) if arguments.batch else run_one(arguments)
+    if arguments.action in ("test", "svtest"):
+        return (sieve_test.test if arguments.action == "test" else sieve_test.svtest)(arguments)
     return stored(arguments)
 
 

@@ -25,11 +25,12 @@ class Where(Protocol):
 
 Finding = tuple[Path, str, str, str]  # path, kind, about, text
 DOORS = (
-    "smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", *schema.LATER_LISTENERS,
+    "smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", "milter",
+    *schema.LATER_LISTENERS,
 )  # fmt: skip
 IMPLICIT_TLS = ("submissions", "imaps", "pop3s")
 NEED_LOGIN = ("submission", "imap", "pop3", "sieve")
-BEFORE_SIEVE = ("dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin")
+BEFORE_SIEVE = ("dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin", "milters")
 AFTER_SIEVE = ("privacy", "srs")
 MIN_SECRET = 16  # characters
 
@@ -101,7 +102,7 @@ def _pipeline(config: schema.Config) -> Iterator[Finding]:
             if name != "outgoing" or signing not in stages:
                 continue
             place = stages.index(signing)
-            for stage in ("clamav", "privacy"):
+            for stage in ("clamav", "milters", "privacy"):
                 if stage in stages[place:]:
                     text = "a signature made before would be broken"
                     yield path, "conflict", f'{about} has "{signing}" before "{stage}"', text
@@ -193,6 +194,7 @@ def _stages(config: schema.Config) -> Iterator[Finding]:
                 ipaddress.ip_network(network)
             except ValueError as error:
                 yield ("stage", name, "exempt"), "bad value", f'"{network}"', str(error)
+    yield from _milters(config)
     sieve = config.stage.sieve
     if sieve.default:
         yield from _readable(("stage", "sieve", "default"), sieve.default)
@@ -235,6 +237,22 @@ def _block_lists(dnsbl: DnsblStage) -> Iterator[Finding]:
         text = f"is below junk_at = {dnsbl.junk_at:g}: nothing would ever reach Junk"
         about = f"stage.dnsbl.reject_at = {dnsbl.reject_at:g}"
         yield ("stage", "dnsbl", "reject_at"), "conflict", about, text
+
+
+def _milters(config: schema.Config) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, one in enumerate(config.stage.milters):
+        path: Path = ("stage", "milters", index)
+        if one.name in seen:
+            yield (
+                (*path, "name"),
+                "conflict",
+                f'stage.milters.name = "{one.name}"',
+                "two filters have this name",
+            )
+        seen.add(one.name)
+        if not one.socket.path and not (one.socket.host and one.socket.port):
+            yield (*path, "socket"), "bad value", "stage.milters.socket", "needs a path, or a host and a port"
 
 
 def _srs(config: schema.Config) -> Iterator[Finding]:

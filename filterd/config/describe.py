@@ -144,13 +144,16 @@ def sample() -> str:
                 continue
             head = key.name.replace("[]", "")
             bare = f"[[{head}]]" if key.kind is Kind.TABLES else f"[{head}]"
-            optional = key.kind is not Kind.TABLES and key.name != "server"
-            lines += ["", *_comment(key.doc), f"# {bare}" if optional else bare]
+            optional = key.name not in ("server", "domain")
+            example = optional and key.kind is Kind.TABLES  # there may be none: shown, not to be uncommented as it is
+            lines += ["", *_comment(key.doc), f"{'##' if example else '#'} {bare}" if optional else bare]
             table = head
             continue
         name = key.name.replace("[]", "").removeprefix(f"{table}." if table else "")
         lines += _comment(f"{key.doc} ({_holds(key)})")
-        if key.required and "dkim" not in key.name:
+        if "[]" in key.name and not key.name.startswith("domain[]"):
+            lines.append(f"## {name} = {toml_value(key.kind, key.default)}")
+        elif key.required and "dkim" not in key.name:
             lines.append(f'{name} = "{"mail.example.org" if name == "hostname" else "example.org"}"')
         else:
             lines.append(f"# {name} = {toml_value(key.kind, key.default)}")

@@ -26,7 +26,7 @@ def table(section: Callable[[], T], doc: str) -> T:
     return dataclasses.field(default_factory=section, metadata=metadata)
 
 
-def tables(section: Callable[[], T], doc: str) -> tuple[T, ...]:
-    """An array of tables: ``[[section]]``."""
-    metadata = {"doc": doc, "kind": Kind.TABLES, "section": section}
+def tables(section: Callable[[], T], doc: str, *, optional: bool = False) -> tuple[T, ...]:
+    """An array of tables: ``[[section]]``; at least one unless ``optional``."""
+    metadata = {"doc": doc, "kind": Kind.TABLES, "section": section, "optional": optional}
     return cast("tuple[T, ...]", dataclasses.field(default=(), metadata=metadata))

@@ -258,7 +258,11 @@ class _Reader:
                 and not entry.metadata.get("optional")
             ):
                 values[name] = self._section(entry.metadata["section"], {}, (*path, name))
-            elif entry.metadata["kind"] is Kind.TABLES and not table.get(name):
+            elif (
+                entry.metadata["kind"] is Kind.TABLES
+                and not table.get(name)
+                and not entry.metadata.get("optional")
+            ):
                 self._missing((*path, name), entry)
         return build(**values)
 

@@ -20,11 +20,12 @@ from filterd.config.values import Kind, Relay, SocketAddress
 
 VERSION = 1
 INCOMING_STAGES = (
-    "dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin", "sieve", "privacy", "srs",
+    "dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin", "milters", "sieve", "privacy",
+    "srs",
 )  # fmt: skip
-OUTGOING_STAGES = ("clamav", "privacy", "arc-seal", "dkim-sign", "queue")
+OUTGOING_STAGES = ("clamav", "milters", "privacy", "arc-seal", "dkim-sign", "queue")
 ACCOUNT_PATTERN = "%{domain}/%{user}"  # the end of store.path
-LATER_LISTENERS = ("milter", "web", "metrics")
+LATER_LISTENERS = ("web", "metrics")
 NO_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
@@ -154,7 +155,9 @@ class Listen:
     pop3s: tuple[SocketAddress, ...] = setting((), "Fetching mail, TLS at once (port 995).", Kind.LISTEN)
     sieve: tuple[SocketAddress, ...] = setting((), "ManageSieve: people's scripts (port 4190).", Kind.LISTEN)
     milter: tuple[SocketAddress, ...] = setting(
-        (), "Our stages for other servers. Not available in this version.", Kind.LISTEN
+        (),
+        "Our stages for other mail servers, as their mail filter. Keep it on a unix socket or loopback.",
+        Kind.LISTEN,
     )
     web: tuple[SocketAddress, ...] = setting((), "Pages. Not available in this version.", Kind.LISTEN)
     metrics: tuple[SocketAddress, ...] = setting(
@@ -297,6 +300,16 @@ class Dns:
 
 
 @dataclass(frozen=True, slots=True)
+class Milter:
+    internal: tuple[str, ...] = setting(
+        (),
+        "Clients of the other mail server whose mail counts as our own people's, besides those who log in: it takes the "
+        "outgoing list and is signed.",
+        Kind.NETWORKS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole. ``origins`` tells where each key that was set came from; ``warnings`` what deserves a look."""
 
@@ -314,6 +327,7 @@ class Config:
     limits: Limits = table(Limits, "What one client may ask of us.")
     pipeline: Pipeline = table(Pipeline, "The way of a message.")
     stage: Stages = table(Stages, "The settings of each stage.")
+    milter: Milter = table(Milter, "filterd as the mail filter of another server (listen.milter).")
     srs: Srs = table(Srs, "Forwarding under our own name.")
     store: Store = table(Store, "Where mail is kept.")
     queue: Queue = table(Queue, "Mail on its way out.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from filterd.config.fields import setting, table
+from filterd.config.fields import setting, table, tables
 from filterd.config.values import Kind, SocketAddress
 
 ON_ERROR = ("defer", "accept", "reject")
@@ -83,7 +83,7 @@ class DmarcStage:
     )
     malformed_from: str = setting(
         "junk",
-        "Mail without one readable From field: reject, junk or note.",
+        "Mail with several From fields, or one that cannot be read: reject, junk or note.",
         Kind.CHOICE,
         choices=("reject", "junk", "note"),
     )
@@ -245,6 +245,22 @@ class SieveStage:
 
 
 @dataclass(frozen=True, slots=True)
+class MilterFilter:
+    name: str = setting("", "What it is called in traces and logs.", Kind.TEXT, required=True)
+    socket: SocketAddress = setting(
+        SocketAddress(), "Where it listens: unix:PATH, HOST:PORT, inet:PORT@HOST.", Kind.SOCKET, required=True
+    )
+    timeout: float = setting(10.0, "For one message.", Kind.DURATION)
+    on_error: str = setting("defer", "When it fails.", Kind.CHOICE, choices=ON_ERROR)
+    listeners: tuple[str, ...] = setting(
+        ("smtp", "submission"),
+        "The doors whose mail it sees: smtp, submission, lmtp, deliver, milter.",
+        Kind.CHOICES,
+        choices=("smtp", "submission", "lmtp", "deliver", "milter"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Stages:
     spf: SpfStage = table(SpfStage, "SPF, RFC 7208.")
     dkim: DkimStage = table(DkimStage, "DKIM verification, RFC 6376.")
@@ -254,5 +270,10 @@ class Stages:
     greylist: GreylistStage = table(GreylistStage, "Greylisting, RFC 6647. Off by default.")
     clamav: ClamavStage = table(ClamavStage, "Viruses, by clamd.")
     spamassassin: SpamassassinStage = table(SpamassassinStage, "Spam, by spamd.")
+    milters: tuple[MilterFilter, ...] = tables(
+        MilterFilter,
+        "Other people's mail filters (OpenDKIM, rspamd, any libmilter program), asked in this order.",
+        optional=True,
+    )
     privacy: PrivacyStage = table(PrivacyStage, "What leaves tells less about the sender's machine.")
     sieve: SieveStage = table(SieveStage, "People's scripts, RFC 5228.")

@@ -94,9 +94,12 @@ class NextHop(threading.Thread):
                 recipients.append(_path(line))
             elif verb == b"DATA":
                 connection.sendall(b"354 go on\r\n")
-                text = b""
-                while (row := file.readline(65_536)) not in (b".\r\n", b""):
-                    text += row[1:] if row.startswith(b".") else row
+                text, whole_line = b"", True
+                while (row := file.readline(65_536)) != b".\r\n" or not whole_line:
+                    if not row:
+                        return  # cut off within the text: nothing arrived
+                    text += row[1:] if whole_line and row.startswith(b".") else row
+                    whole_line = row.endswith(b"\n")
                 self.arrivals.append(Arrival(sender, tuple(recipients), text))
             elif verb == b"QUIT":
                 connection.sendall(b"221 bye\r\n")

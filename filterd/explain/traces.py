@@ -30,7 +30,7 @@ PRUNE_SECONDS = 3600.0
 
 SCHEMA = """
 create table if not exists trace(id text primary key, at real, message_id text, sender text, reverse_path text,
-  outcome text, body text) without rowid;
+  outcome text, body text);
 create index if not exists trace_at on trace(at);
 create index if not exists trace_message on trace(message_id);
 create table if not exists party(account text, trace text, address text, primary key(account, trace, address)) without rowid;

@@ -152,7 +152,7 @@ def _unpacked(data: bytes) -> bytes:
                         with archive.open(entry) as file:
                             return file.read(UNPACKED)
             return b""
-    except (zlib.error, zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, EOFError):
+    except (zlib.error, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError):
         return b""
     return data
 

@@ -110,6 +110,43 @@ class Changes:
 
 
 @dataclass(slots=True)
+class Facts:
+    """What never changes of a snapshot's messages, beside its ``uids``: virtual sizes array('Q'), INTERNALDATEs array('q').
+
+    Shared like the snapshot. ``shown`` is for who renders the dates: kept as long as the arrays are.
+    """
+
+    sizes: array[int]
+    dates: array[int]
+    shown: list[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderTexts:
+    """The values of one header field of all messages of a snapshot, decoded and case-folded, in one UTF-8 text.
+
+    The fields of the message at position i are ``text[starts[i]:starts[i + 1]]``, each begun with LF; none: empty. No value
+    has an LF in it, so what is found without one lies inside one value.
+    """
+
+    text: bytes
+    starts: array[int]  # 'Q', one more than there are messages
+
+
+@dataclass(frozen=True, slots=True)
+class TextHits:
+    """``sure`` contain the text; of ``maybe`` (ascending) the message must be looked at."""
+
+    sure: frozenset[int]
+    maybe: Sequence[int]
+
+
+Field = int | str | bytes
+HOT_FIELDS = frozenset(("flags", "modseq", "size", "date", "savedate", "header_size", "email_id"))
+COLD_FIELDS = frozenset(("envelope", "body", "bodystructure", "headers", "trace", "decision"))
+
+
+@dataclass(slots=True)
 class Row:
     """One message of the index: the hot part, and the cold one when asked for (else empty bytes).
 
@@ -246,6 +283,36 @@ class AccountStore(Protocol):
     def text_candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> Sequence[int] | None:
         """UIDs whose decoded, case-folded text may contain ``needle``: a superset; None: no such index here."""
         ...
+
+    # The following five have an answer here that is right for every store, and a fast one where it counts.
+    def fields(self, mailbox: str, uids: Sequence[int], wanted: Sequence[str]) -> list[tuple[Field, ...]]:
+        """Like ``rows``, only the named attributes of ``Row``: (uid, value, ...)."""
+        rows = self.rows(mailbox, uids, not COLD_FIELDS.isdisjoint(wanted))
+        return [(row.uid, *[getattr(row, name) for name in wanted]) for row in rows]
+
+    def read_many(self, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
+        """``read`` for the first of ``uids`` and as many of the following as come until ``octets`` are reached."""
+        texts: list[bytes | None] = []
+        for uid in uids:
+            text = self.read(mailbox, uid)
+            texts.append(text)
+            octets -= len(text or b"")
+            if octets <= 0:
+                break
+        return texts
+
+    def facts(self, snapshot: Snapshot) -> Facts | None:
+        """None: ask ``fields``."""
+        return None
+
+    def header_texts(self, snapshot: Snapshot, name: bytes) -> HeaderTexts | None:
+        """Of a field of CACHED_FIELDS; None: look at the headers."""
+        return None
+
+    def text_hits(self, mailbox: str, needle: str, header: bool, uids: Sequence[int]) -> TextHits | None:
+        """Whose decoded, case-folded text (and header, if so) contains ``needle``; None: look at all."""
+        found = self.text_candidates(mailbox, needle, uids)
+        return None if found is None else TextHits(frozenset(), found)
 
     # -- writing --------------------------------------------------------------------------------------------------
     def deliver(self, mailbox: str, message: NewMessage, state: SieveState | None = None) -> Stored:

@@ -56,6 +56,7 @@ class NoticeHub:
         self._path_of: Callable[[str], str] | None = None
         self._inotify: Inotify | None = None
         self._sweep: asyncio.TimerHandle | None = None
+        self._bound = False  # until somebody here watches: nobody else need send us anything
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -63,7 +64,13 @@ class NoticeHub:
             self._loop = None
             return
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = str(directory / self._name)
+
+    def _bind(self) -> None:
+        """From now on the others tell us: somebody here watches. Until they have seen it, inotify does."""
+        if self._bound or self._loop is None:
+            return
+        self._bound = True
+        path = str(self._directory / self._name)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._socket.bind(path)
@@ -74,7 +81,8 @@ class NoticeHub:
         self._path_of = path_of
 
     def close(self) -> None:
-        if self._loop is not None and self._socket.fileno() >= 0:
+        if self._loop is not None and self._bound:
+            self._bound = False
             self._loop.remove_reader(self._socket.fileno())
             with contextlib.suppress(OSError):
                 os.unlink(self._directory / self._name)
@@ -90,6 +98,7 @@ class NoticeHub:
     # -- watching, on the loop ------------------------------------------------------------------------------------------------
     def watch(self, account: str, mailbox: str, wake: Callable[[], None]) -> Callable[[], None]:
         """``wake`` is called on the loop when the mailbox may have changed; the returned function ends the watch."""
+        self._bind()
         key = (account, names.normalise_known(mailbox))
         watched = self._watched.get(key)
         if watched is None:

@@ -74,6 +74,8 @@ class Core:
     _folders: dict[int, Folder] = field(default_factory=dict)
     _held: int = 0
     _lost: bool = False
+    _guarded: bool = False
+    _looked: bool = False  # the index was looked at in this call
     _notices: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,10 +106,11 @@ class Core:
     @property
     def index(self) -> Index:
         """Open and the one that is there; opened and prepared under the lock when it is not."""
-        if self._index is None or not self._index.same_file():
+        if self._index is None or not (self._looked or self._index.same_file()):
             with self.locked():
                 pass
         assert self._index is not None
+        self._looked = self._guarded
         return self._index
 
     def _forget_index(self) -> None:
@@ -151,7 +154,9 @@ class Core:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """What the world does to us becomes StoreUnavailable; a broken index is put aside for the next call."""
+        """What the world does to us becomes StoreUnavailable; a broken index is put aside for the next call. Once a call, and
+        once a lock, we look whether the database is still the one that is there."""
+        self._guarded, self._looked = True, False
         try:
             yield
         except sqlite3.Error as error:
@@ -170,6 +175,7 @@ class Core:
                 self._forget_folders()
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
         finally:
+            self._guarded = self._looked = False
             if self._lost and self._held == 0:
                 self._lost = False
                 self._forget_folders()

@@ -26,7 +26,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
-from filterd.store.base import DELETED, SEEN, StoreUnavailable
+from filterd.store.base import COLD_FIELDS, DELETED, SEEN, StoreUnavailable
 from filterd.store.durable import Disk
 
 if TYPE_CHECKING:
@@ -377,43 +377,71 @@ class Index:
 
     def hot(self, mailbox_id: int, uids: Sequence[int]) -> list[HotRow]:
         """Of those of ``uids`` that exist, ascending."""
-        found = self._by_uid(f"select {HOT_COLUMNS} from hot", mailbox_id, uids)
+        found = self._chosen(f"select {HOT_COLUMNS} from hot", _Key.hot(mailbox_id), uids, 1)
         return [HotRow(*row) for row in found]  # type: ignore[arg-type]  # HOT_COLUMNS are its fields in order
 
     def hot_all(self, mailbox_id: int) -> list[HotRow]:
         rows = self.retry(f"select {HOT_COLUMNS} from hot where mbox=? order by uid", (mailbox_id,))
         return [HotRow(*row) for row in rows]
 
-    def _by_uid(self, select: str, mailbox_id: int, uids: Sequence[int]) -> Iterator[tuple[SqlValue, ...]]:
-        wanted = sorted(set(uids))
+    def _chosen(
+        self, select: str, key: _Key, uids: Sequence[int], uid_at: int
+    ) -> list[tuple[SqlValue, ...]]:
+        """Rows of those of ``uids`` that exist, ascending; column ``uid_at`` of the select is the UID."""
+        wanted = uids if len(uids) <= 1 else sorted(set(uids))
+        shift, found = key.shift, []
         for at in range(0, len(wanted), 500):
             block = wanted[at : at + 500]
-            low, high = block[0], block[-1]
+            low, high = block[0] + shift, block[-1] + shift
             if high - low < 2 * len(block):
-                chosen = frozenset(block)
-                rows = self.retry(
-                    f"{select} where mbox=? and uid between ? and ? order by uid", (mailbox_id, low, high)
-                )
-                uid_at = 1
-                yield from (row for row in rows.fetchall() if row[uid_at] in chosen)
+                where = f"{select} where {key.where} between ? and ? order by {key.order}"
+                rows = self.retry(where, (*key.bound, low, high)).fetchall()
+                if len(rows) != len(block) or high - low + 1 != len(block):
+                    chosen = frozenset(block)
+                    rows = [row for row in rows if row[uid_at] in chosen]
             else:
                 marks = ", ".join("?" * len(block))
-                values = (mailbox_id, *block)
-                yield from self.retry(
-                    f"{select} where mbox=? and uid in ({marks}) order by uid", values
-                ).fetchall()
+                where = f"{select} where {key.where} in ({marks}) order by {key.order}"
+                rows = self.retry(where, (*key.bound, *[uid + shift for uid in block])).fetchall()
+            found += rows
+        return found
 
-    def full(self, mailbox_id: int, uids: Sequence[int], cold: bool) -> Iterator[tuple[SqlValue, ...]]:
+    def full(self, mailbox_id: int, uids: Sequence[int], cold: bool) -> list[tuple[SqlValue, ...]]:
         """mbox, uid, flags, modseq, size, date, savedate, header_size, email_id[, cold columns]."""
         columns = "mbox, uid, flags, modseq, size, date, savedate, header_size, email_id"
         if not cold:
-            return self._by_uid(f"select {columns} from hot", mailbox_id, uids)
+            return self._chosen(f"select {columns} from hot", _Key.hot(mailbox_id), uids, 1)
         more = ", envelope, body, bodystructure, headers, trace, decision"
-        return self._by_uid(
-            f"select {columns}{more} from hot join cold on cold.id = (hot.mbox << 32 | hot.uid)",
-            mailbox_id,
-            uids,
-        )
+        select = f"select {columns}{more} from hot join cold on cold.id = (hot.mbox << 32 | hot.uid)"
+        return self._chosen(select, _Key.hot(mailbox_id), uids, 1)
+
+    def columns(
+        self, mailbox_id: int, uids: Sequence[int], wanted: Sequence[str]
+    ) -> list[tuple[SqlValue, ...]]:
+        """uid and the ``wanted`` columns of hot and cold. A column of cold costs the reading of those before it."""
+        listed = ", ".join(wanted)
+        if COLD_FIELDS.issuperset(wanted):
+            return self._chosen(f"select id & 4294967295, {listed} from cold", _Key.cold(mailbox_id), uids, 0)
+        tables = "hot" if COLD_FIELDS.isdisjoint(wanted) else "hot join cold on cold.id = (hot.mbox << 32 | hot.uid)"
+        return self._chosen(f"select uid, {listed} from {tables}", _Key.hot(mailbox_id), uids, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """How the rows of some UIDs are found."""
+
+    where: str
+    order: str
+    bound: tuple[int, ...]
+    shift: int
+
+    @staticmethod
+    def hot(mailbox_id: int) -> _Key:
+        return _Key("mbox=? and uid", "uid", (mailbox_id,), 0)
+
+    @staticmethod
+    def cold(mailbox_id: int) -> _Key:
+        return _Key("id", "id", (), mailbox_id << 32)
 
 
 def _mailbox_values(row: MailboxRow) -> tuple[SqlValue, ...]:

@@ -9,6 +9,7 @@ from pipeline.stages.dkim import DkimSettings, DkimStage
 from pipeline.stages.dmarc import DmarcSettings, DmarcStage
 from pipeline.stages.dnsbl import DnsblSettings, DnsblStage
 from pipeline.stages.greylist import GreylistSettings, GreylistStage
+from pipeline.stages.milters import MiltersSettings, MiltersStage
 from pipeline.stages.privacy import PrivacySettings
 from pipeline.stages.spamassassin import SpamassassinSettings, SpamassassinStage
 from pipeline.stages.spf import SpfSettings, SpfStage
@@ -23,6 +24,7 @@ STAGES: tuple[StageEntry, ...] = (
     StageEntry("greylist", GreylistSettings, GreylistStage, "New senders wait a little, RFC 6647."),
     StageEntry("clamav", ClamavSettings, ClamavStage, "Viruses, by clamd."),
     StageEntry("spamassassin", SpamassassinSettings, SpamassassinStage, "Spam, by spamd."),
+    StageEntry("milters", MiltersSettings, MiltersStage, "Other people's mail filters, by their protocol."),
     StageEntry(
         "privacy", PrivacySettings, None, "What leaves tells less about the sender's machine.", "plan"
     ),

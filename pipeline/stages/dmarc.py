@@ -59,7 +59,7 @@ class DmarcSettings:
     )
     malformed_from: str = setting(
         "junk",
-        "Mail without one readable From field: reject, junk or note.",
+        "Mail with several From fields, or one that cannot be read: reject, junk or note.",
         choices=("reject", "junk", "note"),
     )
     temperror: str = setting(
@@ -132,12 +132,16 @@ class DmarcStage:
             return Verdict(self.name, result="skipped", summary="authenticated"), ()
         domains, problem = author_domains(transaction.message)
         if problem:
-            return self._malformed(problem), ()
+            return self._malformed(transaction, problem), ()
         return None, domains
 
-    def _malformed(self, problem: str) -> Verdict:
+    def _malformed(self, transaction: Transaction, problem: str) -> Verdict:
+        """Several authors may hide the one that readers see; without any From nobody is impersonated."""
+        client = transaction.envelope.client
         disposition, reply = Disposition.CONTINUE, None
-        if self.settings.malformed_from == "junk":
+        if b"from" not in transaction.message.header or client.ip is None or not client.facts_trusted:
+            pass  # noted only; mail of local programs (cron) comes with odd authors too
+        elif self.settings.malformed_from == "junk":
             disposition = Disposition.QUARANTINE
         elif self.settings.malformed_from == "reject":
             disposition = Disposition.REJECT
@@ -230,7 +234,7 @@ class DmarcStage:
     def _override(self, transaction: Transaction) -> tuple[str, str]:
         """("none", why), ("quarantine", why): the strongest that may be done; ("", "") when nothing softens it."""
         passing = [one.domain for one in _signatures(transaction) if one.passed]
-        vouched = passing + [transaction.envelope.client.name.lower().rstrip(".")]
+        vouched = passing + [transaction.envelope.client.name.lower().rstrip("."), _reverse_name(transaction)]
         spf = transaction.state.get("spf")
         if isinstance(spf, SpfResult) and spf.result == "pass":
             vouched.append(spf.domain.lower())
@@ -292,6 +296,12 @@ class DmarcStage:
 def _signatures(transaction: Transaction) -> list[SignatureResult]:
     found = transaction.state.get("dkim")
     return [one for one in found if isinstance(one, SignatureResult)] if isinstance(found, list) else []
+
+
+def _reverse_name(transaction: Transaction) -> str:
+    """The client's confirmed reverse name, as the spf stage found it."""
+    verdict = transaction.verdicts.get("spf")
+    return verdict.tags.get("iprev.name", "") if verdict is not None else ""
 
 
 def _of_list(transaction: Transaction) -> bool:

@@ -164,14 +164,15 @@ EXTENSION = Extension(
     ("fileinto",),
     dialect="RFC 5228",
     commands=(
-        CommandSpec("keep", link=_keep, keeps_message=True),
-        CommandSpec("discard", link=_discard, keeps_message=True),
+        CommandSpec("keep", link=_keep, keeps_message=True, writes=()),
+        CommandSpec("discard", link=_discard, keeps_message=True, writes=()),
         CommandSpec(
             "redirect",
             params=(Param("address", Kind.STRING),),
             check=_check_redirect,
             link=_redirect,
             keeps_message=True,
+            writes=(),
         ),
         CommandSpec(
             "fileinto",
@@ -180,6 +181,7 @@ EXTENSION = Extension(
             check=_check_fileinto,
             link=_fileinto,
             keeps_message=True,
+            writes=(),
         ),
     ),
 )

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 from rules import comparator
 from rules.bound import constants
 from rules.mail.address import quote_local
-from rules.match import link_contains, link_is, link_match, link_matches
+from rules.match import (
+    enter_contains,
+    enter_is,
+    enter_matches,
+    indexable_keys,
+    indexable_patterns,
+    link_contains,
+    link_is,
+    link_match,
+    link_matches,
+)
 from rules.registry import (
     ComparatorSpec,
     Extension,
@@ -43,6 +53,7 @@ if TYPE_CHECKING:
     from rules.bound import Bound
     from rules.checker import Checker
     from rules.context import Run
+    from rules.formula import Atom
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322 3.6.8
 _HOLD_ADDRESSES = (
@@ -144,6 +155,17 @@ def _exists(bound: Bound) -> TestFn:
     return test
 
 
+def _exists_atoms(bound: Bound) -> tuple[Atom, ...] | None:
+    names = constants(bound.texts(0))
+    if names is None or not is_plain(bound):
+        return None
+
+    def atom(name: bytes) -> Atom:
+        return lambda tables, owner: tables.names().add(name, owner)
+
+    return tuple(atom(field_name(name)) for name in names)
+
+
 def _check_size(checker: Checker, bound: Bound) -> None:
     if not bound.has("over") and not bound.has("under"):
         checker.error(bound.node.pos, "arguments", '"size" needs :over or :under', "write size :over 1M")
@@ -161,6 +183,12 @@ def _size(bound: Bound) -> TestFn:
         return size > limit if over is not None else size < limit
 
     return test
+
+
+def _size_atoms(bound: Bound) -> tuple[Atom, ...]:
+    over = bound.tag_number("over")
+    limit = bound.tag_number("under") or 0 if over is None else over
+    return (lambda tables, owner: tables.sizes().add(limit, over is not None, owner),)
 
 
 _NAMES = Param("header names", Kind.STRINGS)
@@ -190,17 +218,33 @@ EXTENSION = Extension(
             reads=("header",),
             sources=_address_sources,
         ),
-        TestSpec("exists", params=(_NAMES,), check=_check_header, link=_exists, reads=("header",)),
-        TestSpec("size", check=_check_size, link=_size, reads=("size",)),
+        TestSpec(
+            "exists",
+            params=(_NAMES,),
+            check=_check_header,
+            link=_exists,
+            reads=("header",),
+            atoms=_exists_atoms,
+        ),
+        TestSpec("size", check=_check_size, link=_size, reads=("size",), atoms=_size_atoms),
     ),
     tags=(
         TagSpec("over", ("size",), kind=Kind.NUMBER, group="size limit"),
         TagSpec("under", ("size",), kind=Kind.NUMBER, group="size limit"),
     ),
     matches=(
-        MatchSpec("is", link_is),
-        MatchSpec("contains", link_contains, substring=True),
-        MatchSpec("matches", link_matches, substring=True, captures=True),
+        MatchSpec("is", link_is, enter=enter_is, indexable=indexable_keys),
+        MatchSpec(
+            "contains", link_contains, substring=True, enter=enter_contains, indexable=indexable_keys
+        ),
+        MatchSpec(
+            "matches",
+            link_matches,
+            substring=True,
+            captures=True,
+            enter=enter_matches,
+            indexable=indexable_patterns,
+        ),
     ),
     comparators=(
         ComparatorSpec("i;octet", normal=comparator.octet, order=comparator.octet),

@@ -38,6 +38,7 @@ class BodySource:
 
     transform: str
     types: tuple[str, ...] = ()
+    slow = True  # class attribute: asked for only when a rule may need it
 
     def values(self, run: Run) -> Sequence[str]:
         """The strings, made once for each state of the message."""

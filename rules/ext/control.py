@@ -47,10 +47,10 @@ EXTENSION = Extension(
     "control",
     dialect="RFC 5228",
     commands=(
-        CommandSpec("if", tests=Tests.ONE, block=True, keeps_message=True),
-        CommandSpec("elsif", tests=Tests.ONE, block=True, keeps_message=True),
-        CommandSpec("else", block=True, keeps_message=True),
-        CommandSpec("stop", link=_stop, keeps_message=True, ends=True),
+        CommandSpec("if", tests=Tests.ONE, block=True, keeps_message=True, writes=()),
+        CommandSpec("elsif", tests=Tests.ONE, block=True, keeps_message=True, writes=()),
+        CommandSpec("else", block=True, keeps_message=True, writes=()),
+        CommandSpec("stop", link=_stop, keeps_message=True, ends=True, writes=()),
     ),
     tests=(
         TestSpec("allof", tests=Tests.LIST, constant=_all),

@@ -7,6 +7,8 @@ without a readable date has no value. ``:index`` and ``:last`` may stand before 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,8 @@ from rules.errors import RunError
 from rules.mail import date
 from rules.match import link_match
 from rules.registry import Extension, Kind, Param, TagSpec, TestFn, TestSpec
-from rules.sources import field_name, field_reader, is_plain
+from rules.sources import Source, field_name, field_reader, is_plain
+from rules.variables import Template
 
 if TYPE_CHECKING:
     from rules.bound import Bound
@@ -112,7 +115,7 @@ class _Shift:
             return moment
         try:
             if self._zone is None:
-                return moment.astimezone(run.host.now().tzinfo)
+                return moment.astimezone(run.now().tzinfo)
             text = run.expand(self._zone)
             zone = zone_of(text)
             if zone is None:
@@ -127,6 +130,39 @@ def _part(run: Run, text: Text) -> str:
     if part not in _PARTS:
         raise RunError(f'"{part[:40]}" is not a part of a date')
     return part
+
+
+@dataclass(frozen=True, slots=True)
+class DateSource:
+    """One part of a field's date, or (name None) of the current one."""
+
+    name: bytes | None
+    part: str
+    zone: str | None
+    original: bool
+
+    def values(self, run: Run) -> Sequence[str]:
+        """RFC 5260 4 and 5"""
+        moment: datetime | None
+        if self.name is None:
+            moment = run.now()
+        else:
+            fields = run.view.fields((self.name,))
+            moment = _moment(fields[0]) if fields else None
+        if moment is None:
+            return ()
+        return (date_part(_Shift(self.zone, self.original)(run, moment), self.part),)
+
+
+def _sources(bound: Bound) -> tuple[Source, ...] | None:
+    name = bound.text(0) if bound.name == "date" else None
+    part, zone = bound.text(len(bound.args) - 2), bound.tag_text("zone")
+    if not isinstance(part, str) or not is_plain(bound):
+        return None
+    if isinstance(name, Template) or isinstance(zone, Template):
+        return None
+    field = None if name is None else field_name(name)
+    return (DateSource(field, part.lower(), zone, bound.has("originalzone")),)
 
 
 def _date(bound: Bound) -> TestFn:
@@ -153,7 +189,7 @@ def _currentdate(bound: Bound) -> TestFn:
     wanted = bound.text(0)
 
     def test(run: Run) -> bool:
-        return match(run, [date_part(shift(run, run.host.now()), _part(run, wanted))])
+        return match(run, [date_part(shift(run, run.now()), _part(run, wanted))])
 
     return test
 
@@ -175,8 +211,17 @@ EXTENSION = Extension(
             link=_date,
             matches=True,
             reads=("header",),
+            sources=_sources,
         ),
-        TestSpec("currentdate", _NEEDS, (_PART, _KEYS), check=_check, link=_currentdate, matches=True),
+        TestSpec(
+            "currentdate",
+            _NEEDS,
+            (_PART, _KEYS),
+            check=_check,
+            link=_currentdate,
+            matches=True,
+            sources=_sources,
+        ),
     ),
     tags=(
         TagSpec("zone", ("date", "currentdate"), kind=Kind.STRING, group="time zone"),

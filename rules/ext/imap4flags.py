@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rules.bound import Text, Texts
+from rules.bound import Text, Texts, constants
+from rules.context import StateKey
 from rules.ext.variables import assign, read_variable
+from rules.limits import Limits
 from rules.match import expand, link_match
 from rules.registry import CommandFn, CommandSpec, Extension, Kind, Param, TagSpec, TestFn, TestSpec
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from rules.checker import Checker
     from rules.context import Run
     from rules.options import ActionOptions
+    from rules.sources import Source
 
 _SYSTEM = {
     name.lower(): name for name in ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")
@@ -89,6 +93,10 @@ def _change(bound: Bound) -> CommandFn:
     words = bound.texts(1)
     name = bound.name
 
+    known = constants(words)
+    if variable is None and known is not None and name == "addflag":
+        return _add_constant(known)
+
     def act(run: Run) -> None:
         target = None if variable is None else run.expand(variable)
         before = run.flags if target is None else _limited(run, [read_variable(run, target)])
@@ -109,19 +117,65 @@ def _change(bound: Bound) -> CommandFn:
     return act
 
 
+@dataclass(slots=True)
+class _Seen:
+    """The flags as a set, for as long as they are the same."""
+
+    flags: tuple[str, ...] = ()
+    known: frozenset[str] = frozenset()
+
+
+_SEEN: StateKey[_Seen] = StateKey("imap4flags", _Seen)
+
+
+def _add_constant(words: tuple[str, ...]) -> CommandFn:
+    """addflag as rules mostly have it; what is there already costs nothing."""
+    ready: tuple[Limits | None, tuple[str, ...]] = (None, ())
+
+    def act(run: Run) -> None:
+        nonlocal ready
+        limits, given = ready
+        if limits is not run.limits:
+            limits, given = ready = run.limits, _limited(run, words)
+        flags = run.flags
+        seen = run.state.get(_SEEN.name)
+        if not isinstance(seen, _Seen):
+            seen = run.get(_SEEN)
+        if seen.flags is not flags:
+            seen.flags, seen.known = flags, frozenset(flags)
+        if not seen.known.issuperset(given):
+            run.flags = flags = _limited(run, [*flags, *given])
+        if run.trace is not None and len(run.trace) < limits.trace_steps:
+            run.seen = " ".join(flags)
+
+    return act
+
+
 def _check_hasflag(checker: Checker, bound: Bound) -> None:
     _check_variable(checker, bound, 0)
-
-
-def _hasflag(bound: Bound) -> TestFn:
-    variables = bound.texts(0) if bound.given(0) else None
-    split = bound.match is not None and bound.match.name in ("is", "contains", "matches")
-    if split:
+    if bound.match is not None and bound.match.name in ("is", "contains", "matches"):
         # RFC 5232 4: a key may hold several flags; each is a key of its own.
         keys: list[Text] = []
         for key in bound.keys:
             keys.extend((key.split() or [key]) if isinstance(key, str) else [key])
         bound.args = (*bound.args[:-1], tuple(keys))
+
+
+@dataclass(frozen=True, slots=True)
+class FlagsSource:
+    """The script's current flags."""
+
+    def values(self, run: Run) -> Sequence[str]:
+        """RFC 5232 4"""
+        return run.flags
+
+
+def _sources(bound: Bound) -> tuple[Source, ...] | None:
+    return None if bound.given(0) else (FlagsSource(),)
+
+
+def _hasflag(bound: Bound) -> TestFn:
+    variables = bound.texts(0) if bound.given(0) else None
     match = link_match(bound)
 
     def test(run: Run) -> bool:
@@ -161,6 +215,8 @@ EXTENSION = Extension(
             check=_check_hasflag,
             link=_hasflag,
             matches=True,
+            sources=_sources,
+            depends=("flags",),
         ),
     ),
     tags=(TagSpec("flags", ("keep", "fileinto"), _NEEDS, Kind.STRINGS, check=_check_tag, amend=_amend),),

@@ -16,14 +16,16 @@ from rules.errors import RunError
 from rules.ext.variables import modifier_tag
 from rules.limits import MATCH_VALUES
 from rules.match import Matcher, expand, missed, show
-from rules.regexes import Pattern, compile_pattern
+from rules.regexes import Pattern, compile_pattern, required_literal
 from rules.registry import Extension, MatchSpec
 
 if TYPE_CHECKING:
     from rules.bound import Bound, Texts
     from rules.checker import Checker
     from rules.context import Run
+    from rules.lookup import Owner, Tables
     from rules.registry import ComparatorSpec
+    from rules.sources import Source
 
 _COUNT: StateKey[list[int]] = StateKey("regex", lambda: [0])
 _FOLDING = ("i;ascii-casemap", "i;unicode-casemap")
@@ -90,10 +92,34 @@ def _link(bound: Bound, comparator: ComparatorSpec, keys: Texts) -> Matcher:
     return match
 
 
+def _indexable(bound: Bound) -> bool:
+    keys = constants(bound.keys)
+    return keys is not None and all(len(required_literal(key)) > 2 for key in keys)
+
+
+def _enter(tables: Tables, bound: Bound, source: Source, owner: Owner) -> None:
+    """Looks for a text that every match has in it."""
+    assert bound.comparator is not None
+    fold = bound.comparator.name in _FOLDING
+    # Without case re2 takes two characters beyond ASCII for k and s (Kelvin and long s): they are folded here too.
+    table = tables.texts(source, "regex fold" if fold else "regex", _fold if fold else str)
+    for key in constants(bound.keys) or ():
+        literal = required_literal(key)
+        table.add_perhaps(_fold(literal) if fold else literal, owner)
+
+
+def _fold(text: str) -> str:
+    return text.upper() if text.isascii() else text.replace("\u212a", "K").replace("\u017f", "S").upper()
+
+
 EXTENSION = Extension(
     "regex",
     ("regex",),
     dialect="draft-ietf-sieve-regex",
-    matches=(MatchSpec("regex", _link, ("regex",), captures=True, check=_check),),
+    matches=(
+        MatchSpec(
+            "regex", _link, ("regex",), captures=True, check=_check, enter=_enter, indexable=_indexable
+        ),
+    ),
     tags=(modifier_tag("quoteregex", ("regex",)),),
 )

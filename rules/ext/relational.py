@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from operator import eq, ge, gt, le, lt, ne
 from typing import TYPE_CHECKING
 
-from rules.match import Matcher, expand, missed, show
+from rules.bound import constants
+from rules.match import Matcher, expand, indexable_keys, missed, show
 from rules.registry import Extension, Kind, MatchSpec
 
 if TYPE_CHECKING:
     from rules.bound import Bound, Texts
     from rules.checker import Checker
     from rules.context import Run
+    from rules.lookup import Owner, Tables
     from rules.registry import ComparatorSpec
+    from rules.sources import Source
 
 _RELATIONS = {"gt": gt, "ge": ge, "lt": lt, "le": le, "eq": eq, "ne": ne}
 
@@ -59,12 +62,39 @@ def _value(bound: Bound, comparator: ComparatorSpec, keys: Texts) -> Matcher:
     return _link(bound, comparator, keys, False)
 
 
+def _enter(tables: Tables, bound: Bound, source: Source, owner: Owner) -> None:
+    assert bound.comparator is not None
+    counts = bound.has("count")
+    relation = bound.tag_text("count" if counts else "value")
+    name = relation.lower() if isinstance(relation, str) else "eq"
+    table = tables.relations(source, bound.comparator, name, counts)
+    for key in constants(bound.keys) or ():
+        table.add(key, owner)
+
+
 EXTENSION = Extension(
     "relational",
     ("relational",),
     dialect="RFC 5231",
     matches=(
-        MatchSpec("count", _count, ("relational",), kind=Kind.STRING, check=_check),
-        MatchSpec("value", _value, ("relational",), kind=Kind.STRING, check=_check),
+        MatchSpec(
+            "count",
+            _count,
+            ("relational",),
+            kind=Kind.STRING,
+            check=_check,
+            enter=_enter,
+            indexable=indexable_keys,
+            whole=True,
+        ),
+        MatchSpec(
+            "value",
+            _value,
+            ("relational",),
+            kind=Kind.STRING,
+            check=_check,
+            enter=_enter,
+            indexable=indexable_keys,
+        ),
     ),
 )

@@ -7,6 +7,8 @@ is 10 (100 %), at or below zero 1 (0 %). An untested mail is "0" and has :count 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rules.match import link_match
@@ -15,6 +17,7 @@ from rules.registry import Extension, Kind, Param, TagSpec, TestFn, TestSpec
 if TYPE_CHECKING:
     from rules.bound import Bound
     from rules.context import Run
+    from rules.sources import Source
 
 
 def fraction(status: tuple[float, float]) -> float:
@@ -33,6 +36,27 @@ def spam_value(status: tuple[float, float] | None, percent: bool) -> str:
         return "0"
     part = fraction(status)
     return str(math.floor(part * 100 + 1e-9)) if percent else str(1 + math.floor(part * 9 + 1e-9))
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSource:
+    """The outcome of the spam or virus stages."""
+
+    test: str
+    percent: bool = False
+
+    def values(self, run: Run) -> Sequence[str]:
+        """RFC 5235 3.2, 4.2"""
+        if self.test == "spamtest":
+            return (spam_value(run.host.spam_status(), self.percent),)
+        status = run.host.virus_status()
+        return ("0" if status is None or not 0 <= status <= 5 else str(status),)
+
+
+def _sources(bound: Bound) -> tuple[Source, ...] | None:
+    if bound.match is None or bound.match.whole:
+        return None  # :count tells an untested message from a tested one
+    return (StatusSource(bound.name, bound.has("percent")),)
 
 
 def _spamtest(bound: Bound) -> TestFn:
@@ -70,8 +94,8 @@ EXTENSION = Extension(
     dialect="RFC 5235",
     implies=(("spamtestplus", "spamtest"),),
     tests=(
-        TestSpec("spamtest", ("spamtest", "spamtestplus"), _VALUE, link=_spamtest, matches=True),
-        TestSpec("virustest", ("virustest",), _VALUE, link=_virustest, matches=True),
+        TestSpec("spamtest", ("spamtest", "spamtestplus"), _VALUE, link=_spamtest, matches=True, sources=_sources),
+        TestSpec("virustest", ("virustest",), _VALUE, link=_virustest, matches=True, sources=_sources),
     ),
     tags=(TagSpec("percent", ("spamtest",), ("spamtestplus",)),),
 )

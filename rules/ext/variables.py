@@ -7,11 +7,13 @@ the base language says of all tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from rules.errors import RunError
+from rules.limits import DEFAULT
 from rules.match import expand, link_match
 from rules.registry import (
     CommandFn,
@@ -24,12 +26,13 @@ from rules.registry import (
     TestFn,
     TestSpec,
 )
-from rules.variables import Local, Outer, cut, octets, parse_name
+from rules.variables import Local, Outer, Template, cut, octets, parse_name
 
 if TYPE_CHECKING:
     from rules.bound import Bound
     from rules.checker import Checker
     from rules.context import Run
+    from rules.sources import Source
 
 # RFC 5229 4.1: modifiers are applied from the highest precedence to the lowest.
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
@@ -127,6 +130,17 @@ def _set(bound: Bound) -> CommandFn:
     changes = [change for name, _, change in MODIFIERS if bound.has(name)]
     name, value = bound.text(0), bound.text(1)
 
+    def simple(run: Run) -> None:
+        text = value if type(value) is str else run.expand(value)
+        for change in changes:
+            text = change(text, run.limits.variable_size)
+        run.seen, run.key = text, local
+        run.variables.set(local, text)
+
+    local = name.lower() if isinstance(name, str) and "." not in name else ""
+    if local and name.isidentifier() and len(local) <= DEFAULT.variable_name:  # type: ignore[union-attr]  # a str, as local says
+        return simple
+
     def act(run: Run) -> None:
         text = run.expand(value)
         for change in changes:
@@ -136,6 +150,26 @@ def _set(bound: Bound) -> CommandFn:
         assign(run, target, text)
 
     return act
+
+
+@dataclass(frozen=True, slots=True)
+class StringSource:
+    """A string with variables in it."""
+
+    written: str
+    text: str | Template = field(compare=False)
+
+    def values(self, run: Run) -> Sequence[str]:
+        """With the variables put in."""
+        return (run.expand(self.text),)
+
+
+def _sources(bound: Bound) -> tuple[Source, ...] | None:
+    if bound.match is None or bound.match.whole:
+        return None  # :count looks at all strings together
+    return tuple(
+        StringSource(text if isinstance(text, str) else text.source, text) for text in bound.texts(0)
+    )
 
 
 def _string(bound: Bound) -> TestFn:
@@ -167,9 +201,20 @@ EXTENSION = Extension(
             check=_check_set,
             link=_set,
             keeps_message=True,
+            writes=("variables",),
         ),
     ),
-    tests=(TestSpec("string", _NEEDS, (_SOURCE, Param("keys", Kind.STRINGS)), link=_string, matches=True),),
+    tests=(
+        TestSpec(
+            "string",
+            _NEEDS,
+            (_SOURCE, Param("keys", Kind.STRINGS)),
+            link=_string,
+            matches=True,
+            sources=_sources,
+            depends=("variables",),
+        ),
+    ),
     tags=tuple(
         modifier_tag(name, _NEEDS)
         for name in ("lower", "upper", "lowerfirst", "upperfirst", "quotewildcard", "length")

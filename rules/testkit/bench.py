@@ -74,6 +74,10 @@ class Bench:
         self.config = dict(self.pending)
         self.settings = engine_settings(self.config)
         run.forget_settings()
+        now = self.config.get("filterd_now")  # ours: the moment of the simulated server
+        if now:
+            moment = datetime.fromisoformat(now)
+            self.moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
         run.use_limits(own_limits(self.limits()))
 
     # -- message and envelope ---------------------------------------------------------------------------

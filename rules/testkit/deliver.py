@@ -219,8 +219,10 @@ class Performer:
         sender = "" if null else self._sender_by("sieve_redirect_envelope_from", self.envelope.mail_from)
         fields = make_field(b"X-Sieve", compose.PRODUCT)
         fields += make_field(b"X-Sieve-Redirected-From", mark.encode("utf-8", "replace"))
+        data = fields + self._data(action.message)
+        mail, rcpt = _parameters(action)
         for recipient in self._recipients(action):
-            self._send(sender.strip("<>"), recipient, fields + self._data(action.message))
+            self.bench.outbox.append(Sent(sender.strip("<>"), recipient, data, mail, rcpt))
 
     def _marks(self) -> Sequence[str]:
         return self.run.view.values(b"x-sieve-redirected-from")
@@ -301,6 +303,16 @@ class Performer:
     def _remember(self, key: bytes, seconds: int) -> None:
         if switch(self.bench.config.get("filterd_memory")):
             self.bench.memory[key] = self.bench.now() + timedelta(seconds=min(seconds, 10**8))
+
+
+def _parameters(action: Redirect) -> tuple[dict[str, str], dict[str, str]]:
+    """The ESMTP parameters that a redirect asks for (RFC 6009), of MAIL and of RCPT."""
+    mail: dict[str, str] = {}
+    if action.ret is not None:
+        mail["RET"] = action.ret
+    if action.by_time is not None:
+        mail["BY"] = f"{action.by_time};{action.by_mode or 'R'}{'T' if action.by_trace else ''}"
+    return mail, {} if action.notify is None else {"NOTIFY": action.notify}
 
 
 def _key(action: Action) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rules.mail.message import Message
@@ -27,6 +27,8 @@ class Sent:
     sender: str
     recipient: str
     data: bytes
+    mail_params: Mapping[str, str] = field(default_factory=dict)
+    rcpt_params: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

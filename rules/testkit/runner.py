@@ -84,11 +84,15 @@ def _run(report: Report, script: CompiledScript, bench: Bench) -> None:
     try:
         start_script(run, script)
         execute(run, script)
+        return
     except RunError as error:
-        line = run.step.line if run.step is not None else 0
-        report.error = f"line {line}: {error}"
-        if bench.current:
-            bench.results.append((bench.current, f"aborted: {error}", line))
+        why = str(error)
+    except Exception as error:  # a bug of ours fails this file, the others go on
+        why = f"internal error: {type(error).__name__}: {error}"
+    line = run.step.line if run.step is not None else 0
+    report.error = f"line {line}: {why}"
+    if bench.current:
+        bench.results.append((bench.current, f"aborted: {why}", line))
 
 
 def _files_named(text: str) -> str:

@@ -8,6 +8,7 @@ block compiles to: begin, its commands, done; ``test_fail`` jumps behind the blo
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rules.context import Run
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 
 CAPABILITY = "vnd.dovecot.testsuite"
 _NEEDS = (CAPABILITY,)
-_OBJECTS = ("message", "envelope.from", "envelope.to", "envelope.orig_to", "envelope.auth")
+_OBJECTS = (
+    *("message", "envelope.from", "envelope.to", "envelope.orig_to", "envelope.auth"),
+    *("envelope.mail_param", "envelope.rcpt_param"),  # ours: "NAME=value", an ESMTP parameter
+)
 _MARK = "svtest"  # of the open test block, in Emitter.marks
 _STATE = ("state",)
 
@@ -147,11 +151,21 @@ def _set(bound: Bound) -> CommandFn:
                 to = original = text
             case "envelope.orig_to":
                 original = text
+            case "envelope.mail_param" | "envelope.rcpt_param":
+                run.envelope = _with_parameter(old, text, mail=name == "envelope.mail_param")
+                return
             case _:
                 auth = text
         run.envelope = ScriptEnvelope(sender, to, original, auth, old.mail_params, old.rcpt_params)
 
     return act
+
+
+def _with_parameter(envelope: ScriptEnvelope, text: str, *, mail: bool) -> ScriptEnvelope:
+    name, _, value = text.partition("=")
+    if mail:
+        return replace(envelope, mail_params={**envelope.mail_params, name.upper(): value})
+    return replace(envelope, rcpt_params={**envelope.rcpt_params, name.upper(): value})
 
 
 def _take_message(run: Run, bound: Bound) -> str | None:
@@ -163,7 +177,14 @@ def _take_message(run: Run, bound: Bound) -> str | None:
         if index >= len(bench.outbox):
             return f"no outgoing message with index {index} found"
         sent = bench.outbox[index]
-        bench.set_message(run, sent.data, ScriptEnvelope(sent.sender, sent.recipient, sent.recipient))
+        envelope = ScriptEnvelope(
+            sent.sender,
+            sent.recipient,
+            sent.recipient,
+            mail_params=sent.mail_params,
+            rcpt_params=sent.rcpt_params,
+        )
+        bench.set_message(run, sent.data, envelope)
         return None
     name = run.expand(box)
     if "\ufffd" in name:
@@ -264,7 +285,7 @@ def _run_script(bound: Bound) -> TestFn:
         try:
             start_script(inner, bench.script)
             execute(inner, bench.script)
-        except RunError as error:
+        except RunError as error:  # RFC 5228 2.10.6: what it did is not done, the message is kept
             bench.errors.append(str(error))
             return False
         if appends:

@@ -73,9 +73,9 @@ def clamd() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="clamd-") as name:
         folder = Path(name)
         (folder / "db").mkdir()
-        (folder / "db" / "own.ndb").write_text(
-            f"Test.Eicar:0:*:{EICAR.encode().hex()}\nTest.Word:0:*:{b'forbidden-word-17'.hex()}\n"
-        )
+        signatures = {"Test.Eicar": EICAR, "Test.Word": "forbidden-word-17"}
+        lines = [f"{name}:0:*:{text.encode().hex()}\n" for name, text in signatures.items()]
+        (folder / "db" / "own.ndb").write_text("".join(lines))
         config = folder / "clamd.conf"
         user = pwd.getpwuid(os.geteuid()).pw_name
         config.write_text(
@@ -88,9 +88,7 @@ def clamd() -> Iterator[str]:
         try:
             wait_for(lambda: _answers(f"{folder}/clamd.ctl") or process.poll() is not None, 60, "clamd")
             if process.poll() is not None:
-                pytest.skip(
-                    f"clamd does not start here: {(folder / 'log').read_text()[-300:] if (folder / 'log').exists() else ''}"
-                )
+                pytest.skip("clamd does not start here")
             yield f"unix:{folder}/clamd.ctl"
         finally:
             process.terminate()
@@ -135,10 +133,18 @@ def _answers(where: str | int) -> bool:
 @pytest.mark.peer
 @pytest.mark.slow
 def test_real_scanners_judge_a_part_of_the_corpus(clamd: str, spamd: str) -> None:
-    extra = (
-        f'[stage.clamav]\nenabled = "on"\nsocket = "{clamd}"\ntimeout = "30s"\n'
-        f'[stage.spamassassin]\nenabled = "on"\nsocket = "{spamd}"\ntimeout = "60s"\non_error = "defer"\n[pipeline]\ntime_budget = "100s"\n'
-    )
+    extra = f"""[stage.clamav]
+enabled = "on"
+socket = "{clamd}"
+timeout = "30s"
+[stage.spamassassin]
+enabled = "on"
+socket = "{spamd}"
+timeout = "60s"
+on_error = "defer"
+[pipeline]
+time_budget = "100s"
+"""
     with Server(people=("ann",), extra=extra, server="workers = 1") as server:
         code, text = handed_in(server, mail("virus", EICAR))
         assert code == 550 and "5.7" in text, text
@@ -164,4 +170,3 @@ def test_real_scanners_judge_a_part_of_the_corpus(clamd: str, spamd: str) -> Non
             assert b"X-Spam-Status: " in head and folder == ("Junk" if spam else "INBOX"), head
         last = told(server, trace)
         assert "clean" in last and "spamassassin" in last and " of 5" in last
-        # stopped in the middle of the day: mail is told to come again, and nothing is lost

@@ -365,14 +365,20 @@ def test_stage_settings_are_what_the_configuration_says() -> None:
         if section is None:
             wrong.append(f"[stage.{entry.name}] is missing")
             continue
+        settings_class = entry.settings
+        if isinstance(section, tuple):  # an array of tables: one element on each side
+            from filterd.config.stages import MilterFilter
+            from pipeline.stages.milters import MilterSettings
+
+            section, settings_class = MilterFilter(), MilterSettings
         known = {field.name: field for field in dataclasses.fields(section)}
-        for field in dataclasses.fields(entry.settings):
+        for field in dataclasses.fields(settings_class):
             if field.name not in known:
                 wrong.append(f"stage.{entry.name}.{field.name} is missing")
                 continue
             ours, theirs = getattr(section, field.name), field.default
             if isinstance(ours, SocketAddress):
-                theirs = socket_address(str(theirs))
+                theirs = socket_address(str(theirs)) if theirs else SocketAddress()
             if ours != theirs:
                 wrong.append(f"stage.{entry.name}.{field.name}: {ours!r} here, {theirs!r} there")
             choices = tuple(field.metadata.get("choices", ()))
@@ -405,6 +411,8 @@ def test_stage_settings_reach_the_stages() -> None:
     config = parse(text)
     for name, made in stage_settings(config).items():
         section = config.srs if name == "srs" else getattr(config.stage, name)
+        if isinstance(section, tuple):
+            continue  # tests/unit/filterd/test_milter.py
         for field in dataclasses.fields(made):  # type: ignore[arg-type]
             ours, theirs = getattr(section, field.name), getattr(made, field.name)
             assert type(ours) is not type(theirs) or ours == theirs, (

@@ -109,7 +109,9 @@ def cases(text: str) -> Iterator[Case]:
 def run(case: Case) -> tuple[SpfResult, str]:
     """Our stage's verdict, first with a cold cache and then again with a warm one."""
     resolver = ZoneResolver(case.zone)
-    stage = SpfStage(SpfSettings(helo=False, reverse=False), StageContext(Fixed(), Fixed(), resolver, "receiver.example"))
+    stage = SpfStage(
+        SpfSettings(helo=False, reverse=False), StageContext(Fixed(), Fixed(), resolver, "receiver.example")
+    )
     envelope = Envelope(case.mail_from, (), Client(ip=case.ip, helo=case.helo), Profile.MX)
     transaction = Transaction(MESSAGE, envelope, "trace", 0.0)
     verdict = asyncio.run(stage.check(transaction))

@@ -6,16 +6,18 @@ import random
 
 import pytest
 
+from rules.actions import Keep
 from rules.compiler import Op, compile_script
+from rules.context import Run
 from rules.host import ScriptEnvelope
-from rules.interpreter import run
+from rules.interpreter import run, start_script
 from rules.limits import Limits
 from rules.mail.message import Message
 from rules.merge import Region
 from rules.simplehost import SimpleHost
 
 _WORDS = ["alpha", "beta", "ab", "b", "a", "alphabet", "gamma ray", "x*y", "tag", "[tag]", ""]
-_HEAD = 'require ["fileinto", "envelope", "imap4flags", "body", "copy"{more}];\n'
+_HEAD = 'require ["fileinto", "envelope", "imap4flags", "body", "copy", "relational", "regex"{more}];\n'
 
 
 def regions(text: str) -> list[Region]:
@@ -62,7 +64,21 @@ class Maker:
             return f'envelope {match} {comparator} "from" {keys}'
         if kind == 6:
             return f"body :text {match} {comparator} {keys}"
-        return self.random.choice(["true", "false", "size :over 10", 'exists "x-a"', 'hasflag "f1"'])
+        simple = ["true", "false", "size :over 10", "size :under 200", 'exists "x-a"', 'hasflag "f1"']
+        simple += ['exists ["subject", "x-a"]', 'header :count "ge" "x-a" ["1", "2"]', 'hasflag ["f0", "f2"]']
+        simple += [
+            f'header :value "{self.random.choice(("gt", "ge", "lt", "le", "eq", "ne"))}" "subject" {keys}'.replace(
+                keys, self.strings()
+            )
+        ]
+        simple += ['header :regex "subject" "^al.ha"', 'header :regex ["x-a", "list-id"] "bet?a*$"']
+        if self.variables:
+            simple += [
+                'string :contains "${v}" "x"',
+                'string "${1}" ["alpha", ""]',
+                'string :matches "${v}" "*x"',
+            ]
+        return self.random.choice(simple)
 
     def test(self, depth: int = 0) -> str:
         kind = self.random.randrange(8) if depth < 3 else 0
@@ -99,7 +115,11 @@ class Maker:
                 rule += f" else {self.block(depth)}"
             out.append(rule)
             if self.random.random() < 0.05:
-                out.append("discard;")
+                out.append(
+                    self.random.choice(
+                        ["discard;", 'addflag "f1";', 'setflag "f0";', 'fileinto :copy "plain";']
+                    )
+                )
         return "\n".join(out)
 
     def script(self) -> str:
@@ -145,32 +165,112 @@ def rules(
     number: int, test: str = 'header :contains "subject" "word{0}x"', block: str = 'fileinto "a{0}"; stop;'
 ) -> str:
     body = "".join(f"if {test.format(index)} {{ {block.format(index)} }}\n" for index in range(number))
-    return 'require ["fileinto", "variables", "editheader", "duplicate", "regex"];\n' + body
+    return (
+        'require ["fileinto", "variables", "editheader", "duplicate", "regex", "imap4flags", "relational", "date", "copy", "body"];\n'
+        + body
+    )
 
 
-def test_what_is_merged() -> None:
-    (region,) = regions(rules(50))
-    assert len(region.rules) == 50 and all(leaves is not None for leaves in region.rules)
-    assert len(regions(rules(50, block='fileinto "a"; '))) == 1
+MAIL = b"From: boss@corp.example\r\nSubject: a word7x\r\n\r\nbody\r\n"
+
+
+def candidates(text: str, mail: bytes = MAIL) -> list[int]:
+    """The rules that the first region of a script does not leave out."""
+    script = compile_script(text)
+    envelope = ScriptEnvelope("a@b", "c@d")
+    state = Run(Message(mail), envelope, SimpleHost(), Limits(), trace=False)
+    start_script(state, script)
+    (region,) = [step.region for step in script.code if step.op is Op.HOP and step.no < 0 and step.region]
+    return [number for number, bit in enumerate(region.candidates(state)) if bit == "1"]
+
+
+@pytest.mark.parametrize(
+    ("test", "block", "left"),
+    [
+        ('header :contains "subject" "word{0}x"', "stop;", [7]),
+        ('header :contains "subject" "word{0}x"', 'fileinto :copy "a";', [7]),
+        ('header :contains "subject" "word{0}x"', 'addflag "b"; set "v" "x";', [7]),
+        ('not header :contains "subject" ["word", "x{0}"]', "stop;", []),
+        ('not header :contains "subject" "word{0}x"', "stop;", [n for n in range(50) if n != 7]),
+        ('allof (exists "from", not header :is "from" "x{0}", header "subject" "a word{0}x")', "stop;", [7]),
+        ("allof (size :over {0}, size :under 9)", "stop;", []),
+        ("size :over {0}", "stop;", list(range(50))),
+        ("size :over 1{0}M", "stop;", []),
+        ('anyof (size :over 1M, header "subject" "a word{0}x")', "stop;", [7]),
+        ('exists "x-{0}"', "stop;", []),
+        ('exists ["subject", "x-{0}"]', "stop;", []),
+        ('not exists ["subject", "from"]', "stop;", []),
+        ('exists "from"', 'if header "subject" "a word{0}x" {{ stop; }}', [7]),
+        ('header :matches "subject" "*wo?d{0}x"', "stop;", [7]),
+        ('header :matches "subject" "a*"', "stop;", list(range(50))),
+        ('header :regex "subject" "^a.*word{0}x$"', "stop;", [7]),
+        ('header :count "gt" "subject" "{0}"', "stop;", [0]),
+        ('header :value "le" :comparator "i;octet" "subject" "a word{0}"', "stop;", [8, 9]),
+        ('allof (duplicate, header "subject" "a word{0}x")', "stop;", list(range(50))),
+        ('allof (header "subject" "a word{0}x", duplicate)', "stop;", [7]),
+        ('string "${{v}}" "{0}"', "stop;", []),
+        ('string "${{v}}" "{0}"', 'set "v" "x";', None),
+        ('hasflag "f{0}"', "stop;", []),
+        ('hasflag "f{0}"', 'addflag "x";', None),
+        ('currentdate :value "lt" "year" "1{0}"', "stop;", [0, 1]),
+        ('header :contains "subject" ""', "stop;", list(range(50))),
+        ('header :contains "x-y" ""', "stop;", []),
+    ],
+)
+def test_what_is_left_out(test: str, block: str, left: list[int] | None) -> None:
+    text = rules(50, test, block)
+    if test.startswith("currentdate"):
+        assert candidates(text) == []
+    elif left is None:
+        assert regions(text) == [] or candidates(text) == list(range(50))
+    elif test.startswith("header :value"):
+        assert set(candidates(text)) == {n for n in range(50) if "A WORD7X" <= f"A WORD{n}"}
+    else:
+        assert candidates(text) == left
+
+
+def test_captures_count_only_where_match_variables_are_used() -> None:
+    test = 'allof (header :matches "subject" "*x", header "from" "boss{0}")'
+    assert candidates(rules(50, test)) == []
+    used = rules(50, test) + 'fileinto "${1}";'
+    assert candidates(used)[:50] == list(range(50))
+
+
+def test_plain_commands_between_rules() -> None:
+    text = "".join(
+        f'addflag "k{index % 3}";\nif header :contains "subject" "word{index}x" {{ addflag "hit"; }}\n'
+        for index in range(20)
+    )
+    script = compile_script('require ["imap4flags"];\nif false {}\n' + text)
+    assert any(step.op is Op.HOP for step in script.code)
+    result = run([script], Message(MAIL), ScriptEnvelope(), SimpleHost())
+    (keep,) = result.actions
+    assert isinstance(keep, Keep) and set(keep.flags) == {"k0", "k1", "k2", "hit"}
 
 
 @pytest.mark.parametrize(
     "script",
     [
         rules(50, block='addheader "subject" "x";'),
-        rules(50, test='not header "subject" "x{0}"'),
         rules(50, test='header :contains "subject" "${{v}}"'),
         rules(50, test="duplicate"),
-        rules(50, test='allof (duplicate, header "subject" "x{0}")'),
-        rules(50, test='allof (header :matches "subject" "*a{0}*", header "subject" "x{0}")'),
-        rules(50, test='header :regex "subject" "x{0}"'),
-        rules(50, test='header :contains "subject" ""'),
+        rules(50, test='header :regex "subject" "(x{0})|y"'),
         rules(50, test='header :matches "subject" "**?"'),
         rules(3),
     ],
 )
 def test_what_is_not_merged(script: str) -> None:
     assert regions(script) == []
+
+
+def test_the_body_is_left_alone_when_no_rule_needs_it() -> None:
+    test = 'allof (header :contains "subject" "nothing{0}", body :contains "word{0}")'
+    script = compile_script(rules(50, test))
+    state = Run(Message(MAIL), ScriptEnvelope(), SimpleHost(), Limits(), trace=False)
+    start_script(state, script)
+    (region,) = regions(rules(50, test))
+    assert "1" not in region.candidates(state)
+    assert "body" not in state.state
 
 
 def test_the_dispatch_is_in_the_trace() -> None:

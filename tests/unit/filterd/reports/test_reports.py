@@ -240,6 +240,7 @@ def test_tls_reports() -> None:
         (zipped(XML), "application/zip", "r.zip"),
         (XML.decode().encode("utf-16"), "application/xml", "r.xml"),
     ],
+    ids=["plain", "gzip", "zip", "utf-16"],
 )
 def test_every_packing(content: bytes, kind: str, name: str) -> None:
     found = recognise(mailed(content, kind, name))
@@ -261,6 +262,7 @@ def test_every_packing(content: bytes, kind: str, name: str) -> None:
         b"<feedback><a/></feedback>",
         b"",
     ],
+    ids=[f"case {at}" for at in range(10)],  # not from the octets: archives carry the time
 )
 def test_hostile_ones_are_none(content: bytes) -> None:
     assert recognise(mailed(content, "application/gzip", "r.gz")) is None

@@ -65,7 +65,7 @@ def test_a_slow_receiver_gets_every_mailbox_and_a_dead_one_is_removed(tmp_path: 
         other._loop.remove_reader(other._socket.fileno())  # type: ignore[union-attr]  # as when the process is killed
         other._socket.close()
         one.changed("a@b", "INBOX", 2)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["notice-worker-0"]
+        assert not list(tmp_path.iterdir())  # who watches nothing has no socket, and costs the others nothing
         one.close()
 
     asyncio.run(main())

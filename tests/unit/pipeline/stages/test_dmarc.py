@@ -9,6 +9,7 @@ import pytest
 from pipeline.adapters.pyspf import SpfResult
 from pipeline.dkim.arc import ArcResult, ArcSet
 from pipeline.dkim.verify import SignatureResult
+from pipeline.dmarc import Observation
 from pipeline.envelope import Client, Envelope, Profile
 from pipeline.registry import StageContext
 from pipeline.stages.dmarc import DmarcSettings, DmarcStage
@@ -104,6 +105,36 @@ def test_lists_are_at_most_junk() -> None:
     )
     assert done(run("bank.example", header=b"List-Id: <l.lists.example>\r\n"))[1] is Disposition.REJECT
     assert done(run("bank.example", dkim=signed))[1] is Disposition.REJECT
+    other = [SignatureResult("pass", domain="other.example")]
+    header = b"List-Id: Some list <l.lists.example>\r\n"
+    assert done(run("bank.example", header=header, dkim=other))[1] is Disposition.REJECT
+    covering = [SignatureResult("pass", domain="other.example", headers=(b"from", b"list-id"))]
+    assert done(run("bank.example", header=header, dkim=covering))[1] is Disposition.QUARANTINE
+    assert done(run("bank.example", header=header * 2, dkim=covering))[1] is Disposition.REJECT
+
+
+def test_what_aggregate_reports_hear() -> None:
+    heard: list[Observation] = []
+    context = StageContext(Ports(), Ports(), ZoneResolver(ZONE), "mx")
+    stage = DmarcStage(DmarcSettings(), context, heard.append)
+    for domain, client in (
+        ("bank.example", CLIENT),
+        ("none.example", CLIENT),  # no record
+        ("slow.example", CLIENT),
+        ("bank.example", Client(ip="192.0.2.9", facts_trusted=False)),
+    ):
+        message = Message(b"From: a@" + domain.encode() + b"\r\n\r\n\r\n")
+        what = Transaction(message, Envelope("x@Y.example", (), client, Profile.MX), "trace", 0.0)
+        what.state["spf"] = SpfResult("softfail", "mailfrom", "y.example")
+        asyncio.run(stage.check(what))
+    (one,) = heard
+    assert (one.outcome.domain, one.disposition, one.ip, one.envelope_from) == (
+        "bank.example",
+        "reject",
+        "192.0.2.9",
+        "y.example",
+    )
+    assert [(i.method, i.result, i.note) for i in one.identifiers] == [("spf", "softfail", "mailfrom")]
 
 
 @pytest.mark.parametrize(
@@ -176,3 +207,14 @@ def test_dns_failure() -> None:
     assert verdict.disposition is Disposition.TEMPFAIL
     assert verdict.reply is not None
     assert verdict.reply.code == 451
+
+
+def test_without_from_or_from_our_own_machines_nothing_is_junk() -> None:
+    def ask(message: bytes, client: Client = CLIENT) -> Verdict:
+        stage = DmarcStage(DmarcSettings(), StageContext(Ports(), Ports(), ZoneResolver(ZONE), "mx"))
+        what = Transaction(Message(message), Envelope("x@y.example", (), client, Profile.MX), "trace", 0.0)
+        return asyncio.run(stage.check(what))
+
+    assert done(ask(b"Subject: x\r\n\r\n")) == ("permerror", Disposition.CONTINUE, "")
+    assert done(ask(b"From: root\r\n\r\n")) == ("permerror", Disposition.QUARANTINE, "")
+    assert done(ask(b"From: root\r\n\r\n", Client(ip=None))) == ("permerror", Disposition.CONTINUE, "")

@@ -1,0 +1,78 @@
+"""What filters (milters) changed about the envelope: recipients taken out, put in or refused, another reverse-path.
+
+A refusal of one recipient comes after RCPT was answered. By LMTP it is that recipient's reply. By SMTP there is one reply
+for all: a local recipient's copy is quarantined (HOUSE item 5), and when the refused recipient is elsewhere the whole message
+is refused, so that its sender is told and nothing is lost. The same holds for mail of our own people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from filterd.delivery import Destination
+from pipeline.envelope import Envelope, Profile, Recipient
+from pipeline.reply import Reply
+from pipeline.verdict import Verdict
+
+Resolve = Callable[[str], tuple[Destination, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """``destinations`` go with ``envelope.recipients``. ``origin``: for each recipient the client named, its place there, or
+    the reply it gets. ``held``: places of recipients whose copy is quarantined. ``refusal``: of the whole message."""
+
+    envelope: Envelope
+    destinations: list[tuple[Destination, ...]]
+    origin: list[int | Reply]
+    held: frozenset[int] = frozenset()
+    refusal: Reply | None = None
+    notes: tuple[str, ...] = ()
+
+
+def readdress(
+    envelope: Envelope, destinations: Sequence[tuple[Destination, ...]], verdict: Verdict, resolve: Resolve
+) -> Filtered:
+    """``resolve`` gives where an address that a filter added leads; () when nowhere."""
+    edit = verdict.envelope
+    taken = {address.lower() for address in edit.remove} if edit is not None else set()
+    refused = {address.lower(): reply for address, reply in verdict.recipients.items()}
+    recipients: list[Recipient] = []
+    where: list[tuple[Destination, ...]] = []
+    origin: list[int | Reply] = []
+    held: set[int] = set()
+    notes: list[str] = []
+    refusal: Reply | None = None
+    for recipient, leads in zip(envelope.recipients, destinations, strict=True):
+        name = recipient.address.lower()
+        reply = refused.get(name)
+        if name in taken:
+            notes.append(f"{recipient.address} taken out by a filter")
+            origin.append(Reply(250, "2.1.5", "Ok"))
+            continue
+        if reply is not None and envelope.profile is Profile.LMTP:
+            origin.append(reply)
+            notes.append(f"{recipient.address} refused by a filter")
+            continue
+        if reply is not None:
+            if envelope.profile is Profile.MX and all(one.local is not None for one in leads):
+                held.add(len(recipients))
+                notes.append(f"{recipient.address} refused by a filter: quarantined")
+            else:
+                refusal = refusal or reply
+        origin.append(len(recipients))
+        recipients.append(recipient)
+        where.append(leads)
+    for address in edit.add if edit is not None else ():
+        leads = resolve(address) if all(one.address.lower() != address.lower() for one in recipients) else ()
+        if leads:
+            account = next((one.local.account.id for one in leads if one.local is not None), "")
+            recipients.append(Recipient(address, account=account))
+            where.append(leads)
+            notes.append(f"{address} put in by a filter")
+    changed = replace(envelope, recipients=tuple(recipients))
+    if edit is not None and edit.reverse_path is not None:
+        notes.append(f"reverse-path <{edit.reverse_path}> set by a filter")
+        changed = replace(changed, reverse_path=edit.reverse_path)
+    return Filtered(changed, where, origin, frozenset(held), refusal, tuple(notes))

@@ -1,0 +1,317 @@
+"""The milter protocol against the programs that speak it: Debian's Postfix asks us, we ask OpenDKIM and a pymilter filter,
+and OpenDKIM's `miltertest` plays an MTA.
+
+Postfix runs from a folder of its own, on loopback, and hands what it accepts to a next hop of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import shutil
+import smtplib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from filterd.demo.lab import NextHop, free_ports
+from pipeline.adapters.crypto import generate
+from pipeline.dkim.verify import Verification
+from pipeline.edits import apply
+from pipeline.envelope import Client, Envelope, Profile, Recipient
+from pipeline.registry import StageContext
+from pipeline.stages.milters import MilterSettings, MiltersSettings, MiltersStage
+from pipeline.transaction import Transaction
+from pipeline.verdict import Disposition, Verdict
+from pipeline.zone import Zone
+from rules.mail.header import scan
+from rules.mail.message import Message
+from tests.e2e.server import DOMAIN, ENVIRONMENT, ROOT, ZONE, Server, wait_for
+
+pytestmark = pytest.mark.peer
+
+SBIN = "/usr/sbin:/usr/local/sbin:/usr/bin"
+POSTFIX = shutil.which("postfix", path=SBIN)
+OPENDKIM = shutil.which("opendkim", path=SBIN)
+MILTERTEST = shutil.which("miltertest", path=SBIN)
+AS_ROOT = os.geteuid() == 0
+needs_postfix = pytest.mark.skipif(POSTFIX is None or not AS_ROOT, reason="Postfix is not installed, or we are not root")
+needs_opendkim = pytest.mark.skipif(OPENDKIM is None, reason="opendkim is not installed")
+needs_miltertest = pytest.mark.skipif(MILTERTEST is None, reason="miltertest is not installed")
+needs_pymilter = pytest.mark.skipif(
+    importlib.util.find_spec("Milter") is None, reason="pymilter is not installed (extra [pymilter])"
+)
+EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+MAIL = (
+    b"From: Shop <billing@shop.example>\r\nTo: ann@home.example\r\nSubject: Your order\r\n"
+    b"Message-ID: <%d@shop.example>\r\nDate: Mon, 23 Nov 2026 08:00:00 +0000\r\n\r\nThank you.\r\n"
+)
+SCRIPT = """require ["editheader", "reject", "copy"];
+if header :contains "subject" "lottery" { reject "We do not play"; stop; }
+if header :contains "subject" "nowhere" { discard; stop; }
+if header :contains "subject" "audit" { redirect :copy "audit@home.example"; }
+addheader "X-Policy" "seen";
+"""
+
+
+class Postfix:
+    """Debian's Postfix with ``smtpd_milters`` = ours. XCLIENT tells it who the client is."""
+
+    def __init__(self, milter: str, more: str = "") -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="filterd-postfix-"))
+        self.folder.chmod(0o755)
+        self.hop = NextHop()
+        self.hop.start()
+        (self.port,) = free_ports(1)
+        queue, data = self.folder / "spool", self.folder / "data"
+        for folder in (queue, data):
+            folder.mkdir()
+        shutil.chown(data, "postfix")
+        (self.folder / "main.cf").write_text(f"""compatibility_level = 3.6
+queue_directory = {queue}
+data_directory = {data}
+command_directory = /usr/sbin
+daemon_directory = /usr/lib/postfix/sbin
+shlib_directory = /usr/lib/postfix
+mail_owner = postfix
+setgid_group = postdrop
+maillog_file = {self.folder}/log
+maillog_file_prefixes = {self.folder}
+myhostname = mta.home.example
+mydestination =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+smtpd_relay_restrictions = check_client_access static:OK, reject
+smtpd_authorized_xclient_hosts = 127.0.0.1
+smtpd_recipient_restrictions =
+default_transport = smtp:[127.0.0.1]:{self.hop.port}
+relayhost = [127.0.0.1]:{self.hop.port}
+smtp_dns_support_level = disabled
+smtp_host_lookup = native
+smtpd_peername_lookup = no
+smtpd_milters = {milter}
+milter_default_action = tempfail
+milter_protocol = 6
+enable_long_queue_ids = yes
+alias_maps =
+alias_database =
+local_recipient_maps =
+{more}
+""")
+        services = ["pickup", "cleanup", "qmgr", "tlsmgr", "trivial-rewrite", "bounce", "proxymap", "smtp", "error", "anvil", "scache", "postlogd", "showq"]
+        names = {"trivial-rewrite": "rewrite", "postlogd": "postlog"}
+        kinds = {"pickup": ("unix", "n", "60", "1"), "qmgr": ("unix", "n", "300", "1"), "cleanup": ("unix", "n", "-", "0"), "anvil": ("unix", "-", "-", "1"), "scache": ("unix", "-", "-", "1"), "bounce": ("unix", "-", "-", "0")}
+        lines = [f"127.0.0.1:{self.port} inet n - n - - smtpd"]
+        for service in services:
+            kind, private, wake, most = kinds.get(service, ("unix", "-", "-", "-"))
+            if service == "postlogd":
+                kind, private, most = "unix-dgram", "n", "1"
+            lines.append(f"{names.get(service, service)} {kind} {private} - n {wake} {most} {service}")
+        lines += ["defer unix - - n - 0 bounce", "trace unix - - n - 0 bounce", "retry unix - - n - - error"]
+        (self.folder / "master.cf").write_text("\n".join(lines) + "\n")
+
+    def __enter__(self) -> Postfix:
+        self._command("start")
+        wait_for(self._greets, 20, "Postfix")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(subprocess.SubprocessError):
+            self._command("stop")
+        self.hop.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _command(self, word: str) -> None:
+        done = subprocess.run(
+            [str(POSTFIX), "-c", str(self.folder), word], capture_output=True, timeout=60, check=False
+        )
+        if done.returncode:
+            raise AssertionError(done.stderr.decode("utf-8", "replace"))
+
+    def _greets(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 2) as sock:
+                return sock.recv(100).startswith(b"220")
+        except OSError:
+            return False
+
+    def send(
+        self,
+        data: bytes,
+        to: tuple[str, ...] = (f"ann@{DOMAIN}",),
+        sender: str = "billing@shop.example",
+        client: str = "198.51.100.7",
+        login: str = "",
+    ) -> tuple[int, bytes]:
+        """The final reply. ``client`` is told by XCLIENT."""
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=30) as smtp:
+            smtp.ehlo("test.example")
+            facts = f"XCLIENT ADDR={client} NAME=[UNAVAILABLE] HELO=mx.shop.example"
+            code, text = smtp.docmd(facts + (f" LOGIN={login}" if login else ""))
+            assert code == 220, text
+            smtp.ehlo("mx.shop.example")
+            code, text = smtp.mail(sender)
+            if code != 250:
+                return code, text
+            for recipient in to:
+                code, text = smtp.rcpt(recipient)
+                if code != 250:
+                    return code, text
+            return smtp.data(data)
+
+    def arrived(self, count: int) -> bytes:
+        """The text of the last of ``count`` messages at the next hop."""
+        wait_for(lambda: len(self.hop.arrivals) >= count, 20, "the next hop to get it")
+        return self.hop.arrivals[count - 1].data
+
+
+def key_zone(key_record: str) -> str:
+    return ZONE + f"\ns1._domainkey.shop.example TXT {key_record}\ns1._domainkey.{DOMAIN} TXT {key_record}\n"
+
+
+@pytest.fixture(scope="module", params=["tcp", "unix"])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Postfix]]:
+    """filterd with a milter door, and a Postfix that asks it."""
+    folder = tmp_path_factory.mktemp("milter")
+    key = generate("rsa", 1024)
+    pem = folder / "key.pem"
+    pem.write_bytes(key.pem())
+    (folder / "policy.sieve").write_text(SCRIPT)
+    sock = Path(tempfile.mkdtemp(prefix="filterd-milter-")) / "socket"
+    extra = f'[stage.sieve]\nbefore = ["{folder}/policy.sieve"]\n'
+    doors = ("smtp", "milter") if request.param == "tcp" else ("smtp",)
+    domain = f'dkim = {{ selector = "s1", key = "{pem}" }}\n'
+    server = Server(people=("ann",), doors=doors, extra=extra, domain=domain, zone=key_zone(key.record()))
+    if request.param == "unix":
+        text = server.config.read_text()
+        server.config.write_text(text.replace("[listen]\n", f'[listen]\nmilter = ["unix:{sock}"]\n'))
+        where = f"unix:{sock}"
+    else:
+        where = f"inet:127.0.0.1:{server.ports['milter']}"
+    with server:
+        if request.param == "unix":
+            sock.parent.chmod(0o755)
+            sock.chmod(0o666)
+        with Postfix(where) as postfix:
+            postfix.key = key  # type: ignore[attr-defined]
+            yield server, postfix
+    shutil.rmtree(sock.parent, ignore_errors=True)
+
+
+@needs_postfix
+class TestPostfix:
+    def test_fields_are_written_and_forged_ones_go(self, both: tuple[Server, Postfix]) -> None:
+        server, postfix = both
+        before = len(postfix.hop.arrivals)
+        forged = b"Authentication-Results: mx.home.example; spf=fail\r\nX-Filterd-Trace: 00000-00000\r\n"
+        other = b"Authentication-Results: elsewhere.example; spf=fail\r\n"
+        code, text = postfix.send(forged + other + MAIL % 1)
+        assert code == 250, text
+        arrived = postfix.arrived(before + 1)
+        block = scan(arrived)
+        results = block.get_all(b"authentication-results")
+        assert len(results) == 2
+        assert results[0].startswith(b"mx.home.example; ") and b"spf=pass" in results[0]
+        assert results[1].startswith(b"elsewhere.example")
+        names = [field.lname for field in block.fields]
+        assert names.index(b"received") < names.index(b"authentication-results")
+        assert block.get_all(b"x-policy") == [b"seen"]
+        (trace,) = block.get_all(b"x-filterd-trace")
+        assert trace != b"00000-00000"
+        story = server.explain(trace.decode())
+        assert story["profile"] == "milter" and story["outcome"] == "accepted"
+        assert story["client_ip"] == "198.51.100.7" and story["helo"] == "mx.shop.example"
+        stages = {span["stage"]: span["result"] for span in story["spans"]}  # type: ignore[attr-defined]
+        assert stages["spf"] == "pass" and "sieve" in stages
+        queue_id = text.split()[-1].decode()
+        assert server.explain(queue_id)["id"] == story["id"]
+
+    def test_a_signature_over_exact_bytes_passes(self, both: tuple[Server, Postfix]) -> None:
+        from pipeline.adapters.dkimpy import sign
+
+        server, postfix = both
+        before = len(postfix.hop.arrivals)
+        plain = MAIL.replace(b"Subject: Your", b"Subject:\tYour \t  exact\r\n   ") % 2
+        signed = sign(plain, "shop.example", "s1", postfix.key, canonicalization="simple/simple") + plain  # type: ignore[attr-defined]
+        assert postfix.send(signed)[0] == 250
+        (result, *_) = scan(postfix.arrived(before + 1)).get_all(b"authentication-results")
+        assert b"dkim=pass" in result, result
+
+    def test_refusals_are_the_mtas(self, both: tuple[Server, Postfix]) -> None:
+        server, postfix = both
+        before = len(postfix.hop.arrivals)
+        code, text = postfix.send(MAIL.replace(b"Your order", b"You won the lottery") % 3)
+        assert (code, text) == (550, b"5.7.1 We do not play")
+        assert postfix.send(MAIL.replace(b"Your order", b"nowhere") % 4)[0] == 250
+        assert postfix.send(MAIL % 5)[0] == 250
+        assert b"<5@shop" in postfix.arrived(before + 1)
+        story = server.explain("<3@shop.example>")
+        assert story["outcome"] == "rejected"
+        assert server.explain("<4@shop.example>")["outcome"] == "discarded"
+
+    def test_recipients_are_added(self, both: tuple[Server, Postfix]) -> None:
+        _server, postfix = both
+        before = len(postfix.hop.arrivals)
+        assert postfix.send(MAIL.replace(b"Your order", b"audit me") % 6)[0] == 250
+        wait_for(lambda: {r for a in postfix.hop.arrivals[before:] for r in a.recipients} >= {
+            f"ann@{DOMAIN}", f"audit@{DOMAIN}"}, 20, "both recipients")  # fmt: skip
+
+    def test_mail_of_our_people_is_cleaned_and_signed(self, both: tuple[Server, Postfix]) -> None:
+        server, postfix = both
+        before = len(postfix.hop.arrivals)
+        data = (
+            b"X-Mailer: Secret 1.0\r\nFrom: ann@home.example\r\nTo: x@elsewhere.example\r\nSubject: Hi\r\n"
+            b"X-PHP-Script: /home/ann\r\nMessage-ID: <7@home.example>\r\n\r\nHello\r\n"
+        )
+        code, text = postfix.send(data, ("x@elsewhere.example",), f"ann@{DOMAIN}", login="ann")
+        assert code == 250, text
+        arrived = postfix.arrived(before + 1)
+        assert b"Secret" not in arrived and b"X-PHP" not in arrived and b"X-Filterd" not in arrived
+        zone = Zone()
+        zone.add(f"s1._domainkey.{DOMAIN}", "TXT", postfix.key.record())  # type: ignore[attr-defined]
+        block = scan(arrived)
+        verification = Verification(block, time.time())
+        for name in verification.wanted():
+            verification.give(name, zone.lookup(name, "TXT"))
+        if verification.needs_body():
+            verification.feed(arrived[block.body_start :])
+        assert [one.result for one in verification.results()] == ["pass"], arrived
+
+    def test_many_messages_in_one_session(self, both: tuple[Server, Postfix]) -> None:
+        _server, postfix = both
+        before = len(postfix.hop.arrivals)
+        with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as smtp:
+            smtp.ehlo("x.example")
+            for number in range(10):
+                smtp.mail("a@shop.example")
+                if number % 3 == 0:
+                    smtp.rset()
+                    smtp.mail("a@shop.example")
+                smtp.rcpt(f"ann@{DOMAIN}")
+                assert smtp.data(MAIL % (100 + number))[0] == 250
+        wait_for(lambda: len(postfix.hop.arrivals) >= before + 10, 20, "ten messages")
+
+    def test_latency(self, both: tuple[Server, Postfix], record_property: pytest.FixtureRequest) -> None:
+        """A session with 20 messages; Nagle and delayed ACKs would cost 40 ms and more each."""
+        _server, postfix = both
+        with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as smtp:
+            smtp.ehlo("x.example")
+            times = []
+            for number in range(20):
+                smtp.mail("a@shop.example")
+                smtp.rcpt(f"ann@{DOMAIN}")
+                began = time.perf_counter()
+                assert smtp.data(MAIL % (200 + number))[0] == 250
+                times.append(time.perf_counter() - began)
+        median = sorted(times)[10] * 1000
+        print(f"\nDATA to 250 through Postfix and our milter: median {median:.1f} ms")
+        assert median < 250  # two shared cores; the figure is printed

@@ -1,0 +1,2 @@
+require "date";
+if currentdate :zone "+5" "hour" "1" { discard; }

@@ -1,0 +1,2 @@
+require "duplicate";
+if duplicate :handle "other" :header "message-id" { discard; }

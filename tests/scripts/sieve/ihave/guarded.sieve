@@ -1,0 +1,6 @@
+require "ihave";
+if ihave "vnd.nobody.nothing" {
+    nothing :at :all "x";
+} elsif ihave "fileinto" {
+    fileinto "Here";
+}

@@ -1,0 +1,3 @@
+require ["include", "variables"];
+set "private" "inner";
+set "global.shared" "${private}";
