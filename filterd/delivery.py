@@ -132,12 +132,13 @@ class Delivery:
             for d in where
         ]
         job = Job(work, base, keys, verdict, trace, len(parts) == 1)
+        first = len(trace.recipients) + 1  # a message may be delivered in two goes
         trace.recipients.extend(part[1] for part in parts)
         if len(parts) == 1:
-            results = [await self._one(job, parts[0][2], parts[0][1], 1)]
+            results = [await self._one(job, parts[0][2], parts[0][1], first)]
         else:
             results = await asyncio.gather(
-                *(self._one(job, d, part, number) for number, (_, part, d) in enumerate(parts, 1))
+                *(self._one(job, d, part, number) for number, (_, part, d) in enumerate(parts, first))
             )
         outcomes: list[Outcome] = []
         for at in range(len(destinations)):

@@ -7,7 +7,9 @@ from rules.mail.message import Message
 from rules.simplehost import SimpleHost
 
 script = compile_script('require "fileinto"; if header :contains "subject" "invoice" { fileinto "Bills"; }')
-mail = Message(b"From: shop@example.com\r\nTo: ann@example.org\r\nSubject: Your invoice\r\n\r\nPlease pay.\r\n")
+mail = Message(
+    b"From: shop@example.com\r\nTo: ann@example.org\r\nSubject: Your invoice\r\n\r\nPlease pay.\r\n"
+)
 result = run([script], mail, ScriptEnvelope("shop@example.com", "ann@example.org"), SimpleHost())
 for action in result.actions:
     print(action)

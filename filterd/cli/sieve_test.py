@@ -16,7 +16,9 @@ from rules.testkit import cases, runner
 
 def configure(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the two actions to those of ``filterd sieve``."""
-    test = actions.add_parser("test", help="run a folder of mails (*.eml) against its expect.toml; exit 1 on failures")
+    test = actions.add_parser(
+        "test", help="run a folder of mails (*.eml) against its expect.toml; exit 1 on failures"
+    )
     configure_test(test)
     svtest = actions.add_parser("svtest", help="run test scripts written in Pigeonhole's test dialect")
     svtest.add_argument("files", nargs="+", metavar="FILE")

@@ -56,7 +56,9 @@ def _enclose(bound: Bound) -> CommandFn:
             raise RunError(f"enclose: the text is longer than {run.limits.reason} characters")
         given = bound.tag_text("subject")
         subject = None if given is None else compose.subject_text(run.expand(given), run.limits.subject)
-        copied = [name.lower().encode("utf-8", "replace") for name in expand(run, bound.tag_texts("headers") or ())]
+        copied = [
+            name.lower().encode("utf-8", "replace") for name in expand(run, bound.tag_texts("headers") or ())
+        ]
         owner = run.envelope.rcpt_to or next(iter(run.host.own_addresses()), "postmaster@localhost")
         moment, message_id = run.host.now(), run.host.new_message_id()
         run.seen = text
@@ -84,7 +86,8 @@ def _enclose(bound: Bound) -> CommandFn:
             return b"".join(
                 (
                     new + delimiter + b"\r\n" + part + b"\r\n",
-                    delimiter + b"\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n\r\n",
+                    delimiter
+                    + b"\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n\r\n",
                     data + b"\r\n",
                     delimiter + b"--\r\n",
                 )
@@ -112,7 +115,9 @@ EXTENSION = Extension(
     _NEEDS,
     dialect="RFC 5703",
     commands=(
-        CommandSpec("enclose", _NEEDS, (Param("text", Kind.STRING),), check=_check, link=_enclose, effects=("body",)),
+        CommandSpec(
+            "enclose", _NEEDS, (Param("text", Kind.STRING),), check=_check, link=_enclose, effects=("body",)
+        ),
     ),
     tags=(
         TagSpec("subject", _NEEDS, kind=Kind.STRING),

@@ -115,7 +115,9 @@ EXTENSION = Extension(
         TagSpec("anychild", _ON, _NEEDS, requires=("mime",)),
         TagSpec("type", _HEADER, _NEEDS, group=_OPTION, requires=("mime",), turn=_turn_kind("type")),
         TagSpec("subtype", _HEADER, _NEEDS, group=_OPTION, requires=("mime",), turn=_turn_kind("subtype")),
-        TagSpec("contenttype", _HEADER, _NEEDS, group=_OPTION, requires=("mime",), turn=_turn_kind("contenttype")),
+        TagSpec(
+            "contenttype", _HEADER, _NEEDS, group=_OPTION, requires=("mime",), turn=_turn_kind("contenttype")
+        ),
         TagSpec("param", _HEADER, _NEEDS, Kind.STRINGS, group=_OPTION, requires=("mime",), turn=_turn_param),
     ),
 )

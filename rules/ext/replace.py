@@ -42,7 +42,9 @@ def _check(checker: Checker, bound: Bound) -> None:
     sender = bound.tag_text("from")
     if isinstance(sender, str) and not _is_sender(sender):
         place = checker.where_tag(bound, "from")
-        checker.error(place, "address", f'":from" must be an address, not "{sender[:60]}"', "user@domain.example")
+        checker.error(
+            place, "address", f'":from" must be an address, not "{sender[:60]}"', "user@domain.example"
+        )
     text = bound.text(0)
     if bound.has("mime") and isinstance(text, str) and compose.entity(text) is None:
         message = "with :mime the text must begin with MIME header fields, in ASCII, and an empty line"
@@ -129,7 +131,9 @@ def _whole(run: Run, bound: Bound, head: bytes, body: bytes) -> None:
         raw = raw if raw.endswith(b"\r\n") else raw + b"\r\n"
         if field.lname.startswith(b"content-") or field.lname == b"mime-version":
             continue
-        if (field.lname == b"subject" and subject is not None) or (field.lname == b"from" and sender is not None):
+        if (field.lname == b"subject" and subject is not None) or (
+            field.lname == b"from" and sender is not None
+        ):
             raw = b"Original-" + raw
         fields.append(raw)
     if sender is not None:
@@ -156,7 +160,9 @@ def _part(run: Run, part: Part, head: bytes, body: bytes, text: str | None) -> N
             raise RunError("replace: the text holds a boundary of the message")
         packed = crlf(base64.encodebytes(crlf(text.encode("utf-8", "replace"))))
         data = _kept(part) + b"MIME-Version: 1.0\r\n" if inner else b""
-        data += b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n" + packed
+        data += (
+            b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n" + packed
+        )
     data = data.removesuffix(b"\r\n")  # the line end before the delimiter is the delimiter's
     if run.view.line_end == b"\n":
         data = data.replace(b"\r\n", b"\n")
@@ -184,7 +190,12 @@ EXTENSION = Extension(
     dialect="RFC 5703",
     commands=(
         CommandSpec(
-            "replace", _NEEDS, (Param("replacement", Kind.STRING),), check=_check, link=_replace, effects=("body",)
+            "replace",
+            _NEEDS,
+            (Param("replacement", Kind.STRING),),
+            check=_check,
+            link=_replace,
+            effects=("body",),
         ),
     ),
     tags=(

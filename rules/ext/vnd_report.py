@@ -121,7 +121,11 @@ EXTENSION = Extension(
         CommandSpec(
             "report",
             _NEEDS,
-            (Param("feedback type", Kind.STRING), Param("message", Kind.STRING), Param("address", Kind.STRING)),
+            (
+                Param("feedback type", Kind.STRING),
+                Param("message", Kind.STRING),
+                Param("address", Kind.STRING),
+            ),
             check=_check,
             link=_report,
             keeps_message=True,

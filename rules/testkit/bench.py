@@ -28,9 +28,7 @@ from rules.view import View, crlf
 
 USER = "testsuite mail user"
 DEFAULT_FROM, DEFAULT_TO = "sender@example.com", "recipient@example.org"
-DEFAULT_MESSAGE = (
-    b"From: sender@example.com\r\nTo: recipient@example.org\r\nSubject: Frop!\r\n\r\nFriep!\r\n"
-)
+DEFAULT_MESSAGE = b"From: sender@example.com\r\nTo: recipient@example.org\r\nSubject: Frop!\r\n\r\nFriep!\r\n"
 SCRIPT_OCTETS = 4 << 20
 _LISTS = "sieve_extlists_list"
 _ADDRESS_BOOK, _FULL = ":addrbook:", "urn:ietf:params:sieve:addrbook:"

@@ -186,9 +186,7 @@ def read_octets(path: str) -> bytes:
         raise ExpectError(f"{path}: {error.strerror}") from None
 
 
-def run_folder(
-    folder: Folder, script_text: str | None = None, *, limits: Limits = DEFAULT
-) -> list[Outcome]:
+def run_folder(folder: Folder, script_text: str | None = None, *, limits: Limits = DEFAULT) -> list[Outcome]:
     """Runs every case. Raises ExpectError, and ScriptErrors when the script does not compile."""
     text = script_text
     if text is None:
@@ -410,7 +408,9 @@ def snapshot(folder: Folder, script_text: str | None = None) -> str:
 
 def _observed(result: RunResult) -> list[str]:
     actions = result.actions
-    lines = [f"filed = {json.dumps(sorted(_mailbox(one) for one in actions if isinstance(one, Keep | FileInto)))}\n"]
+    lines = [
+        f"filed = {json.dumps(sorted(_mailbox(one) for one in actions if isinstance(one, Keep | FileInto)))}\n"
+    ]
     sent = sorted(one.address.lower() for one in actions if isinstance(one, Redirect))
     if sent:
         lines.append(f"redirected = {json.dumps(sent)}\n")

@@ -321,7 +321,11 @@ def _key(action: Action) -> tuple[object, ...]:
         case Keep():
             return ("store", INBOX)
         case FileInto():
-            return ("store", "INBOX" if action.mailbox.upper() == INBOX else action.mailbox, action.special_use)
+            return (
+                "store",
+                "INBOX" if action.mailbox.upper() == INBOX else action.mailbox,
+                action.special_use,
+            )
         case Redirect():
             return ("redirect", action.address.lower(), action.list_name)
         case Reject():

@@ -17,6 +17,7 @@ _SIZE = re.compile(r"([0-9]{1,12})\s*([BKMG]?)B?", re.IGNORECASE)
 _TIME = re.compile(r"([0-9]{1,9})\s*([a-z]*)", re.IGNORECASE)
 _SCALE = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LONG = {"ms": "milli", "s": "sec", "m": "min", "h": "hour", "d": "day", "w": "week"}
 _NUMBERS = {
     "sieve_max_actions": "actions",
     "sieve_max_redirects": "redirects",
@@ -62,15 +63,12 @@ def seconds(text: str) -> float | None:
     if found is None:
         return None
     unit = found[2].lower()
-    scale = _UNITS.get(unit) or next(
-        (
-            _UNITS[short]
-            for short in ("ms", "s", "m", "h", "d", "w")
-            if unit.startswith({"ms": "milli", "s": "sec", "m": "min"}.get(short, short))
-        ),
-        None,
-    )
-    return int(found[1]) * (1 if not unit else scale) if scale or not unit else None
+    if not unit:
+        return int(found[1])
+    for short, long in _LONG.items():
+        if unit == short or unit.startswith(long):
+            return int(found[1]) * _UNITS[short]
+    return None
 
 
 def octets(text: str) -> int | None:
@@ -90,7 +88,7 @@ def limits_of(config: Mapping[str, str]) -> Limits:
         size = octets(config[name]) if name in config else None
         if size is not None:
             changed[field] = size
-    limits = replace(DEFAULT, **changed)  # type: ignore[arg-type]  # the names above are whole numbers
+    limits = replace(DEFAULT, **changed)
     if "variable_size" in changed:
         limits = replace(limits, variables_total=max(limits.variables_total, 4 * limits.variable_size))
     cpu = seconds(config.get("sieve_max_cpu_time", ""))

@@ -63,7 +63,9 @@ def _cut(text: str) -> str:
 
 def step_text(step: TraceStep) -> str:
     """One step of a trace in one line."""
-    outcome = {True: "true ", False: "false"}.get(step.result, "=>   ") if step.result is not None else "=>   "
+    outcome = (
+        {True: "true ", False: "false"}.get(step.result, "=>   ") if step.result is not None else "=>   "
+    )
     detail = " ".join(f'"{_cut(text)}"' for text in (step.value, step.key) if text)
     return f"{step.script}:{step.line:<4} {outcome} {step.what} {detail}".rstrip()
 

@@ -469,7 +469,9 @@ EXTENSION = Extension(
     dialect="SIEVE.md section 1",
     default=False,
     commands=(
-        CommandSpec("test", _NEEDS, (_NAME,), block=True, check=_check_test, enter=_enter_test, emit=_emit_test),
+        CommandSpec(
+            "test", _NEEDS, (_NAME,), block=True, check=_check_test, enter=_enter_test, emit=_emit_test
+        ),
         CommandSpec("test_fail", _NEEDS, (Param("reason", Kind.STRING),), emit=_emit_fail),
         CommandSpec("test_message", _NEEDS, (_INDEX,), check=_check_message, emit=_emit_message),
         _command("test_set", _set, Param("object", Kind.STRING, constant=True), _VALUE, check=_check_set),
@@ -486,12 +488,12 @@ EXTENSION = Extension(
         _command("test_binary_load", _load, _NAME),
     ),
     tests=(
-        TestSpec(
-            "test_message", _NEEDS, (_INDEX,), check=_check_message, link=_message_test, reads=_STATE
-        ),
+        TestSpec("test_message", _NEEDS, (_INDEX,), check=_check_message, link=_message_test, reads=_STATE),
         TestSpec("test_script_compile", _NEEDS, (_SCRIPT,), link=_compile, reads=_STATE),
         TestSpec("test_script_run", _NEEDS, link=_run_script, reads=_STATE),
-        TestSpec("test_multiscript", _NEEDS, (Param("scripts", Kind.STRINGS),), link=_multiscript, reads=_STATE),
+        TestSpec(
+            "test_multiscript", _NEEDS, (Param("scripts", Kind.STRINGS),), link=_multiscript, reads=_STATE
+        ),
         TestSpec("test_result_action", _NEEDS, (_KEYS,), link=_result_action, matches=True, reads=_STATE),
         TestSpec("test_result_execute", _NEEDS, link=_execute_result, reads=_STATE),
         TestSpec("test_error", _NEEDS, (_KEYS,), link=_error, matches=True, reads=_STATE),

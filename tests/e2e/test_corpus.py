@@ -163,12 +163,16 @@ def test_each_is_where_its_script_would_put_it(story: tuple[Server, list[Sent]])
             continue
         else:
             expected = set() if "linux" in subject else {"INBOX"}
+        if one.copies and "dmarc" in one.part.decision.lower():
+            checked["no readable From field"] += 1  # quarantined before any script ran, and said
+            continue
         checked[one.person] += 1
         assert {folder for folder, _ in one.copies} == expected, (
             one.person,
             subject,
             one.copies and one.part,
         )
+    assert checked.pop("no readable From field", 0) < 10
     assert min(checked.values()) > 100
 
 

@@ -67,7 +67,7 @@ MAILS = {
         "X-Star: a*b?c\\d\nAuto-Submitted: auto-generated\nDate: never\nMessage-ID: <odd@example.com>\n\n"
     ),
     "many": (
-        "From: a@example.com, b@example.com\nTo: c@one.example, Dee <d+x+y@two.example>,\n\t\"quoted local\"@three.example\n"
+        'From: a@example.com, b@example.com\nTo: c@one.example, Dee <d+x+y@two.example>,\n\t"quoted local"@three.example\n'
         "Cc: group: e@four.example, f@five.example;\nSubject: Re: Re: money $$$ 100%\nX-Spam-Flag: YES\nX-Spam-Level: *****\n"
         "Message-ID: <many@example.com>\n\nline one\nline two\n"
     ),
@@ -181,11 +181,27 @@ _TESTS = {
 
 def _matrix() -> dict[str, str]:
     """Header tests with every match type and comparator over many keys, a script for each pattern."""
-    keys = ("", "*", "?", "*a*", "a*", "*n", "[*]*", "*o*o*", "lunch at noon", "*:*$*", "*\\\\$*", "*100%", "s*t", "R?:*")
+    keys = (
+        "",
+        "*",
+        "?",
+        "*a*",
+        "a*",
+        "*n",
+        "[*]*",
+        "*o*o*",
+        "lunch at noon",
+        "*:*$*",
+        "*\\\\$*",
+        "*100%",
+        "s*t",
+        "R?:*",
+    )
     scripts = {}
     for number, key in enumerate(keys):
         lines = [
-            f'if header :{match} :comparator "{comparator}" "{field}" "{key}" {{ fileinto :copy "{match[:2]}-{comparator[2:4]}-{field}"; }}'
+            f'if header :{match} :comparator "{comparator}" "{field}" "{key}" '
+            f'{{ fileinto :copy "{match[:2]}-{comparator[2:4]}-{field}"; }}'
             for match, comparator, field in product(
                 ("is", "contains", "matches"), ("i;octet", "i;ascii-casemap"), ("subject", "x-multi", "from")
             )
@@ -197,15 +213,33 @@ def _matrix() -> dict[str, str]:
 SCRIPTS = {**_TESTS, **_matrix()}
 #: (script, mail or "*") -> why we answer otherwise
 DIFFERENCES: dict[tuple[str, str], str] = {
-    ("redirect-copy", "*"): "RFC 3894 3: the second redirect, without :copy, cancels the implicit keep; Pigeonhole drops it "
+    (
+        "redirect-copy",
+        "*",
+    ): "RFC 3894 3: the second redirect, without :copy, cancels the implicit keep; Pigeonhole drops it "
     "as a duplicate with all its effects",
-    ("address-empty", "odd"): "a group without members has no address (RFC 5228 5.1); Pigeonhole matches the raw text",
+    (
+        "address-empty",
+        "odd",
+    ): "a group without members has no address (RFC 5228 5.1); Pigeonhole matches the raw text",
     ("empty-group", "odd"): "the same, with the raw text in a match variable",
-    ("relational", "list"): "RFC 4790 9.2: i;ascii-casemap orders in upper case, so [ comes behind m; Pigeonhole uses lower",
-    ("variables-case", "*"): "RFC 5228 2.7.3: the default comparator is i;ascii-casemap; string in 0.5 uses i;octet",
+    (
+        "relational",
+        "list",
+    ): "RFC 4790 9.2: i;ascii-casemap orders in upper case, so [ comes behind m; Pigeonhole uses lower",
+    (
+        "variables-case",
+        "*",
+    ): "RFC 5228 2.7.3: the default comparator is i;ascii-casemap; string in 0.5 uses i;octet",
     ("string-comparator", "*"): "the same",
-    ("date-index", "multipart"): "RFC 5260: :index counts wherever it stands; Pigeonhole forgets it in front of a zone",
-    ("vacation", "list"): "not answered: List-Id. sieve-test lists the answer, and looks for this when it would send",
+    (
+        "date-index",
+        "multipart",
+    ): "RFC 5260: :index counts wherever it stands; Pigeonhole forgets it in front of a zone",
+    (
+        "vacation",
+        "list",
+    ): "not answered: List-Id. sieve-test lists the answer, and looks for this when it would send",
     ("vacation", "odd"): "not answered: Auto-Submitted. The same",
     ("vacation", "many"): "not answered: the recipient is in no To or Cc. The same",
     ("vacation-addresses", "list"): "not answered: List-Id. The same",
@@ -213,9 +247,15 @@ DIFFERENCES: dict[tuple[str, str], str] = {
     ("notify", "odd"): "RFC 5436 2.7.1: nothing is sent for Auto-Submitted. The same",
     ("bad-mailbox", "*"): "the empty name is an error at once; Pigeonhole finds out when it stores",
     ("glob-backtracking", "*"): '"*c?e" matches "abcce abcde"; Pigeonhole gives up behind a false start',
-    ("matrix-13", "multipart"): '"R?:*" does not match "robot@shop.example.com", which has no colon; Pigeonhole says it does',
+    (
+        "matrix-13",
+        "multipart",
+    ): '"R?:*" does not match "robot@shop.example.com", which has no colon; Pigeonhole says it does',
     ("zone-digits", "*"): 'RFC 5260 4: a zone has four digits; Pigeonhole takes "+5"',
-    ("unknown-namespace", "*"): "RFC 5229 3: an unknown namespace MUST be an error; Pigeonhole goes on until it stores",
+    (
+        "unknown-namespace",
+        "*",
+    ): "RFC 5229 3: an unknown namespace MUST be an error; Pigeonhole goes on until it stores",
     ("duplicate-twice", "*"): "RFC 7352 3: equal tests of one run give one answer; Pigeonhole aborts",
     ("extract-characters", "encoded"): "RFC 5703 7: :first counts characters; Pigeonhole cuts one in two",
     ("ereject", "*"): "Pigeonhole has the extension and does not offer it",

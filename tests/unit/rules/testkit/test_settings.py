@@ -9,7 +9,16 @@ from rules.testkit.settings import engine_settings, limits_of, octets, seconds
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("5", 5), ("2s", 2), ("2 secs", 2), ("500 ms", 0.5), ("3 hours", 10800), ("1d", 86400), ("x", None), ("3 y", None)],
+    [
+        ("5", 5),
+        ("2s", 2),
+        ("2 secs", 2),
+        ("500 ms", 0.5),
+        ("3 hours", 10800),
+        ("1d", 86400),
+        ("x", None),
+        ("3 y", None),
+    ],
 )
 def test_times(text: str, value: float | None) -> None:
     assert seconds(text) == value
