@@ -34,7 +34,7 @@ def action_name(action: Action) -> str:
 class Result:
     """The list of actions, in order, and whether the implicit keep still stands."""
 
-    __slots__ = ("limits", "actions", "implicit_keep", "keep_flags", "marks")
+    __slots__ = ("actions", "implicit_keep", "keep_flags", "limits", "marks")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -69,7 +69,9 @@ class Result:
 
     def _append(self, action: Action) -> bool:
         if len(self.actions) >= self.limits.actions:
-            raise RunError(f"total number of actions exceeds policy limit ({self.limits.actions})")
+            raise RunError(
+                f"total number of actions exceeds policy limit: at most {self.limits.actions} actions"
+            )
         self.actions.append(action)
         return True
 

@@ -164,7 +164,7 @@ def cut(text: str, most: int) -> str:
 class Variables:
     """The variables of one running script; ``shared`` names those that stand for global ones (RFC 6609)."""
 
-    __slots__ = ("limits", "_size", "_values", "globals", "matched", "shared")
+    __slots__ = ("_size", "_values", "globals", "limits", "matched", "shared")
 
     def __init__(self, limits: Limits, shared_values: dict[str, str]) -> None:
         self.limits = limits

@@ -8,18 +8,22 @@ group of at most about ``limits.step`` octets. \\Seen is set a group at a time, 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from filterd.imap import columns as col
 from filterd.imap import numset
 from filterd.imap.call import Call, Steps
-from filterd.imap.columns import Block, Column, Need
+from filterd.imap.columns import Block, Column
 from filterd.imap.errors import No
 from filterd.imap.section import Body
-from filterd.store.base import SEEN, Row
+from filterd.store.base import SEEN, Facts
 
 _ARRAY_BLOCK = 8_000  # messages a step when only the arrays are needed
+_GROUP = 256  # messages whose texts are read together, at most
+_FACTS = frozenset(("size", "date"))
+_NO_FACTS = Facts(array("Q"), array("q"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,9 @@ class Plan:
     partial: bool = False
 
     @property
-    def need(self) -> Need:
-        return (
-            Need.TEXT if self.texts else max((column.need for column in self.columns), default=Need.NOTHING)
-        )
+    def needs(self) -> tuple[str, ...]:
+        """Fields of the index, each once."""
+        return tuple(dict.fromkeys(name for column in self.columns for name in column.needs))
 
     def add(self, column: Column) -> None:
         if all(column.format != other.format for other in self.columns):
@@ -57,27 +60,17 @@ class Plan:
 def run(call: Call, plan: Plan, spans: numset.Spans) -> Steps:
     """Answer ``plan`` for the messages at these positions."""
     uids = numset.pick(call.view.uids, spans)
-    view = call.view
     if call.uid and not call.session.uidonly:
         plan.columns = [col.UID] + [column for column in plan.columns if column is not col.UID]
     if call.session.uidonly:
         plan.columns = [column for column in plan.columns if column is not col.UID]
+    if col.MODSEQ in plan.columns:
+        plan.columns = [col.FLAGS_NOW if column is col.FLAGS else column for column in plan.columns]
     if plan.texts:
         missing = yield from _texts(call, plan, list(uids))
-    elif plan.need is Need.NOTHING:
+    elif _FACTS.issuperset(plan.needs) and (facts := _facts(call, plan)) is not None:
         missing = 0
-        masks = numset.pick(view.flags, spans)
-        numbers = (
-            [at + 1 for at in numset.positions(spans)]
-            if len(spans) != 1
-            else range(spans[0][0] + 1, spans[0][1] + 1)
-        )
-        for start in range(0, len(uids), _ARRAY_BLOCK):
-            end = start + _ARRAY_BLOCK
-            block = Block(numbers[start:end], uids[start:end], masks[start:end], (), view.table, _gone)
-            _write(call, plan.columns, block)
-            if call.full:
-                yield
+        yield from _arrays(call, plan, spans, facts)
     else:
         missing = yield from _rows(call, plan, uids)
     if missing:
@@ -85,12 +78,48 @@ def run(call: Call, plan: Plan, spans: numset.Spans) -> Steps:
     return "FETCH completed"
 
 
+def _facts(call: Call, plan: Plan) -> Facts | None:
+    """Sizes and dates beside the view; None when the view has messages that are gone."""
+    view = call.view
+    if not plan.needs:
+        return _NO_FACTS
+    if view.uids is not view.snapshot.uids:
+        return None
+    facts = call.store.facts(view.snapshot)
+    if facts is not None and facts.shown is None and col.INTERNALDATE in plan.columns:
+        facts.shown = col.dates(facts.dates)
+    return facts
+
+
+def _arrays(call: Call, plan: Plan, spans: numset.Spans, facts: Facts) -> Steps:
+    """Everything from the snapshot and its columns."""
+    view, pick = call.view, numset.pick
+    if len(spans) == 1:
+        numbers: Sequence[int] = range(spans[0][0] + 1, spans[0][1] + 1)
+    else:
+        numbers = [at + 1 for at in numset.positions(spans)]
+    uids, masks, needs = pick(view.uids, spans), pick(view.flags, spans), plan.needs
+    sizes = pick(facts.sizes, spans) if "size" in needs else None
+    shown = None
+    if "date" in needs and facts.shown is not None:
+        shown = facts.shown if len(uids) == len(view) else [facts.shown[at] for at in numset.positions(spans)]
+    for start in range(0, len(uids), _ARRAY_BLOCK):
+        end = start + _ARRAY_BLOCK
+        fields = {} if sizes is None else {"size": sizes[start:end]}
+        dates = None if shown is None else shown[start:end]
+        block = Block(numbers[start:end], uids[start:end], masks[start:end], fields, view.table, _gone, dates)
+        _write(call, plan.columns, block)
+        if call.full:
+            yield
+    return ""
+
+
 def _rows(call: Call, plan: Plan, uids: Sequence[int]) -> Generator[None, None, int]:
     limit = call.session.config.limits.rows
     missing = 0
     for start in range(0, len(uids), limit):
         wanted = uids[start : start + limit]
-        block = _block(call, wanted, call.store.rows(call.view.mailbox, wanted, plan.need is Need.COLD))
+        block = _block(call, wanted, plan.needs)
         missing += len(wanted) - len(block.uids)
         _write(call, plan.columns, block)
         if call.full:
@@ -98,23 +127,21 @@ def _rows(call: Call, plan: Plan, uids: Sequence[int]) -> Generator[None, None, 
     return missing
 
 
-def _block(call: Call, wanted: Sequence[int], rows: list[Row]) -> Block:
+def _block(call: Call, wanted: Sequence[int], needs: tuple[str, ...]) -> Block:
     view = call.view
-    uids = wanted if len(rows) == len(wanted) else [row.uid for row in rows]
+    rows = call.store.fields(view.mailbox, wanted, needs)
+    values = list(zip(*rows, strict=True)) or [()] * (len(needs) + 1)
+    uids: Sequence[int] = values[0]
     first = view.number_of(uids[0]) if uids else 0
     last = view.number_of(uids[-1]) if uids else 0
     if last - first + 1 == len(uids):
         numbers: Sequence[int] = range(first, last + 1)
+        masks: Sequence[int] = view.flags[first - 1 : last]
     else:
         numbers = [view.number_of(uid) for uid in uids]
-    return Block(
-        numbers,
-        uids,
-        [row.flags for row in rows],
-        rows,
-        view.table,
-        lambda uid: call.store.read(view.mailbox, uid),
-    )
+        masks = [view.flags[number - 1] for number in numbers]
+    fields: dict[str, Sequence[bytes]] = dict(zip(needs, values[1:], strict=True))
+    return Block(numbers, uids, masks, fields, view.table, lambda uid: call.store.read(view.mailbox, uid))
 
 
 def _write(call: Call, columns: list[Column], block: Block) -> None:
@@ -126,7 +153,7 @@ def _write(call: Call, columns: list[Column], block: Block) -> None:
         line, lead = b"* %d UIDFETCH (" + body + b")\r\n", block.uids
     else:
         line, lead = b"* %d FETCH (" + body + b")\r\n", block.numbers
-    call.write(b"".join([line % row for row in zip(lead, *values, strict=True)]))
+    call.write(b"".join(map(line.__mod__, zip(lead, *values, strict=True))))
 
 
 def _texts(call: Call, plan: Plan, uids: list[int]) -> Generator[None, None, int]:
@@ -135,32 +162,29 @@ def _texts(call: Call, plan: Plan, uids: list[int]) -> Generator[None, None, int
     at = 0
     step = call.session.config.limits.step
     while at < len(uids):
-        group: list[tuple[int, bytes]] = []
-        octets = 0
-        while at < len(uids) and octets < step and len(group) < 256:
-            uid = uids[at]
-            at += 1
-            data = _read(call, uid, plan.partial)
-            if data is None:
-                missing += 1
-                continue
-            group.append((uid, data))
-            octets += len(data)
+        texts = _read(call, uids[at : at + _GROUP], plan.partial, step)
+        group = [(uid, data) for uid, data in zip(uids[at:], texts, strict=False) if data is not None]
+        missing += len(texts) - len(group)
+        at += len(texts)
         if group:
             missing += _write_group(call, plan, group)
-        yield
+        if at < len(uids):
+            yield
     return missing
 
 
-def _read(call: Call, uid: int, keep: bool) -> bytes | None:
-    """The text; the last one is kept while a client walks through it in pieces."""
+def _read(call: Call, uids: list[int], keep: bool, octets: int) -> list[bytes | None]:
+    """Texts of the first ones; the last one read is kept while a client walks through it in pieces."""
     session = call.session
-    cached = session.body_cache
-    if cached is not None and cached[0] == call.view.mailbox_id and cached[1] == uid:
-        return cached[2]
-    data = call.store.read(call.view.mailbox, uid)
-    session.body_cache = (call.view.mailbox_id, uid, data) if keep and data is not None else None
-    return data
+    if keep and len(uids) == 1:
+        cached = session.body_cache
+        if cached is not None and cached[0] == call.view.mailbox_id and cached[1] == uids[0]:
+            return [cached[2]]
+        data = call.store.read(call.view.mailbox, uids[0])
+        session.body_cache = (call.view.mailbox_id, uids[0], data) if data is not None else None
+        return [data]
+    session.body_cache = None
+    return call.store.read_many(call.view.mailbox, uids, octets)
 
 
 def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
@@ -168,16 +192,13 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
     uids = [uid for uid, _ in group]
     masks = {uid: view.flags[view.number_of(uid) - 1] for uid in uids}
     newly = _mark_seen(call, masks) if plan.seen and not view.read_only else set()
-    need_rows = any(column.need is not Need.NOTHING for column in plan.columns)
-    rows: dict[int, Row] = {}
-    if need_rows:
-        cold = any(column.need is Need.COLD for column in plan.columns)
-        rows = {row.uid: row for row in call.store.rows(view.mailbox, uids, cold)}
-    tell_flags = all(column is not col.FLAGS for column in plan.columns)
+    needs = plan.needs
+    rows = {row[0]: row[1:] for row in call.store.fields(view.mailbox, uids, needs)} if needs else {}
+    tell_flags = all(column is not col.FLAGS and column is not col.FLAGS_NOW for column in plan.columns)
     bare = plan.columns == [col.UID]
     missing = 0
     for uid, data in group:
-        if need_rows and uid not in rows:
+        if needs and uid not in rows:
             missing += 1
             continue
         number = view.number_of(uid)
@@ -185,9 +206,10 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
             _write_texts(call, plan, b"* %d FETCH (UID %d " % (number, uid), Body(data))
             continue
         wanted = plan.columns + [col.FLAGS] if tell_flags and uid in newly else plan.columns
-        block = Block(
-            (number,), (uid,), (masks[uid],), (rows[uid],) if need_rows else (), view.table, {uid: data}.get
-        )
+        fields: dict[str, Sequence[bytes]] = {}
+        if needs:
+            fields = {name: (value,) for name, value in zip(needs, rows[uid], strict=True)}  # type: ignore[misc]  # by name
+        block = Block((number,), (uid,), (masks[uid],), fields, view.table, {uid: data}.get)
         head = b"* %d UIDFETCH (" % uid if session.uidonly else b"* %d FETCH (" % number
         if wanted:
             head += b" ".join([column.format % (column.values(block)[0],) for column in wanted]) + b" "

@@ -31,7 +31,7 @@ _SIMPLE: Mapping[bytes, Callable[[], Column]] = MappingProxyType(
         b"UID": lambda: col.UID,
         b"FLAGS": lambda: col.FLAGS,
         b"RFC822.SIZE": lambda: col.SIZE,
-        b"INTERNALDATE": col.internaldate,
+        b"INTERNALDATE": lambda: col.INTERNALDATE,
         b"ENVELOPE": lambda: col.ENVELOPE,
         b"BODYSTRUCTURE": lambda: col.BODYSTRUCTURE,
         b"BODY": lambda: col.BODY,

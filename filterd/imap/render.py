@@ -21,12 +21,18 @@ from rules.mail.header import HeaderBlock
 from rules.mail.message import Message
 from rules.mail.mime import Part
 
+# What Thunderbird, Apple Mail, mutt, Roundcube, K-9, Evolution and Outlook ask for by name, and what people search for.
 CACHED_FIELDS: frozenset[bytes] = frozenset(
-    b"""bcc cc content-class content-description content-disposition content-language content-transfer-encoding
-    content-type date delivered-to disposition-notification-to from importance in-reply-to lines list-archive list-help
-    list-id list-owner list-post list-subscribe list-unsubscribe message-id mime-version newsgroups organization precedence
-    priority received-spf references reply-to return-path sender status subject to user-agent x-label x-mailer
-    x-mozilla-draft-info x-original-to x-priority x-spam-flag x-spam-score x-spam-status x-status""".split()
+    b"""archived-at authentication-results bcc bimi-indicator bimi-location cc content-class content-description
+    content-disposition content-id content-language content-location content-transfer-encoding content-type date
+    delivered-to disposition-notification-to dkim-signature from importance in-reply-to lines list-archive list-help list-id
+    list-owner list-post list-subscribe list-unsubscribe list-unsubscribe-post mail-followup-to mail-reply-to message-id
+    mime-version newsgroups organization precedence priority received received-spf references reply-to resent-date
+    resent-from resent-message-id resent-sender resent-to return-path sender status subject thread-index thread-topic to
+    user-agent x-account-key x-bimi-indicator-hash x-draft-info x-forwarded-message-id x-identity-key x-k9mail-identity
+    x-label x-mailer x-mozilla-draft-info x-mozilla-keys x-mozilla-status x-mozilla-status2 x-msmail-priority x-original-to
+    x-priority x-sent-folder-path x-spam x-spam-flag x-spam-score x-spam-status x-status x-uniform-type-identifier
+    x-universally-unique-identifier""".split()
 )
 MAX_CACHED_OCTETS = 16 * 1024
 MAX_QUOTED_OCTETS = 1000
@@ -218,3 +224,28 @@ def project(headers: bytes, wanted: Collection[bytes]) -> bytes | None:
     found = [match[0] for match in _FIELD.finditer(headers) if match[1].lower() in wanted]
     found.append(b"\r\n")
     return b"".join(found)
+
+
+def field_values(headers: bytes, lower: bytes, name: bytes) -> list[bytes]:
+    """The values, folded as they came, of the fields ``name`` in cached header lines; ``lower`` is their lower case.
+
+    Found by ``find`` at the beginnings of lines, which is some ten times faster than splitting the whole block.
+    """
+    found: list[bytes] = []
+    begin = b"\n" + name
+    at = 0 if lower.startswith(name) else lower.find(begin) + 1
+    while at > 0 or (not found and lower.startswith(name)):
+        colon = at + len(name)
+        while lower[colon : colon + 1] in (b" ", b"\t"):
+            colon += 1
+        end = headers.find(b"\n", colon)
+        while 0 <= end < len(headers) - 1 and headers[end + 1] in b" \t":
+            end = headers.find(b"\n", end + 1)
+        if end < 0:
+            end = len(headers)
+        if lower[colon : colon + 1] == b":":
+            found.append(headers[colon + 1 : end])
+        at = lower.find(begin, colon) + 1
+        if at <= 0:
+            break
+    return found

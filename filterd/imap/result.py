@@ -71,7 +71,7 @@ def numbers(call: Call, places: Sequence[int]) -> Sequence[int]:
 
 def write_list(call: Call, name: bytes, places: Sequence[int], highest: int) -> None:
     """* SEARCH 2 84 882, the old form."""
-    shown = b"".join([b" %d" % number for number in numbers(call, places)])
+    shown = " ".join(["", *map(str, numbers(call, places))]).encode("ascii")
     modseq = b" (MODSEQ %d)" % highest if highest else b""
     call.write(b"* %b%b%b\r\n" % (name, shown, modseq))
 

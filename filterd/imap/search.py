@@ -9,13 +9,15 @@ are tested in one pass. Between blocks the account is let go (``yield``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
+from itertools import compress
 from typing import assert_never
 
 from filterd.imap import numset
 from filterd.imap.call import Call
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values
 from filterd.imap.search_keys import (
     Age,
     All,
@@ -33,7 +35,7 @@ from filterd.imap.search_keys import (
     Text,
     fold,
 )
-from filterd.store.base import Row
+from filterd.store.base import HeaderTexts, Row
 from rules.mail import date as dates
 from rules.mail import header, words
 from rules.mail.message import Message
@@ -41,6 +43,8 @@ from rules.mail.message import Message
 Found = Generator[None, None, Sequence[int]]
 _ROWS_PER_STEP = 5_000  # rows tested before the account is let go
 _OCTETS_PER_STEP = 1_048_576  # of texts read and decoded
+_END = 2**63
+_TEXTS = 256  # messages read together, at most
 
 
 class Searcher:
@@ -65,7 +69,8 @@ class Searcher:
             case Or():
                 return (yield from self._any(key.keys, places))
             case Size() | Age() | ModSeq() | ObjectId() | Moment() | Header():
-                return (yield from self._by_rows([key], places))
+                found = self._by_columns(key, places)
+                return found if found is not None else (yield from self._by_rows([key], places))
             case Text():
                 return (yield from self._by_text(key, places))
             case _:
@@ -81,6 +86,11 @@ class Searcher:
                 rows.append(key)
             else:
                 late.append(key)
+        for key in sorted(rows, key=cost):
+            if not places or (found := self._by_columns(key, places)) is None:
+                continue
+            places = found
+            rows.remove(key)
         if rows and places:
             places = yield from self._by_rows(rows, places)
         for key in sorted(late, key=cost):
@@ -117,6 +127,57 @@ class Searcher:
                 return [place for place, mask in enumerate(flags) if mask & bit]
             return [place for place, mask in enumerate(flags) if not mask & bit]
         return [place for place in places if bool(flags[place] & bit) is key.on]
+
+    # -- columns kept beside the view -------------------------------------------------------------------------------
+    def _by_columns(self, key: Key, places: Sequence[int]) -> Sequence[int] | None:
+        """None: the row must be asked."""
+        view = self._call.view
+        if view.uids is not view.snapshot.uids:
+            return None  # some of the view are gone
+        if isinstance(key, Header):
+            return self._by_header(key, places)
+        if not isinstance(key, (Size, Age, Moment)) or (isinstance(key, Moment) and key.field != "internal"):
+            return None
+        facts = self._call.store.facts(view.snapshot)
+        if facts is None:
+            return None
+        whole = len(places) == len(view)
+        column = facts.sizes if isinstance(key, Size) else facts.dates
+        values: Sequence[int] = column if whole else [column[place] for place in places]
+        low, high = self._bounds(key)
+        if high == _END:
+            chosen = [value >= low for value in values]
+        elif low == -_END:
+            chosen = [value < high for value in values]
+        else:
+            chosen = [low <= value < high for value in values]
+        return list(compress(places, chosen))
+
+    def _bounds(self, key: Size | Age | Moment) -> tuple[int, int]:
+        """From, and up to but without."""
+        match key:
+            case Size(larger, octets):
+                return (octets + 1, _END) if larger else (-_END, octets)
+            case Age(younger, seconds):
+                return (self._now - seconds, _END) if younger else (-_END, self._now - seconds)
+            case Moment():
+                start, end = _day(key)
+                if key.relation == "before":
+                    return -_END, start
+                return (start, _END) if key.relation == "since" else (start, end)
+
+    def _by_header(self, key: Header, places: Sequence[int]) -> Sequence[int] | None:
+        if "\n" in key.text or "\0" in key.text:
+            return None
+        view = self._call.view
+        column = self._call.store.header_texts(view.snapshot, key.name)
+        if column is None:
+            return None
+        hits = find_fields(column, key.text.encode("utf-8", "surrogatepass"))
+        if len(places) == len(view):
+            return hits
+        wanted = set(hits)
+        return [place for place in places if place in wanted]
 
     # -- index rows -----------------------------------------------------------------------------------------------
     def _by_rows(self, keys: Sequence[Key], places: Sequence[int]) -> Found:
@@ -192,7 +253,7 @@ class Searcher:
                 headers = self._call.store.read(self._call.view.mailbox, row.uid) or b""
                 value = header.scan(headers).first(b"date")
             else:
-                value = next(field_values(headers, headers.lower(), b"date"), None)
+                value = next(iter(field_values(headers, headers.lower(), b"date")), None)
             moment = dates.parse(header.unfold(value).strip()) if value else None
             if moment is None:
                 return False  # no Date field: it was sent neither before nor since (Dovecot says 1970)
@@ -208,25 +269,26 @@ class Searcher:
         if not key.text:
             return places
         view = self._call.view
-        uids = [view.uids[place] for place in places]
-        candidates = self._call.store.text_candidates(view.mailbox, key.text, uids)
-        if candidates is not None:
-            chosen = set(candidates)
-            places = [place for place, uid in zip(places, uids, strict=True) if uid in chosen]
+        uids: Sequence[int] = view.uids
+        if len(places) != len(view):
+            uids = [view.uids[place] for place in places]
+        hits = self._call.store.text_hits(view.mailbox, key.text, key.header, uids)
         found: list[int] = []
-        octets = 0
-        for place in places:
+        unsure = list(uids)
+        if hits is not None:
+            found = [view.number_of(uid) - 1 for uid in hits.sure]
+            unsure = list(hits.maybe)
+        at = 0
+        while at < len(unsure):
             view = self._call.view
-            data = self._call.store.read(view.mailbox, view.uids[place])
-            if data is None:
-                continue
-            octets += len(data)
-            if text_matches(Message(data), key):
-                found.append(place)
-            if octets > _OCTETS_PER_STEP:
-                octets = 0
+            texts = self._call.store.read_many(view.mailbox, unsure[at : at + _TEXTS], _OCTETS_PER_STEP)
+            for uid, data in zip(unsure[at:], texts, strict=False):
+                if data is not None and text_matches(Message(data), key):
+                    found.append(view.number_of(uid) - 1)
+            at += len(texts)
+            if at < len(unsure):
                 yield
-        return found
+        return sorted(found)
 
 
 def cost(key: Key) -> int:
@@ -259,26 +321,18 @@ def _inside(places: Sequence[int], spans: numset.Spans, count: int) -> Sequence[
     return [place for place in places if place in wanted]
 
 
-def field_values(headers: bytes, lower: bytes, name: bytes) -> Iterator[bytes]:
-    """The values, folded as they came, of the fields ``name`` in cached header lines; ``lower`` is their lower case.
-
-    Found by ``find`` at the beginnings of lines, which is some ten times faster than splitting the whole block.
-    """
-    at = 0 if lower.startswith(name) else lower.find(b"\n" + name) + 1
-    while at > 0 or lower.startswith(name):
-        colon = at + len(name)
-        while lower[colon : colon + 1] in (b" ", b"\t"):
-            colon += 1
-        end = headers.find(b"\n", colon)
-        while 0 <= end < len(headers) - 1 and headers[end + 1] in b" \t":
-            end = headers.find(b"\n", end + 1)
-        if end < 0:
-            end = len(headers)
-        if lower[colon : colon + 1] == b":":
-            yield headers[colon + 1 : end]
-        at = lower.find(b"\n" + name, colon) + 1
-        if at <= 0:
-            return
+def find_fields(column: HeaderTexts, needle: bytes) -> list[int]:
+    """Positions of the messages with a value that contains ``needle``; an empty one: that have the field."""
+    text, starts = column.text, column.starts
+    if not needle:
+        return [at for at in range(len(starts) - 1) if starts[at] != starts[at + 1]]
+    found: list[int] = []
+    at = text.find(needle)
+    while at >= 0:
+        place = bisect_right(starts, at) - 1
+        found.append(place)
+        at = text.find(needle, starts[place + 1])
+    return found
 
 
 def decoded(value: bytes) -> str:
@@ -302,11 +356,16 @@ def text_matches(message: Message, key: Text) -> bool:
 
 def _date_test(key: Moment) -> Callable[[Row], bool]:
     """INTERNALDATE and save date are told in UTC here, so days are UTC days."""
-    start = int(datetime(key.day.year, key.day.month, key.day.day, tzinfo=UTC).timestamp())
-    end = start + 86_400
+    start, end = _day(key)
     saved = key.field == "saved"
     if key.relation == "before":
         return (lambda row: row.savedate < start) if saved else (lambda row: row.date < start)
     if key.relation == "since":
         return (lambda row: row.savedate >= start) if saved else (lambda row: row.date >= start)
     return (lambda row: start <= row.savedate < end) if saved else (lambda row: start <= row.date < end)
+
+
+def _day(key: Moment) -> tuple[int, int]:
+    """Its first second, and that of the next."""
+    start = int(datetime(key.day.year, key.day.month, key.day.day, tzinfo=UTC).timestamp())
+    return start, start + 86_400

@@ -29,6 +29,7 @@ from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
 from filterd.store.index import AFTER_KILL, AFTER_POWER, Index, MailboxRow
+from filterd.store.shelf import Shelf
 from pipeline.ports import Clock, Ids
 
 INDEX_DIRECTORY = ".filterd"
@@ -49,6 +50,7 @@ class Settings:
     host: str
     newline: str
     notify: Callable[[str, str, int], None] = lambda account, mailbox, modseq: None
+    shelf: Shelf = field(default_factory=Shelf)
 
 
 @dataclass(slots=True)

@@ -32,7 +32,11 @@ from filterd.store.durable import Disk
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 1
+VERSION = 2
+# What makes the next version of each older one.
+_UPGRADES = {
+    1: "update cold set headers=x'00'"
+}  # other fields are kept: messages from before are read for them
 BUSY_SECONDS = 10.0
 BUSY_STEP = 0.0005
 CHECKPOINT_PAGES = 2000
@@ -168,6 +172,12 @@ class Index:
                     self._db.execute(statement)
                 self._db.execute(f"pragma user_version={VERSION}")
                 self.created = True
+            self.commit()
+        while (old := self._version()) in _UPGRADES:
+            self.begin()
+            if self._version() == old:
+                self._db.execute(_UPGRADES[old])
+                self._db.execute(f"pragma user_version={old + 1}")
             self.commit()
         if self._version() != VERSION:
             raise StoreUnavailable(f"{self.path} is of another version of filterd")
@@ -384,9 +394,7 @@ class Index:
         rows = self.retry(f"select {HOT_COLUMNS} from hot where mbox=? order by uid", (mailbox_id,))
         return [HotRow(*row) for row in rows]
 
-    def _chosen(
-        self, select: str, key: _Key, uids: Sequence[int], uid_at: int
-    ) -> list[tuple[SqlValue, ...]]:
+    def _chosen(self, select: str, key: _Key, uids: Sequence[int], uid_at: int) -> list[tuple[SqlValue, ...]]:
         """Rows of those of ``uids`` that exist, ascending; column ``uid_at`` of the select is the UID."""
         wanted = uids if len(uids) <= 1 else sorted(set(uids))
         shift, found = key.shift, []
@@ -422,7 +430,11 @@ class Index:
         listed = ", ".join(wanted)
         if COLD_FIELDS.issuperset(wanted):
             return self._chosen(f"select id & 4294967295, {listed} from cold", _Key.cold(mailbox_id), uids, 0)
-        tables = "hot" if COLD_FIELDS.isdisjoint(wanted) else "hot join cold on cold.id = (hot.mbox << 32 | hot.uid)"
+        tables = (
+            "hot"
+            if COLD_FIELDS.isdisjoint(wanted)
+            else "hot join cold on cold.id = (hot.mbox << 32 | hot.uid)"
+        )
         return self._chosen(f"select uid, {listed} from {tables}", _Key.hot(mailbox_id), uids, 0)
 
 

@@ -13,12 +13,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from filterd.store import delivery, names, quota, textpack, transfer, tree, views
+from filterd.store import delivery, facts, names, quota, textpack, transfer, tree, views
 from filterd.store.base import (
     AccountStore,
     Changes,
     Copied,
+    Facts,
+    Field,
     FlagChange,
+    HeaderTexts,
     MailboxInfo,
     NewMessage,
     Quota,
@@ -30,6 +33,7 @@ from filterd.store.base import (
     Stored,
     StoreError,
     StoreUnavailable,
+    TextHits,
 )
 from filterd.store.core import INDEX_DIRECTORY, Core, Settings
 from filterd.store.durable import Disk, RealDisk
@@ -108,6 +112,26 @@ class MaildirAccount(AccountStore):
     def text_candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> Sequence[int] | None:
         with self._core.guard():
             return self._texts.candidates(mailbox, needle, uids)
+
+    def fields(self, mailbox: str, uids: Sequence[int], wanted: Sequence[str]) -> list[tuple[Field, ...]]:
+        with self._core.guard():
+            return views.fields(self._core, mailbox, uids, wanted)
+
+    def read_many(self, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
+        with self._core.guard():
+            return views.read_many(self._core, mailbox, uids, octets)
+
+    def facts(self, snapshot: Snapshot) -> Facts | None:
+        with self._core.guard():
+            return facts.facts(self._core, snapshot)
+
+    def header_texts(self, snapshot: Snapshot, name: bytes) -> HeaderTexts | None:
+        with self._core.guard():
+            return facts.header_texts(self._core, snapshot, name)
+
+    def text_hits(self, mailbox: str, needle: str, header: bool, uids: Sequence[int]) -> TextHits | None:
+        with self._core.guard():
+            return self._texts.hits(mailbox, needle, header, uids)
 
     @property
     def unfinished(self) -> bool:

@@ -1,12 +1,15 @@
 """SEARCH TEXT and BODY: a packed file per mailbox of the decoded, case-folded text of its messages (HOUSE item 20).
 
 It only proposes: what it names is decoded and looked at by whoever asked, so it may name too many, never too few. A message that
-is not packed yet is always named; so is one whose text is larger than MAX_TEXT.
+is not packed yet is always named; so is one whose text is larger than MAX_TEXT. But what it holds of a message is the very text
+that is searched, header and body apart, and UTF-8 finds what letters find: so a hit in a message whose file is as the index knows
+it is sure, without another look.
 
 Format (documented nowhere else): ``text-<mailbox id>-<generation>`` in the index directory; records ``uid u32le, octets u32le,
-text UTF-8``; octets 2^32-1 means "too large", without text. The index (``meta``, key ``text:<mailbox id>``) says which generation
-and how many octets of it are good: they were synced before it said so, what lies behind is cut off by the next writer. Records of
-messages that are gone stay until there are more of them than of the others; then a new generation is begun.
+octets of the header u32le, text UTF-8`` with an LF between header and body; octets 2^32-1 means "too large", without text. The
+index (``meta``, key ``pack:<mailbox id>``) says which generation and how many octets of it are good: they were synced before it
+said so, what lies behind is cut off by the next writer. Records of messages that are gone stay until there are more of them than
+of the others; then a new generation is begun.
 
 It is made by looking for something: a search packs for BUILD_SECONDS, ``jobs`` goes on in the background (``step``).
 """
@@ -24,12 +27,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from filterd.store import durable, rescan
-from filterd.store.base import NoSuchMailbox
-from filterd.store.views import read
+from filterd.store.base import NoSuchMailbox, TextHits
+from filterd.store.views import read_many
 from rules.mail.message import Message
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
+    from filterd.store.folder import Folder
     from filterd.store.index import MailboxRow
 
 BUILD_SECONDS = 0.2
@@ -39,7 +43,7 @@ SLICE = 4 * 1024 * 1024  # mmap.find holds the interpreter: look at so much at a
 BATCH_OCTETS = 4 * 1024 * 1024
 DEAD_FLOOR = 1000
 PREFIX = "text-"
-_HEAD = struct.Struct("<II")
+_HEAD = struct.Struct("<III")
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class _Pack:
     generation: int
     length: int = 0
     starts: array[int] = field(default_factory=lambda: array("Q"))
+    ends: array[int] = field(default_factory=lambda: array("Q"))
+    bodies: array[int] = field(default_factory=lambda: array("Q"))  # where the body begins
     uids: array[int] = field(default_factory=lambda: array("I"))
     known: set[int] = field(default_factory=set)
     large: set[int] = field(default_factory=set)
@@ -66,6 +72,7 @@ class TextPacks:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._packs: dict[str, _Pack] = {}
+        self._searched: set[str] = set()
         self.unfinished: dict[str, None] = {}  # mailbox names that were searched and are not packed whole
 
     def close(self) -> None:
@@ -74,11 +81,45 @@ class TextPacks:
         self._packs.clear()
 
     def candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> list[int]:
+        found = self.hits(mailbox, needle, True, uids)
+        maybe = set(found.maybe)
+        return [uid for uid in uids if uid in found.sure or uid in maybe]
+
+    def hits(self, mailbox: str, needle: str, header: bool, uids: Sequence[int]) -> TextHits:
         core = self._core
-        _, row = core.box(mailbox)
+        folder, row = core.box(mailbox)
         pack = self._build(mailbox, row, uids, BUILD_SECONDS)
-        hits = self._find(pack, needle.casefold().encode("utf-8", "surrogatepass"))
-        return [uid for uid in uids if uid in hits or uid not in pack.known or uid in pack.large]
+        octets = needle.casefold().encode("utf-8", "surrogatepass")
+        if not octets or "\n" in needle:  # it could reach from the header into the body
+            return TextHits(frozenset(), list(uids))
+        wanted = set(uids)
+        found = self._find(pack, octets, header) & wanted
+        changed = self._changed(folder, row, sorted(found))
+        known, large = pack.known, pack.large
+        if large or changed or len(known) < len(wanted) or not known.issuperset(wanted):
+            maybe = [uid for uid in uids if uid not in known or uid in large or uid in changed]
+        else:
+            maybe = []
+        return TextHits(frozenset(found.difference(maybe)), maybe)
+
+    def arrived(self, mailbox: str) -> None:
+        """Something came into a mailbox: when it has been searched here, pack that too."""
+        if mailbox in self._searched:
+            self.unfinished[mailbox] = None
+
+    def _changed(self, folder: Folder, row: MailboxRow, uids: list[int]) -> set[int]:
+        """Those whose file is not as the index knows it."""
+        changed = set()
+        columns = ("name", "fresh", "inode", "disk_size", "mtime")
+        for uid, name, fresh, *known in self._core.index.columns(row.id, uids, columns):
+            try:
+                facts = os.stat(str(name), dir_fd=folder.place(int(fresh or 0)).fd, follow_symlinks=False)
+                same = known == [facts.st_ino, facts.st_size, facts.st_mtime_ns]
+            except OSError:
+                same = False
+            if not same:
+                changed.add(uid)
+        return changed  # type: ignore[return-value]  # UIDs
 
     def step(self, seconds: float) -> None:
         """Go on packing what was searched."""
@@ -95,7 +136,7 @@ class TextPacks:
     # -- inside -------------------------------------------------------------------------------------------------------
     def _load(self, row: MailboxRow) -> _Pack:
         """The pack as far as the index vouches for it."""
-        generation, _, length = self._core.index.meta(f"text:{row.mid}").partition(" ")
+        generation, _, length = self._core.index.meta(f"pack:{row.mid}").partition(" ")
         pack = self._packs.get(row.mid)
         if (
             pack is not None
@@ -126,15 +167,17 @@ class TextPacks:
             return
         at = pack.length
         while at + _HEAD.size <= length:
-            uid, size = _HEAD.unpack_from(pack.map, at)
+            uid, size, head = _HEAD.unpack_from(pack.map, at)
             at += _HEAD.size
             pack.known.add(uid)
             pack.starts.append(at)
+            pack.bodies.append(at + head + 1)
             pack.uids.append(uid)
             if size == TOO_LARGE:
                 pack.large.add(uid)
             else:
                 at += size
+            pack.ends.append(at)
         pack.length = length
 
     @staticmethod
@@ -145,6 +188,7 @@ class TextPacks:
         """Pack some of what is missing."""
         clock = self._core.settings.clock
         deadline = clock.monotonic() + seconds
+        self._searched.add(mailbox)
         while True:
             pack = self._load(row)
             missing = [uid for uid in uids if uid not in pack.known]
@@ -163,16 +207,22 @@ class TextPacks:
     def _texts(self, mailbox: str, uids: list[int], deadline: float) -> bytes:
         out: list[bytes] = []
         octets = 0
-        for uid in uids:
-            data = read(self._core, mailbox, uid)
+        ahead: list[bytes | None] = []
+        for at, uid in enumerate(uids):
+            if not ahead:
+                ahead = read_many(self._core, mailbox, uids[at : at + 32], BATCH_OCTETS)[::-1]
+            data = ahead.pop()
             if data is None:
                 continue
-            text = Message(data).text_for_search().casefold().encode("utf-8", "surrogatepass")
-            if len(text) > MAX_TEXT:
-                out.append(_HEAD.pack(uid, TOO_LARGE))
+            message = Message(data)
+            head = message.header_text().casefold().encode("utf-8", "surrogatepass")
+            body = message.body_text().casefold().encode("utf-8", "surrogatepass")
+            size = len(head) + 1 + len(body)
+            if size > MAX_TEXT:
+                out.append(_HEAD.pack(uid, TOO_LARGE, 0))
             else:
-                out += (_HEAD.pack(uid, len(text)), text)
-                octets += len(text)
+                out += (_HEAD.pack(uid, size, len(head)), head, b"\n", body)
+                octets += size
             if octets > BATCH_OCTETS or self._core.settings.clock.monotonic() >= deadline:
                 break
         return b"".join(out)
@@ -197,31 +247,36 @@ class TextPacks:
                     core.settings.disk.unlink(core.index_dir, old)
             durable.extend_file(core.index_dir, self._name(row, pack), pack.length, data)
             with core.index.transaction():
-                core.index.set_meta(f"text:{row.mid}", f"{pack.generation} {pack.length + len(data)}")
+                core.index.set_meta(f"pack:{row.mid}", f"{pack.generation} {pack.length + len(data)}")
 
-    def _find(self, pack: _Pack, needle: bytes) -> set[int]:
-        """UIDs whose text contains ``needle`` (a hit may also run over the edge of two texts: one too many)."""
+    def _find(self, pack: _Pack, needle: bytes, header: bool) -> set[int]:
+        """UIDs whose text (or body) contains ``needle``."""
         hits: set[int] = set()
-        data, starts = pack.map, pack.starts
-        if data is None or not needle:
-            return set(pack.known)
-        at, end, count = 0, pack.length, len(starts)
+        data, starts, ends = pack.map, pack.starts, pack.ends
+        if data is None:
+            return hits
+        places = starts if header else pack.bodies
+        at, end, count, size = 0, pack.length, len(starts), len(needle)
         while at < end:
-            found = data.find(needle, at, min(end, at + SLICE + len(needle)))
+            found = data.find(needle, at, min(end, at + SLICE + size))
             if found < 0:
                 at += SLICE
                 continue
-            which = bisect.bisect_right(starts, found) - 1
-            hits.add(pack.uids[max(which, 0)])
-            at = starts[which + 1] - _HEAD.size if which + 1 < count else end
-            at = max(at, found + 1)
+            which = max(bisect.bisect_right(starts, found) - 1, 0)
+            if found < places[which]:  # in the header, or in front of the first text
+                at = max(found + 1, places[which]) if found >= starts[which] else found + 1
+            elif found + size > ends[which]:  # over the edge of a record
+                at = found + 1
+            else:
+                hits.add(pack.uids[which])
+                at = starts[which + 1] if which + 1 < count else end
         return hits
 
 
 def sweep(core: Core) -> None:
     """Remove packs that nothing refers to. Under the lock."""
     good = {
-        f"{PREFIX}{row.mid}-{core.index.meta(f'text:{row.mid}').partition(' ')[0]}"
+        f"{PREFIX}{row.mid}-{core.index.meta(f'pack:{row.mid}').partition(' ')[0]}"
         for row in core.index.mailboxes()
     }
     for name in os.listdir(core.index_dir.fd):

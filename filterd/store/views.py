@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import os
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from filterd.store import intake, rescan, tree
-from filterd.store.base import Changes, Row, Snapshot, Status, StoreUnavailable
+from filterd.store.base import Changes, Field, Row, Snapshot, Status, StoreUnavailable
 from filterd.store.folder import Folder
 from filterd.store.index import HotRow, MailboxRow
-from filterd.store.record import email_id_text, render
+from filterd.store.record import CRLF_FORM, email_id_text, render, to_crlf
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 VIEW_FROM = 1000
 VIEW_AGE = 2000
 KEPT_VIEWS = 32
-ROW_BLOCK = 1000
+READ_BLOCK = 32  # files looked up at once
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 Arrays = tuple["array[int]", "array[int]"]
 
@@ -100,12 +103,12 @@ class Views:
             return Changes(row.modseq, row.uidnext, (), (), (), row.keyword_list)
         with index.reading():
             now = index.mailbox(row.id) or row
-            found = _numbers(
+            found = numbers(
                 core,
                 "select uid, flags, modseq, born from hot where mbox=? and modseq>? order by uid",
                 (row.id, since),
             )
-            gone = _numbers(
+            gone = numbers(
                 core,
                 "select uid from expunged where mbox=? and modseq>? and born<=? order by uid",
                 (row.id, since, since),
@@ -135,12 +138,12 @@ class Views:
         )
 
 
-def _numbers(core: Core, statement: str, values: Sequence[int]) -> list[tuple[int, ...]]:
+def numbers(core: Core, statement: str, values: Sequence[int]) -> list[tuple[int, ...]]:
     return core.index.query(statement, values)  # type: ignore[return-value]  # integer columns only
 
 
 def _read_all(core: Core, mailbox_id: int) -> Arrays:
-    rows = _numbers(core, "select uid, flags from hot where mbox=? order by uid", (mailbox_id,))
+    rows = numbers(core, "select uid, flags from hot where mbox=? order by uid", (mailbox_id,))
     if not rows:
         return array("I"), array("Q")
     uids, masks = zip(*rows, strict=True)
@@ -149,10 +152,10 @@ def _read_all(core: Core, mailbox_id: int) -> Arrays:
 
 def _forward(core: Core, row: MailboxRow, since: int, arrays: Arrays) -> tuple[int, Arrays]:
     """(number of changes, the arrays at the row's modseq). The given ones are left as they are."""
-    later = _numbers(
+    later = numbers(
         core, "select uid, flags from hot where mbox=? and modseq>? order by uid", (row.id, since)
     )
-    gone = _numbers(core, "select uid from expunged where mbox=? and modseq>? order by uid", (row.id, since))
+    gone = numbers(core, "select uid from expunged where mbox=? and modseq>? order by uid", (row.id, since))
     uids, masks = arrays[0][:], arrays[1][:]
     if len(gone) > 500:
         dead = {uid for (uid,) in gone}
@@ -183,6 +186,60 @@ def rows(core: Core, mailbox: str, uids: Sequence[int], cold: bool) -> list[Row]
         Row(uid, mask, modseq, size, date, savedate, header_size, email_id_text(email_id), *more)  # type: ignore[arg-type]  # columns as index.full says
         for _, uid, mask, modseq, size, date, savedate, header_size, email_id, *more in found
     ]
+
+
+def fields(core: Core, mailbox: str, uids: Sequence[int], wanted: Sequence[str]) -> list[tuple[Field, ...]]:
+    _, box = core.box(mailbox)
+    found = core.index.columns(box.id, uids, wanted)
+    if "email_id" in wanted:
+        at = list(wanted).index("email_id") + 1
+        found = [(*row[:at], email_id_text(row[at]), *row[at + 1 :]) for row in found]  # type: ignore[arg-type]  # a blob
+    return found  # type: ignore[return-value]  # no column asked for is NULL
+
+
+_FILE = ("name", "fresh", "form", "inode", "disk_size", "mtime")
+
+
+def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
+    """Where a file is as the index says it is read without another look; else like ``read``."""
+    folder, box = core.box(mailbox)
+    texts: list[bytes | None] = []
+    for start in range(0, len(uids), READ_BLOCK):
+        block = uids[start : start + READ_BLOCK]
+        known = {row[0]: row for row in core.index.columns(box.id, block, _FILE)}
+        for uid in block:
+            row = known.get(uid)
+            text = None
+            if row is not None:
+                text = _read_known(folder, *row[1:])  # type: ignore[arg-type]  # columns of _FILE
+                if text is None:
+                    text = read(core, mailbox, uid)
+            texts.append(text)
+            if text is not None:
+                octets -= len(text)
+                if octets <= 0:
+                    return texts
+    return texts
+
+
+def _read_known(
+    folder: Folder, name: str, fresh: int, form: int, inode: int, size: int, mtime: int
+) -> bytes | None:
+    """The text of a file that is just as the index knows it; None: look closer."""
+    try:
+        fd = os.open(name, _READ, dir_fd=folder.place(fresh).fd)
+    except FileNotFoundError:
+        return None
+    try:
+        facts = os.fstat(fd)
+        if (facts.st_ino, facts.st_size, facts.st_mtime_ns) != (inode, size, mtime):
+            return None
+        data = os.read(fd, size)
+    finally:
+        os.close(fd)
+    if len(data) != size:
+        return None
+    return data if form == CRLF_FORM else to_crlf(data, form)
 
 
 def read(core: Core, mailbox: str, uid: int) -> bytes | None:
@@ -239,7 +296,7 @@ def _render_anew(core: Core, folder: Folder, seen: HotRow, found: intake.Found) 
         with core.index.transaction():
             core.index.replace(row, old, new, intake.cold_of(record))
             core.index.execute(
-                "delete from meta where key=?", (f"text:{row.mid}",)
+                "delete from meta where key=?", (f"pack:{row.mid}",)
             )  # its text is packed anew
             core.index.save(row)
         core.changed(row)

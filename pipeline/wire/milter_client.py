@@ -206,7 +206,7 @@ class Ask:
             raise MilterError("no negotiation")
         if not milter.OLDEST <= said.version <= milter.VERSION:
             raise MilterError(f"the filter wants protocol version {said.version}")
-        if said.actions & ~OFFERED or said.steps & ~STEPS:
+        if said.actions & ~int(OFFERED) or said.steps & ~int(STEPS):
             raise MilterError(f"the filter wants what nobody offered: {said.actions:#x} {said.steps:#x}")
         self.version, self.actions, self.steps = said.version, Actions(said.actions), Steps(said.steps)
         if said.macros:

@@ -22,9 +22,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from filterd.demo.lab import Names, NextHop, free_ports
+from filterd.workers import die_with
 
 DOMAIN = "home.example"
 DOORS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve")
@@ -166,6 +168,9 @@ resolver = ["{resolver}"]
                 stderr=log,
                 env=ENVIRONMENT,
                 start_new_session=True,
+                preexec_fn=partial(
+                    die_with, os.getpid()
+                ),  # a test run that is killed leaves no server behind
             )
         deadline = time.monotonic() + START_SECONDS
         for door, port in self.ports.items():

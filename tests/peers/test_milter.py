@@ -43,7 +43,9 @@ POSTFIX = shutil.which("postfix", path=SBIN)
 OPENDKIM = shutil.which("opendkim", path=SBIN)
 MILTERTEST = shutil.which("miltertest", path=SBIN)
 AS_ROOT = os.geteuid() == 0
-needs_postfix = pytest.mark.skipif(POSTFIX is None or not AS_ROOT, reason="Postfix is not installed, or we are not root")
+needs_postfix = pytest.mark.skipif(
+    POSTFIX is None or not AS_ROOT, reason="Postfix is not installed, or we are not root"
+)
 needs_opendkim = pytest.mark.skipif(OPENDKIM is None, reason="opendkim is not installed")
 needs_miltertest = pytest.mark.skipif(MILTERTEST is None, reason="miltertest is not installed")
 needs_pymilter = pytest.mark.skipif(
@@ -107,9 +109,30 @@ alias_database =
 local_recipient_maps =
 {more}
 """)
-        services = ["pickup", "cleanup", "qmgr", "tlsmgr", "trivial-rewrite", "bounce", "proxymap", "smtp", "error", "anvil", "scache", "postlogd", "showq"]
+        services = [
+            "pickup",
+            "cleanup",
+            "qmgr",
+            "tlsmgr",
+            "trivial-rewrite",
+            "bounce",
+            "proxymap",
+            "smtp",
+            "error",
+            "anvil",
+            "scache",
+            "postlogd",
+            "showq",
+        ]
         names = {"trivial-rewrite": "rewrite", "postlogd": "postlog"}
-        kinds = {"pickup": ("unix", "n", "60", "1"), "qmgr": ("unix", "n", "300", "1"), "cleanup": ("unix", "n", "-", "0"), "anvil": ("unix", "-", "-", "1"), "scache": ("unix", "-", "-", "1"), "bounce": ("unix", "-", "-", "0")}
+        kinds = {
+            "pickup": ("unix", "n", "60", "1"),
+            "qmgr": ("unix", "n", "300", "1"),
+            "cleanup": ("unix", "n", "-", "0"),
+            "anvil": ("unix", "-", "-", "1"),
+            "scache": ("unix", "-", "-", "1"),
+            "bounce": ("unix", "-", "-", "0"),
+        }
         lines = [f"127.0.0.1:{self.port} inet n - n - - smtpd"]
         for service in services:
             kind, private, wake, most = kinds.get(service, ("unix", "-", "-", "-"))
@@ -179,7 +202,9 @@ def key_zone(key_record: str) -> str:
 
 
 @pytest.fixture(scope="module", params=["tcp", "unix"])
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Postfix]]:
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Postfix]]:
     """filterd with a milter door, and a Postfix that asks it."""
     folder = tmp_path_factory.mktemp("milter")
     key = generate("rsa", 1024)

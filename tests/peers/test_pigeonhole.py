@@ -90,7 +90,10 @@ _TESTS = {
     "flags-implicit": 'setflag "\\\\Flagged"; if hasflag :count "eq" :comparator "i;ascii-numeric" "1" { addflag "$one"; }',
     "header-list": 'if header :contains ["subject", "x-folded", "from"] ["roses", "second", "jürgen"] { fileinto "A"; }',
     "header-empty": 'if header :is "x-empty" "" { fileinto "A"; } if header :contains "x-absent" "" { fileinto "B"; }',
-    "header-trim": 'if header :is "subject" "spaced   out" { fileinto "A"; } if header "x-folded" "first second third" { fileinto "B"; }',
+    "header-trim": (
+        'if header :is "subject" "spaced   out" { fileinto "A"; } '
+        'if header "x-folded" "first second third" { fileinto "B"; }'
+    ),
     "header-folded": 'if header :matches "x-folded" "first*second*third" { fileinto "A"; }',
     "header-encoded": 'if header "subject" "Grüße aus Köln" { fileinto "A"; }',
     "header-octet": 'if header :comparator "i;octet" :contains "subject" "LUNCH" { fileinto "A"; } else { fileinto "B"; }',
@@ -143,7 +146,10 @@ _TESTS = {
     "index": 'if header :index 2 "x-multi" "two" { fileinto "A"; } if header :last :index 1 "x-multi" "three" { fileinto "B"; }',
     "date-index": 'if date :index 2 :originalzone "received" "hour" "09" { fileinto "A"; }',
     "date-index-behind": 'if date :originalzone :index 2 "received" "hour" "09" { fileinto "A"; }',
-    "regex": 'if header :regex "subject" "^\\\\[([a-z]+)\\\\] (.*)$" { fileinto "${1}"; } if header :regex "subject" "[0-9]{4}" { fileinto "N"; }',
+    "regex": (
+        'if header :regex "subject" "^\\\\[([a-z]+)\\\\] (.*)$" { fileinto "${1}"; } '
+        'if header :regex "subject" "[0-9]{4}" { fileinto "N"; }'
+    ),
     "edit": 'addheader "X-New" "yes"; deleteheader "X-Multi" "two"; if header "x-new" "yes" { fileinto "A"; } '
     'if header :count "eq" :comparator "i;ascii-numeric" "x-multi" "2" { fileinto "B"; }',
     "ihave": 'if ihave "nonsense" { frop; } else { fileinto "A"; }',

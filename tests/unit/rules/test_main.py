@@ -43,3 +43,9 @@ def test_run_test_svtest_capabilities(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["svtest", str(svtest)]) == 0
     assert main(["capabilities"]) == 0
     assert "fileinto" in capsys.readouterr().out.splitlines()
+
+
+def test_the_example_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    path = EXAMPLE.parent / "sieve" / "ten_lines.py"
+    exec(compile(path.read_text(), str(path), "exec"), {"__name__": "example"})
+    assert "FileInto(mailbox='Bills'" in capsys.readouterr().out

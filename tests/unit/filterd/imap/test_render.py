@@ -202,7 +202,7 @@ def test_header_cache() -> None:
         )
     )
     headers = cached_headers(message)
-    assert headers == crlf(b"SUBJECT: a\n folded\nFrom : b@c\nTo: d@e\nsubject: again\n")
+    assert headers == crlf(b"Received: by x\nSUBJECT: a\n folded\nFrom : b@c\nTo: d@e\nsubject: again\n")
     assert project(headers, {b"subject", b"to"}) == crlf(b"SUBJECT: a\n folded\nTo: d@e\nsubject: again\n\n")
     assert project(headers, {b"cc"}) == b"\r\n"
     assert project(headers, {b"subject", b"x-custom"}) is None

@@ -41,7 +41,9 @@ number = st.integers(0, 2**32 - 1)
 PACKETS: st.SearchStrategy[Packet] = st.one_of(
     st.sampled_from(list(Bare)),
     st.builds(Negotiate, number, number, number, st.lists(st.tuples(number, word), max_size=7).map(tuple)),
-    st.builds(Macros, st.binary(min_size=1, max_size=1), st.lists(st.tuples(name, word), max_size=5).map(tuple)),
+    st.builds(
+        Macros, st.binary(min_size=1, max_size=1), st.lists(st.tuples(name, word), max_size=5).map(tuple)
+    ),
     st.builds(Connect, word),
     st.builds(Connect, word, st.sampled_from([b"4", b"6", b"L"]), st.integers(0, 65535), word),
     st.builds(Helo, word),
@@ -176,7 +178,18 @@ def test_replies_of_filters(text: bytes, reply: Reply) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"250 ok", b"350 go", b"55", b"550x", b"550 a\n551 b", b"550 a\n550 b", b"x" * 10, b"550-a\r\n" * 40]
+    "text",
+    [
+        b"",
+        b"250 ok",
+        b"350 go",
+        b"55",
+        b"550x",
+        b"550 a\n551 b",
+        b"550 a\n550 b",
+        b"x" * 10,
+        b"550-a\r\n" * 40,
+    ],
 )
 def test_no_replies(text: bytes) -> None:
     with pytest.raises(MilterError):
