@@ -168,7 +168,6 @@ class Delivery:
 
     async def _leave(self, job: Job, destination: Destination, trace: RecipientTrace) -> Outcome:
         """Straight to an address elsewhere: an alias, a bounce to an SRS address, a submission."""
-        started = self._clock.time()
         kind = "submission" if destination.submitted else "forward"
         params = next(
             (r.params for r in job.work.envelope.recipients if r.address == destination.address), {}
@@ -184,14 +183,12 @@ class Delivery:
             params=params,
             passed=destination.address,
         )
-        ids, _ = await self._spool.enqueue([outgoing])
+        outcome = await self.performer.send_on(job, [outgoing], trace)
         trace.outcome = "sent on" if kind == "submission" else "redirected"
-        trace.places.append(f"queued for {destination.forward} ({ids[0]})")
         trace.decision = f"On its way to {destination.forward}" + (
             f" because {destination.address} leads there." if kind == "forward" else "."
         )
-        trace.spans.append(self._span("queue", started, "queued", f"for {destination.forward} as {ids[0]}"))
-        return Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"), queue_keys=[outgoing.key])
+        return outcome
 
     async def _loop_found(self, job: Job, destination: Destination, trace: RecipientTrace) -> Outcome:
         """It was forwarded from here before. Alone it is refused; beside other recipients a verified sender gets a bounce."""
@@ -204,8 +201,7 @@ class Delivery:
         if sender and _verified(job.work):
             bounce = plans.Bounce(sender, refusal)
             notes = self._departure.generated(job.work, job.base, bounce, job.keys, destination.address)
-            await self._spool.enqueue(notes)
-            outcome.queue_keys.extend(note.key for note in notes)
+            await self.performer.send_on(job, notes, RecipientTrace(sender, ""))
         return outcome
 
     async def _local(

@@ -4,14 +4,18 @@ A recipient whose plan is one local store needs no record: the store's own link 
 first written to the queue's database as one transaction (that is the commit); the stores are done then, and struck from the
 record; what a crash leaves behind is rolled forward by the sending process. Every effect has a delivery key, so doing it twice
 changes nothing. The keys of stores in a record are released only when the record has long been struck out.
+
+A known key means: the same client lost our reply and sends again. A message that is equal octet for octet and comes while the
+first one's session still lives is no such retry, and is stored for itself; so is one that another worker's session overtook.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from filterd.deliverykey import DeliveryKeys
 from filterd.outgoing import Departure
@@ -43,7 +47,8 @@ log = logging.getLogger("filterd.delivery")
 
 JUNK = "\\Junk"
 LIST_MEMBERS = 5000  # entries of one list of an account
-ACKNOWLEDGED_SECONDS = RIDE_SECONDS + 0.2
+# A session of another worker goes on at once and its acknowledgement is written within RIDE_SECONDS: looked for so often.
+LOOK_AGAIN = (RIDE_SECONDS, 0.1, 0.2, 0.3)
 LATE_SECONDS = 30.0  # keys of recorded stores live on so long after the client's acknowledgement
 
 
@@ -55,12 +60,14 @@ class Outcome:
     keys: list[tuple[str, bytes]] = field(default_factory=list)
     queue_keys: list[bytes] = field(default_factory=list)
     late: list[tuple[str, bytes]] = field(default_factory=list)
+    held: list[bytes] = field(default_factory=list)  # counted as living, see Performer
 
     def add(self, other: Outcome) -> None:
         """Take over another outcome's keys."""
         self.keys.extend(other.keys)
         self.queue_keys.extend(other.queue_keys)
         self.late.extend(other.late)
+        self.held.extend(other.held)
 
 
 @dataclass(slots=True)
@@ -85,7 +92,9 @@ class Target:
 
 
 @dataclass(slots=True)
-class _Effects:
+class Effects:
+    """What a plan comes down to."""
+
     stores: list[PendingStore] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
     state: SieveState | None = None  # not yet part of a store
@@ -99,12 +108,38 @@ class Performer:
         self._spool = spool
         self._departure = departure
         self._clock = clock
+        self._live: Counter[bytes] = Counter()  # keys of messages whose sessions of this process still live
 
     async def perform(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> Outcome:
         """On a positive reply everything is on disk. Raises StoreError when nothing was promised."""
-        effects = await self._prepare(job, plan, target, trace)
-        stores, outgoing = effects.stores, effects.outgoing
+        return await self.carry_out(job, plan, target, trace, await self._prepare(job, plan, target, trace))
+
+    async def send_on(self, job: Job, outgoing: list[Outgoing], trace: RecipientTrace) -> Outcome:
+        """Queue what leaves without a script. Raises StoreError."""
+        return await self.carry_out(job, None, None, trace, Effects(outgoing=outgoing))
+
+    async def carry_out(
+        self, job: Job, plan: Plan | None, target: Target | None, trace: RecipientTrace, effects: Effects
+    ) -> Outcome:
+        """Commit and publish; the keys count as living from here until ``ended``."""
         outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
+        outcome.held = [store.message.key for store in effects.stores] + [one.key for one in effects.outgoing]
+        self._live.update(outcome.held)
+        try:
+            await self._effects(job, trace, effects, outcome)
+            if plan is not None and target is not None:
+                await self._remember(plan, target, effects)
+        except BaseException:
+            self.ended(outcome)
+            raise
+        return outcome
+
+    async def _effects(self, job: Job, trace: RecipientTrace, effects: Effects, outcome: Outcome) -> None:
+        stores = effects.stores
+        outgoing = [
+            replace(one, key=one.key + job.trace.id.encode()) if self._live[one.key] > 1 else one
+            for one in effects.outgoing
+        ]
         recorded = len(stores) + len(outgoing) > 1
         pending: tuple[str, ...] = ()
         if outgoing or recorded:
@@ -119,18 +154,20 @@ class Performer:
                 log.warning("store of %s left to the queue: %s", job.trace.id, error)
                 trace.places.append(f"{store.mailbox}: will be stored later ({error})")
                 continue
-            (outcome.late if recorded else outcome.keys).append((target.account, store.message.key))
+            (outcome.late if recorded else outcome.keys).append((store.account, store.message.key))
             if recorded:
                 self._spool.performed([pending[at]])
+
+    async def _remember(self, plan: Plan, target: Target, effects: Effects) -> None:
+        """What belongs to the account and to no store of the plan."""
         if effects.state is not None:
             state = effects.state
             await self._jobs.run(target.account, lambda opened: opened.remember(state))
         if plan.lists:
             await self._jobs.run(target.account, lambda opened: change_lists(opened, plan.lists))
-        return outcome
 
-    async def _prepare(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> _Effects:
-        effects = _Effects(state=SieveState(plan.remember) if plan.remember else None)
+    async def _prepare(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> Effects:
+        effects = Effects(state=SieveState(plan.remember) if plan.remember else None)
         for step in plan.steps:
             match step:
                 case plans.Store():
@@ -166,7 +203,7 @@ class Performer:
         return pending
 
     async def _pending(
-        self, job: Job, step: plans.Store, plan: Plan, target: Target, effects: _Effects
+        self, job: Job, step: plans.Store, plan: Plan, target: Target, effects: Effects
     ) -> PendingStore:
         """The store as it will be done, now or by whoever rolls it forward: its mailbox is a name from here on."""
         mailbox = step.mailbox
@@ -194,11 +231,7 @@ class Performer:
                 pending.account, pending.mailbox, pending.message, pending.state
             )
             if stored.duplicate:
-                # the acknowledgement of the first one may be on its way from another worker: it is written within that time
-                await asyncio.sleep(ACKNOWLEDGED_SECONDS)
-                stored = await self._jobs.deliver(
-                    pending.account, pending.mailbox, pending.message, pending.state
-                )
+                stored = await self._known(pending, stored)
         except NoSuchMailbox:
             note = await self._create(pending.account, pending.mailbox)
             mailbox = INBOX if note else pending.mailbox
@@ -213,8 +246,34 @@ class Performer:
             trace.spans.append(Span("store", started, self._clock.monotonic() - clock, "", summary))
         return stored
 
+    async def _known(self, pending: PendingStore, first: Stored) -> Stored:
+        """The key is known and unacknowledged: a retry, or an equal message of a session that lives?"""
+        if self._live[pending.message.key] <= 1:
+            for pause in LOOK_AGAIN:
+                await asyncio.sleep(pause)
+                found = await self._jobs.deliver(
+                    pending.account, pending.mailbox, pending.message, pending.state
+                )
+                if not found.duplicate:
+                    return found
+                if found.uid != first.uid:  # the first was acknowledged, and another one came after us
+                    break
+            else:
+                return first
+        message = replace(pending.message, key=b"")
+        return await self._jobs.deliver(pending.account, pending.mailbox, message, pending.state)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Nothing more is heard of this outcome: its session is over, or it was acknowledged, or it came to nothing."""
+        for key in outcome.held:
+            self._live[key] -= 1
+            if self._live[key] <= 0:
+                del self._live[key]
+        outcome.held = []
+
     def acknowledge(self, outcome: Outcome) -> None:
         """The client went on after our reply (HOUSE item 11)."""
+        self.ended(outcome)
         self._release(outcome.keys)
         if outcome.queue_keys:
             self._spool.acknowledge(outcome.queue_keys)

@@ -80,6 +80,7 @@ class SessionState:
     """What the last final reply promised, until the client shows that it got it."""
 
     promised: list[Outcome] = field(default_factory=list)
+    over: bool = False  # the connection is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,18 @@ class Reception(SmtpService):
             for outcome in state.promised:
                 self._delivery.performer.acknowledge(outcome)
             state.promised = []
+
+    def ended(self, session: SmtpSession) -> None:
+        state = session.state
+        if isinstance(state, SessionState):
+            state.over = True
+            self._forget(state)
+
+    def _forget(self, state: SessionState) -> None:
+        """What was promised and never acknowledged: the client may send it again."""
+        for outcome in state.promised:
+            self._delivery.performer.ended(outcome)
+        state.promised = []
 
     def abort(self, session: SmtpSession, transaction: SmtpTransaction) -> None:
         transaction.state = None
@@ -335,7 +348,13 @@ class Reception(SmtpService):
         if all(answer.reply.positive for answer in answers) or session.profile is Profile.LMTP:
             state = session.state
             if isinstance(state, SessionState):
+                self._forget(state)
                 state.promised.extend(answer for answer in answers if answer.reply.positive)
+                if state.over:
+                    self._forget(state)
+        for answer in answers:
+            if not answer.reply.positive or (not replies[0].positive and session.profile is not Profile.LMTP):
+                self._delivery.performer.ended(answer)
         trace.outcome = "accepted" if any(answer.reply.positive for answer in answers) else "refused"
         trace.reply = replies[0].text
         self._traces.put(trace)

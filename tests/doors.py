@@ -113,6 +113,8 @@ class SmtpApplication:
     def abort(self, session: SmtpSession, transaction: SmtpTransaction) -> None:
         self.log.append("abort")
 
+    def ended(self, session: SmtpSession) -> None: ...
+
     async def authenticate(self, session: SmtpSession, login: str, password: str) -> Account | None:
         self.log.append(f"login {login}")
         if login == "crash":

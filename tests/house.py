@@ -275,6 +275,7 @@ class House:
         params: Mapping[str, str] | None = None,
     ) -> list[Reply]:
         """The replies to each RCPT that was refused, then those to the text."""
+        own = session is None
         session = session or await self.session(profile, login)
         transaction = SmtpTransaction(sender, params or {})
         first = await self.reception.mail(session, transaction)
@@ -290,7 +291,10 @@ class House:
                 refused.append(reply)
         if not transaction.recipients:
             return refused
-        return [*refused, *await self.reception.message(session, transaction, data)]
+        replies = [*refused, *await self.reception.message(session, transaction, data)]
+        if own:  # the connection is cut before the client shows that it has read the reply
+            self.reception.ended(session)
+        return replies
 
     def box(self, person: str, mailbox: str = "INBOX") -> list[bytes]:
         """All messages of a mailbox."""

@@ -6,8 +6,8 @@ account nor fills the memory; the shell writes it before it asks for the next.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, Fatal, ImapError, No
@@ -24,6 +24,19 @@ _TEXTS = {
     "LIMIT": "A limit is reached",
     "UNAVAILABLE": "Try again later",
 }
+
+
+class Sink(Protocol):
+    """Takes some of a large answer at once, in the pool's thread."""
+
+    def write(self, pieces: Sequence[bytes]) -> list[bytes]:
+        """What it could not take."""
+        ...
+
+    @property
+    def expired(self) -> bool:
+        """The account has been held long enough."""
+        ...
 
 
 class Work:
@@ -45,8 +58,18 @@ class Work:
         assert account is not None
         return account.id
 
-    def step(self, store: AccountStore) -> list[bytes]:
-        """Some of the answer, as pieces to be written one behind the other; the last one has the tagged line."""
+    def step(self, store: AccountStore, sink: Sink | None = None) -> list[bytes]:
+        """Some of the answer, as pieces to be written one behind the other; the last one has the tagged line. With a
+        ``sink`` several steps are done, and what it takes is not in the result."""
+        pieces = self._step(store)
+        while sink is not None and not self.done:
+            pieces = sink.write(pieces)
+            if pieces or sink.expired:
+                break
+            pieces = self._step(store)
+        return pieces
+
+    def _step(self, store: AccountStore) -> list[bytes]:
         call = self.call
         call.enter(store)
         try:

@@ -65,7 +65,8 @@ class GroupSpool(Spool):
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         heard = tuple(keys)
-        self._writer.ride(lambda journal: journal.acknowledge(heard))
+        # at once: an equal message of another worker's session is to find it
+        self._writer.ride(lambda journal: journal.acknowledge(heard), urgent=True)
 
     def close(self) -> None:
         """Write what waits and end the thread."""

@@ -19,12 +19,14 @@ import zlib
 from asyncio import TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from filterd.imap.config import ImapServerConfig
 from filterd.imap.session import Authenticate, Close, Idle, IdleEnd, Session, StartCompress, StartTls
 from filterd.imap.work import IdleWork, Work
 from filterd.net.connection import HIGH_WATER, Connection
 from filterd.net.limits import Ticket
+from filterd.servers.direct import DirectSink
 from filterd.servers.ports import Jobs, LoginService, Notices
 from filterd.store.base import StoreError
 from pipeline.envelope import Client
@@ -97,19 +99,46 @@ class ImapConnection(Connection[Session]):
 
     async def _work(self, work: Work | IdleWork) -> None:
         """Step by step; each step's answer is written, and taken by the client, before the next is made."""
+        run, account = self.door.jobs.run, work.account
         try:
-            while not work.done:
-                if self._lost:
-                    work.close()
-                    break
-                self._put(await self.door.jobs.run(work.account, work.step))
-                if self._drained is not None:
-                    await self.drain()
+            pieces = await run(account, work.step)
+            if isinstance(work, IdleWork) or work.done:
+                self._put(pieces)
+            else:
+                await self._long_work(work, pieces)
         except StoreError as error:
-            log.warning("the store of %s failed: %s", work.account, error)
+            log.warning("the store of %s failed: %s", account, error)
             self.core.unavailable()
             return
         self.core.work_done(work)
+
+    async def _long_work(self, work: Work, pieces: list[bytes]) -> None:
+        """More than one step: a plain connection is written to by the pool's thread itself (``servers.direct``)."""
+        run, transport = self.door.jobs.run, self.transport
+        sink = None
+        plain = self._deflate is None and transport.get_extra_info("ssl_object") is None
+        if plain and not self._lost and not transport.is_closing():
+            sink = DirectSink(transport.get_extra_info("socket").fileno())
+            transport.set_write_buffer_limits(high=0)
+        try:
+            while True:
+                self._put(pieces)
+                if self._drained is not None:
+                    await self.drain()
+                if self._lost:
+                    work.close()
+                if work.done:
+                    return
+                if sink is not None and not transport.get_write_buffer_size():
+                    sink.begin()
+                    pieces = await run(work.account, partial(work.step, sink=sink))
+                else:
+                    pieces = await run(work.account, work.step)
+        finally:
+            if sink is not None:
+                sink.close()
+            if sink is not None and not self._lost and not transport.is_closing():
+                transport.set_write_buffer_limits()
 
     # -- IDLE ---------------------------------------------------------------------------------------------------------
     def _watch(self, mailbox: str | None) -> None:

@@ -72,6 +72,10 @@ class SmtpService(Protocol):
         """RSET, a cut connection, or an error after MAIL: nothing will come of this transaction."""
         ...
 
+    def ended(self, session: SmtpSession) -> None:
+        """The connection is gone; a reply that was not acknowledged may never have been read."""
+        ...
+
     async def authenticate(self, session: SmtpSession, login: str, password: str) -> Account | None: ...
 
 

@@ -135,6 +135,11 @@ class SmtpConnection(Connection[SmtpCore]):
             case Xclient(facts):
                 self._speak_for(facts)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if hasattr(self, "session"):
+            self.door.service.ended(self.session)
+
     async def _text(self, data: bytes) -> None:
         transaction, self.transaction = self.transaction, None
         if transaction is None:

@@ -22,7 +22,7 @@ from filterd.store.base import AccountStore, NewMessage, SieveState, Store, Stor
 T = TypeVar("T")
 
 THREADS = 12
-RIDE_SECONDS = 0.5
+RIDE_SECONDS = 0.05
 MAX_BATCH = 128
 STEP_SECONDS = 0.04  # of background work at a time
 PAUSE_SECONDS = 0.06  # between two steps

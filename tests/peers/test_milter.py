@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from filterd.demo.lab import NextHop, free_ports
+from filterd.ports import SystemClock, SystemIds
 from pipeline.adapters.crypto import generate
 from pipeline.dkim.verify import Verification
 from pipeline.edits import apply
@@ -31,7 +32,7 @@ from pipeline.registry import StageContext
 from pipeline.stages.milters import MilterSettings, MiltersSettings, MiltersStage
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, Verdict
-from pipeline.zone import Zone
+from pipeline.zone import Zone, ZoneResolver
 from rules.mail.header import scan
 from rules.mail.message import Message
 from tests.e2e.server import DOMAIN, ENVIRONMENT, ROOT, ZONE, Server, wait_for
@@ -48,10 +49,21 @@ needs_postfix = pytest.mark.skipif(
 )
 needs_opendkim = pytest.mark.skipif(OPENDKIM is None, reason="opendkim is not installed")
 needs_miltertest = pytest.mark.skipif(MILTERTEST is None, reason="miltertest is not installed")
-needs_pymilter = pytest.mark.skipif(
-    importlib.util.find_spec("Milter") is None, reason="pymilter is not installed (extra [pymilter])"
-)
-EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
+
+
+def python_with_pymilter() -> str:
+    """This interpreter, or Debian's with the package python3-milter."""
+    if importlib.util.find_spec("Milter") is not None:
+        return sys.executable
+    debian = "/usr/bin/python3"
+    if Path(debian).exists():
+        done = subprocess.run([debian, "-c", "import Milter"], capture_output=True, check=False)
+        return debian if done.returncode == 0 else ""
+    return ""
+
+
+PYMILTER = python_with_pymilter()
+needs_pymilter = pytest.mark.skipif(not PYMILTER, reason="pymilter is not installed (extra [pymilter])")
 MAIL = (
     b"From: Shop <billing@shop.example>\r\nTo: ann@home.example\r\nSubject: Your order\r\n"
     b"Message-ID: <%d@shop.example>\r\nDate: Mon, 23 Nov 2026 08:00:00 +0000\r\n\r\nThank you.\r\n"
@@ -263,7 +275,7 @@ class TestPostfix:
     def test_a_signature_over_exact_bytes_passes(self, both: tuple[Server, Postfix]) -> None:
         from pipeline.adapters.dkimpy import sign
 
-        server, postfix = both
+        _server, postfix = both
         before = len(postfix.hop.arrivals)
         plain = MAIL.replace(b"Subject: Your", b"Subject:\tYour \t  exact\r\n   ") % 2
         signed = sign(plain, "shop.example", "s1", postfix.key, canonicalization="simple/simple") + plain  # type: ignore[attr-defined]
@@ -291,7 +303,7 @@ class TestPostfix:
             f"ann@{DOMAIN}", f"audit@{DOMAIN}"}, 20, "both recipients")  # fmt: skip
 
     def test_mail_of_our_people_is_cleaned_and_signed(self, both: tuple[Server, Postfix]) -> None:
-        server, postfix = both
+        _server, postfix = both
         before = len(postfix.hop.arrivals)
         data = (
             b"X-Mailer: Secret 1.0\r\nFrom: ann@home.example\r\nTo: x@elsewhere.example\r\nSubject: Hi\r\n"
@@ -340,3 +352,165 @@ class TestPostfix:
         median = sorted(times)[10] * 1000
         print(f"\nDATA to 250 through Postfix and our milter: median {median:.1f} ms")
         assert median < 250  # two shared cores; the figure is printed
+
+
+# -- we ask ----------------------------------------------------------------------------------------------------------
+
+
+def stage_says(
+    where: str, data: bytes, login: str = "", timeout: float = 10.0, zone: Zone | None = None
+) -> Verdict:
+    """One message through our milters stage."""
+    clock = SystemClock()
+    context = StageContext(clock, SystemIds(), ZoneResolver(zone or Zone()), "mx.home.example")
+    stage = MiltersStage(MiltersSettings((MilterSettings("peer", where, timeout),)), context)
+    client = Client("198.51.100.7", 4711, "mx.shop.example", "mx.shop.example", auth=login)
+    envelope = Envelope(
+        "ann@home.example" if login else "billing@shop.example",
+        (Recipient("ann@home.example"),),
+        client,
+        Profile.SUBMISSION if login else Profile.MX,
+    )
+    work = Transaction(Message(data), envelope, "7K3QM-2XNPA", clock.monotonic() + 20)
+    return asyncio.run(stage.check(work))
+
+
+@contextlib.contextmanager
+def running(*command: str, port: int = 0, path: Path | None = None) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+
+    def listens() -> bool:
+        assert process.poll() is None, "the filter ended"
+        try:
+            if path is not None:
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.connect(str(path))
+                    return True
+            with socket.create_connection(("127.0.0.1", port), 1):
+                return True
+        except OSError:
+            return False
+
+    try:
+        wait_for(listens, 20, command[0])
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@needs_opendkim
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.parametrize("form", ["simple/simple", "relaxed/relaxed"])
+def test_opendkim_signs_through_us(unix: bool, form: str, tmp_path: Path) -> None:
+    key = generate("rsa", 1024)
+    (tmp_path / "key.pem").write_bytes(key.pem())
+    (tmp_path / "key.pem").chmod(0o600)
+    (port,) = free_ports(1)
+    path = tmp_path / "socket"
+    where, spelled = (
+        (f"local:{path}", f"unix:{path}") if unix else (f"inet:{port}@127.0.0.1", f"inet:{port}@127.0.0.1")
+    )
+    conf = tmp_path / "opendkim.conf"
+    conf.write_text(
+        f"Mode s\nDomain home.example\nSelector s1\nKeyFile {tmp_path}/key.pem\nSocket {where}\nBackground no\n"
+        f"Syslog no\nRequireSafeKeys no\nCanonicalization {form}\nPidFile {tmp_path}/pid\n"
+    )
+    data = MAIL.replace(b"billing@shop", b"ann@home").replace(b"Subject: ", b"Subject:\t two \r\n\t ") % 1
+    with running(str(OPENDKIM), "-f", "-x", str(conf), port=port, path=path if unix else None):
+        verdict = stage_says(spelled, data, login="ann")
+        assert verdict.disposition is Disposition.CONTINUE, verdict
+        signed = apply(data, verdict.edits)
+        assert signed.endswith(data) and signed.startswith(b"DKIM-Signature:")
+        zone, block = Zone(), scan(signed)
+        zone.add("s1._domainkey.home.example", "TXT", key.record())
+        verification = Verification(block, time.time())
+        for name in verification.wanted():
+            verification.give(name, zone.lookup(name, "TXT"))
+        assert verification.needs_body()
+        verification.feed(signed[block.body_start :])
+        assert [one.result for one in verification.results()] == ["pass"], signed
+        times = []
+        for _ in range(10):
+            began = time.perf_counter()
+            stage_says(spelled, data, login="ann")
+            times.append(time.perf_counter() - began)
+    median = sorted(times)[5] * 1000
+    print(f"\nOpenDKIM over {'unix' if unix else 'tcp'}: median {median:.1f} ms a message")
+    assert median < 100
+
+
+@needs_pymilter
+def test_the_example_filter(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with running(PYMILTER, str(ROOT / "examples" / "pymilter_filter.py"), f"unix:{path}", path=path):
+        verdict = stage_says(f"unix:{path}", MAIL % 1)
+        assert b"X-Example: seen, 12 octets" in apply(MAIL % 1, verdict.edits)
+        assert verdict.body is not None and verdict.body.endswith(b"Seen by the example filter.\r\n")
+        refused = stage_says(f"unix:{path}", MAIL.replace(b"Your order", b"lottery") % 2)
+        assert refused.reply is not None and refused.reply.code == 550
+
+
+# -- miltertest plays the MTA ----------------------------------------------------------------------------------------
+
+LUA = """
+conn = mt.connect("SOCKET")
+if conn == nil then error("connect failed") end
+mt.negotiate(conn, VERSION, nil, nil)
+mt.macro(conn, SMFIC_CONNECT, "j", "mta.example", "{daemon_name}", "test")
+mt.conninfo(conn, "mx.shop.example", "198.51.100.7")
+mt.helo(conn, "mx.shop.example")
+for round = 1, 2 do
+    mt.macro(conn, SMFIC_MAIL, "i", "Q" .. round)
+    mt.mailfrom(conn, "<billing@shop.example>", "SIZE=100")
+    mt.rcptto(conn, "<ann@home.example>")
+    mt.header(conn, "From", "billing@shop.example")
+    mt.header(conn, "Authentication-Results", "mx.home.example; spf=fail")
+    mt.header(conn, "Subject", round == 1 and "hello" or "lottery")
+    mt.header(conn, "Message-ID", "<" .. round .. "@shop.example>")
+    mt.eoh(conn)
+    mt.bodystring(conn, "body\\r\\n")
+    mt.eom(conn)
+    if round == 1 then
+        if mt.getreply(conn) ~= SMFIR_CONTINUE then error("not continued") end
+        if not mt.eom_check(conn, MT_HDRINSERT, "Authentication-Results") then error("no results") end
+        if not mt.eom_check(conn, MT_HDRDELETE, "Authentication-Results") then error("forged results stay") end
+        if not mt.eom_check(conn, MT_HDRINSERT, "X-Policy") then error("no X-Policy") end
+    else
+        if mt.getreply(conn) ~= SMFIR_REPLYCODE then error("not refused") end
+        if not mt.eom_check(conn, MT_SMTPREPLY, "550", "5.7.1", "We do not play") then error("another reply") end
+    end
+end
+mt.disconnect(conn)
+"""
+
+
+@needs_miltertest
+@pytest.mark.parametrize("version", [2, 6])
+def test_miltertest_as_the_mta(version: int, tmp_path: Path) -> None:
+    (tmp_path / "policy.sieve").write_text(SCRIPT)
+    (port,) = free_ports(1)
+    extra = f'[stage.sieve]\nbefore = ["{tmp_path}/policy.sieve"]\n'
+    server = Server(people=(), doors=("smtp",), extra=extra)
+    try:
+        command = (
+            sys.executable,
+            "-m",
+            "filterd",
+            "milter",
+            f"inet:{port}@127.0.0.1",
+            "-c",
+            str(server.config),
+        )
+        with running(*command, port=port):
+            script = tmp_path / "test.lua"
+            script.write_text(
+                LUA.replace("SOCKET", f"inet:{port}@127.0.0.1").replace("VERSION", str(version))
+            )
+            done = subprocess.run(
+                [str(MILTERTEST), "-s", str(script)], capture_output=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, (done.stdout + done.stderr).decode()
+        assert server.explain("Q1")["outcome"] == "accepted"
+    finally:
+        server.close()

@@ -72,6 +72,31 @@ def test_a_retry_after_a_lost_reply_leaves_one_copy_and_an_acknowledged_one_two(
     assert asyncio.run(story()) == (1, 3)
 
 
+def test_equal_messages_of_two_sessions_that_live_are_two() -> None:
+    async def story() -> tuple[int, int]:
+        house = House()
+        house.script("bob", 'redirect "bob@elsewhere.example";')
+        one, other = await house.session(), await house.session()
+        for session in (one, other):
+            await house.send(ANN, session=session)
+            house.reception.acknowledged(session)
+            await house.send(BOB, session=session)
+        return len(house.box("ann")), len({leaving.key for leaving in house.spool.outgoing})
+
+    assert asyncio.run(story()) == (2, 2)
+
+
+def test_equal_messages_at_the_same_time() -> None:
+    async def story() -> int:
+        house = House()
+        one, other = await house.session(), await house.session()
+        await house.send(ANN, session=one)
+        await house.send(ANN, session=other)  # the first client has not gone on yet, and still lives
+        return len(house.box("ann"))
+
+    assert asyncio.run(story()) == 2
+
+
 def test_no_reply_code_acknowledges_what_was_not_promised() -> None:
     async def story() -> int:
         house = House()
