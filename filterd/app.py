@@ -32,6 +32,7 @@ from filterd.delivery import Delivery, DeliverySettings
 from filterd.doors import Doors, certificate
 from filterd.explain.traces import TraceWriter
 from filterd.local_delivery import LocalDelivery
+from filterd.local_text import DELIVER_SOCKET
 from filterd.milter import MilterReception
 from filterd.net import listen
 from filterd.ports import SystemClock, SystemIds
@@ -52,6 +53,7 @@ log = logging.getLogger("filterd")
 
 TRACES = "traces.db"
 LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", "milter")
+MAX_SOCKET_PATH = 107  # octets
 GC_THRESHOLD = (
     20_000  # new objects between two collections: a message makes a few thousand, nearly none in cycles
 )
@@ -283,6 +285,14 @@ def bind_all(config: Config) -> list[tuple[str, socket.socket]]:
     return out
 
 
+def commands_door(root: Path) -> list[tuple[str, socket.socket]]:
+    """LMTP for `filterd-deliver` on this machine; a path too long for a socket means there is none."""
+    path = str(root / "run" / DELIVER_SOCKET)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        return []
+    return [("lmtp", listen.bind(listen.ListenAddress(path=path), mode=0o600))]
+
+
 def bind(address: SocketAddress) -> socket.socket:
     if address.name:
         return inherited(address.name)
@@ -310,6 +320,8 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     for name in ("delivery", "srs"):
         keys.secret(root, name)
     sockets = bind_all(config)
+    shown = list(sockets)
+    sockets.extend(commands_door(root))
     drop_rights(config)
     certificate(config)  # made or read once before there are several of us; a fault is said at once
     count = config.server.workers or os.cpu_count() or 1
@@ -332,7 +344,7 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     ]
     roles.append(Role("sender", lambda: run_loop(sender(current[0])), exclusive=True))
     pid_file = root / "run" / "filterd.pid"
-    return Group(roles, pid_file, ready=lambda: announce(sockets), reload=reload).run()
+    return Group(roles, pid_file, ready=lambda: announce(shown), reload=reload).run()
 
 
 def drop_rights(config: Config) -> None:

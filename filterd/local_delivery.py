@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from filterd.accounts.directory import Account
 from filterd.delivery import Delivery
+from filterd.local_text import crlf
 from filterd.queue.base import PendingStore
 from filterd.reception import Reception
 from filterd.servers.ports import SmtpSession, SmtpTransaction
@@ -70,10 +71,3 @@ class LocalDelivery:
     async def store_later(self, pending: PendingStore) -> None:
         """Roll a store forward that a worker began (HOUSE item 10). Raises StoreError."""
         await self.delivery.performer.store(pending)
-
-
-def crlf(data: bytes) -> bytes:
-    """Text of a command's standard input as it goes over SMTP: CRLF line ends, a final one too."""
-    if data.count(b"\r\n") != data.count(b"\n") or data.count(b"\r") != data.count(b"\n"):
-        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
-    return data if data.endswith(b"\r\n") or not data else data + b"\r\n"

@@ -47,10 +47,13 @@ def free_port() -> int:
 
 
 class Chain:
-    """``records``: (name, type, value) that the DNS knows; ``domain``: whose mail Postfix takes."""
+    """``records``: (name, type, value) that the DNS knows; ``domain``: whose mail Postfix takes, for ``people`` (addresses)."""
 
-    def __init__(self, folder: Path, domain: str, records: Iterable[tuple[str, str, str]]) -> None:
+    def __init__(
+        self, folder: Path, domain: str, people: Iterable[str], records: Iterable[tuple[str, str, str]]
+    ) -> None:
         self.folder = folder
+        self._people = list(people)
         self.port = free_port()
         self._domain = domain
         self._records = list(records)
@@ -138,7 +141,7 @@ class Chain:
             "debugLevel = 0\nTestOnly = 1\nHELO_reject = False\nMail_From_reject = Fail\nPermError_reject = False\n"
             "TempError_Defer = False\nskip_addresses = 127.0.0.99/32\nHeader_Type = SPF\n"
         )
-        (self._etc / "boxes").write_text("/^(.*)@/ $1/\n")
+        (self._etc / "boxes").write_text("".join(f"{one} {one.partition('@')[0]}/\n" for one in self._people))
         (self._etc / "main.cf").write_text(
             f"""compatibility_level = 3.6
 queue_directory = {self.folder}/queue
@@ -154,7 +157,7 @@ alias_maps =
 local_recipient_maps =
 virtual_mailbox_domains = {self._domain}
 virtual_mailbox_base = {self.folder}/mail
-virtual_mailbox_maps = regexp:{self._etc}/boxes
+virtual_mailbox_maps = texthash:{self._etc}/boxes
 virtual_uid_maps = static:{owner.pw_uid}
 virtual_gid_maps = static:{owner.pw_gid}
 virtual_mailbox_limit = 0
