@@ -16,7 +16,7 @@ from filterd import __version__
 from filterd.accounts.directory import Account
 from filterd.config.schema import Config
 from filterd.imap.config import ImapServerConfig
-from filterd.net.limits import Admission, AdmissionLimits
+from filterd.net.limits import Admission, AdmissionLimits, Ticket
 from filterd.net.listen import Factory, Server
 from filterd.net.login import LoginGuard
 from filterd.net.tls import TlsFiles, ensure_self_signed
@@ -54,6 +54,18 @@ def certificate(config: Config) -> TlsFiles | None:
     return TlsFiles(cert, key, config.tls.min_version)
 
 
+class Neighbours(Admission):
+    """Places for servers of ours: counted in the total, not by address. Postfix opens a milter connection for each of its
+    SMTP sessions, all from one address."""
+
+    def __init__(self, places: Admission) -> None:
+        super().__init__(places.limits)
+        self._places = places
+
+    def admit(self, ip: str | None) -> Ticket | None:
+        return self._places.admit(None)
+
+
 @dataclass(slots=True)
 class Doors:
     """``sockets`` by listener name. ``open`` and ``close`` are called on the loop."""
@@ -79,7 +91,7 @@ class Doors:
             server = Server(
                 sock,
                 factory,
-                self._admission,
+                Neighbours(self._admission) if name == "milter" else self._admission,
                 context=context if implicit else None,
                 refusal=b"" if implicit else refusal,
             )

@@ -290,11 +290,18 @@ class Reception(SmtpService):
         found = readdress(work.envelope, pending.destinations, outcome.verdict, self._leads)
         trace.spans.extend(Span("milters", self._clock.time(), 0.0, "note", note) for note in found.notes)
         each = session.profile is Profile.LMTP
+        for recipient, end in zip(work.envelope.recipients, found.origin, strict=True):
+            if isinstance(end, Reply) and not end.positive:
+                why = f"Refused by a filter: {end.text}"
+                trace.recipients.append(
+                    RecipientTrace(recipient.address, recipient.account, "", "", [], "rejected", why)
+                )
         if found.refusal is not None:
             return self._refuse(trace, work.envelope, found.refusal, outcome.verdict.stage or "milters", 1)
         if not found.destinations:
             if not each or all(isinstance(one, Reply) and one.positive for one in found.origin):
                 return self._discard(trace, work.envelope, outcome.verdict, len(found.origin) if each else 1)
+            trace.outcome = "rejected"
             self._traces.put(trace)
             return [one for one in found.origin if isinstance(one, Reply)]
         work = replace(work, envelope=found.envelope)

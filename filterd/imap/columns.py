@@ -6,13 +6,12 @@ renders the line. That is what makes FETCH 1:* FLAGS cost a fraction of a micros
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from filterd.imap.flags import FlagTable
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, Projection
 from filterd.imap.section import Body, Section, as_literal
 
 Values = Sequence[int] | Sequence[bytes]
@@ -124,7 +123,7 @@ def cached_header(section: Section) -> Column | None:
     """BODY[HEADER.FIELDS (...)] out of the cached fields; None when it asks for others."""
     if section.path or section.text != b"HEADER.FIELDS" or not section.fields <= CACHED_FIELDS:
         return None
-    chosen = Chosen(section.fields)
+    of = Projection(section.fields).of
     whole = section.first is None
 
     def from_text(uid: int, block: Block) -> bytes:
@@ -134,45 +133,16 @@ def cached_header(section: Section) -> Column | None:
 
     def values(block: Block) -> list[bytes]:
         headers = block.octets_of("headers")
-        found = chosen.of_all(headers)
+        found = [of(packed) if len(packed) > 1 else packed for packed in headers]
         if whole:
             out = [b"{%d}\r\n%b" % (len(data), data) for data in found]
         else:
             out = [as_literal(section.cut(data)) for data in found]
-        for at, data in enumerate(headers):
-            if b"\0" in data:
-                out[at] = (
-                    from_text(block.uids[at], block)
-                    if data == NOT_CACHED
-                    else as_literal(section.cut(found[at]))
-                )
+        if NOT_CACHED in headers:
+            for at, packed in enumerate(headers):
+                if packed == NOT_CACHED:
+                    out[at] = from_text(block.uids[at], block)
         return out
 
     label = section.label.replace(b"%", b"%%")
     return Column(label + b" %b", ("headers",), values)
-
-
-class Chosen:
-    """The wanted fields of cached header lines, with the blank line that ends a header."""
-
-    __slots__ = ("_others",)
-
-    def __init__(self, names: frozenset[bytes]) -> None:
-        # What is not wanted is cut out: mostly that is little. Blanks before the colon are obsolete syntax and
-        # allowed (RFC 5322 4.5).
-        listed = b"|".join([_any_case(name) for name in sorted(names)])
-        self._others = re.compile(rb"(?m)^(?![ \t]|(?:%b)[ \t]*:)[^\n]*\n(?:[ \t][^\n]*\n)*" % listed).sub
-
-    def of_all(self, headers: Sequence[bytes]) -> list[bytes]:
-        others = self._others
-        return [
-            others(b"", data) + b"\r\n"
-            if data.endswith(b"\n") or not data
-            else others(b"", data + b"\r\n") + b"\r\n"
-            for data in headers
-        ]
-
-
-def _any_case(name: bytes) -> bytes:
-    """A pattern for a name in lower case; classes of two letters are twice as fast here as IGNORECASE."""
-    return b"".join([b"[%c%c]" % (c, c - 32) if 97 <= c <= 122 else re.escape(bytes((c,))) for c in name])

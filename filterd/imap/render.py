@@ -3,9 +3,8 @@
 Specification: RFC 3501 7.4.2, RFC 9051 7.5.2. Complete: yes. Values come without the item's name. Strings are quoted where
 they can be, else literals ``{n}``; NUL, which IMAP has no way to say, becomes ``?``. Header text is unfolded, not decoded.
 
-Also the index's header cache: ``cached_headers`` picks the fields that clients ask for by name, ``project`` answers a
-BODY[HEADER.FIELDS (...)] from them, or says that it cannot. The cache is raw header lines in the order of the message; a lone
-NUL instead of them means that they were too large to keep.
+Also the index's header cache: ``cached_headers`` packs the fields that clients ask for by name, ``Projection`` answers a
+BODY[HEADER.FIELDS (...)] from them. A lone NUL instead of them means that they could not be kept: read the message.
 
 Bounded: the tree's depth and parts, the header's fields and the addresses are limited where they are parsed
 (``rules.mail.limits``); this module adds no recursion.
@@ -14,7 +13,10 @@ Bounded: the tree's depth and parts, the header's fields and the addresses are l
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+import struct
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from types import MappingProxyType
 
 from rules.mail import address, params
 from rules.mail.header import HeaderBlock
@@ -22,7 +24,8 @@ from rules.mail.message import Message
 from rules.mail.mime import Part
 
 # What Thunderbird, Apple Mail, mutt, Roundcube, K-9, Evolution and Outlook ask for by name, and what people search for.
-CACHED_FIELDS: frozenset[bytes] = frozenset(
+# Their order is part of the index's format: a change of this list is a new version of ``store.index``.
+FIELDS: tuple[bytes, ...] = tuple(
     b"""archived-at authentication-results bcc bimi-indicator bimi-location cc content-class content-description
     content-disposition content-id content-language content-location content-transfer-encoding content-type date
     delivered-to disposition-notification-to dkim-signature from importance in-reply-to lines list-archive list-help list-id
@@ -34,7 +37,12 @@ CACHED_FIELDS: frozenset[bytes] = frozenset(
     x-priority x-sent-folder-path x-spam x-spam-flag x-spam-score x-spam-status x-status x-uniform-type-identifier
     x-universally-unique-identifier""".split()
 )
+CACHED_FIELDS: frozenset[bytes] = frozenset(FIELDS)
 MAX_CACHED_OCTETS = 16 * 1024
+MAX_CACHED_LINES = 250
+_NUMBERS: Mapping[bytes, int] = MappingProxyType({name: number for number, name in enumerate(FIELDS)})
+_OFFSETS = tuple([struct.Struct(f"<{count + 1}H") for count in range(MAX_CACHED_LINES + 1)])
+_MAX_ORDERS = 2000
 MAX_QUOTED_OCTETS = 1000
 NOT_CACHED = b"\0"
 EMPTY_PART = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0)'
@@ -202,28 +210,67 @@ def _language(header: HeaderBlock) -> bytes:
 
 
 def cached_headers(message: Message) -> bytes:
-    """The fields of CACHED_FIELDS as raw lines in the message's order; NOT_CACHED when they are too large."""
-    header = message.header
-    lines = [header.raw(field) for field in header.fields if field.lname in CACHED_FIELDS]
-    out = b"".join(lines)
-    if len(out) > MAX_CACHED_OCTETS:
-        return NOT_CACHED
-    return out
+    """The fields of CACHED_FIELDS, packed; NOT_CACHED when they are too large, too many, or have a NUL.
 
-
-_FIELD = re.compile(rb"([^\s:]+)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*\n?")
-
-
-def project(headers: bytes, wanted: Collection[bytes]) -> bytes | None:
-    """BODY[HEADER.FIELDS (wanted)] with its blank line; None: not to be answered from the cache, read the message.
-
-    ``wanted`` are lower-case names. Memoise the set's order yourself; one call costs a few microseconds.
+    Raw lines in the message's order, CRLF, then for ``Projection``: a number for each field's name (its place in FIELDS),
+    u16le offsets of the fields and of their end, the number of fields.
     """
-    if headers == NOT_CACHED or not CACHED_FIELDS.issuperset(wanted):
-        return None
-    found = [match[0] for match in _FIELD.finditer(headers) if match[1].lower() in wanted]
-    found.append(b"\r\n")
-    return b"".join(found)
+    header = message.header
+    found = [field for field in header.fields if field.lname in _NUMBERS]
+    lines = [header.raw(field) for field in found]
+    if lines and not lines[-1].endswith(b"\n"):
+        lines[-1] += b"\r\n"  # a header that ends with the message
+    text = b"".join(lines)
+    if len(text) > MAX_CACHED_OCTETS or len(lines) > MAX_CACHED_LINES or b"\0" in text:
+        return NOT_CACHED
+    numbers = bytes([_NUMBERS[field.lname] for field in found])
+    offsets = _OFFSETS[len(lines)].pack(*accumulate(map(len, lines), initial=0))
+    return b"%b\r\n%b%b%c" % (text, numbers, offsets, len(lines))
+
+
+def header_lines(packed: bytes) -> bytes:
+    """The raw lines out of what ``cached_headers`` made; not for NOT_CACHED."""
+    return packed[: -3 * packed[-1] - 5]
+
+
+class Projection:
+    """BODY[HEADER.FIELDS (...)] out of packed headers, with the blank line that ends a header.
+
+    Messages of one origin have the same fields in the same order: which pieces to take is worked out once for each order.
+    """
+
+    __slots__ = ("_runs", "_wanted")
+
+    def __init__(self, wanted: Iterable[bytes]) -> None:
+        """``wanted``: lower-case names, all of CACHED_FIELDS."""
+        self._wanted = frozenset([_NUMBERS[name] for name in wanted])
+        self._runs: dict[bytes, list[tuple[int, int]]] = {}
+
+    def of(self, packed: bytes) -> bytes:
+        """Not for NOT_CACHED."""
+        count = packed[-1]
+        at = len(packed) - 3 * count - 3
+        numbers = packed[at : at + count]
+        runs = self._runs.get(numbers)
+        if runs is None:
+            runs = self._work_out(numbers)
+        offsets = _OFFSETS[count].unpack_from(packed, at + count)
+        pieces = [packed[offsets[first] : offsets[last]] for first, last in runs]
+        pieces.append(b"\r\n")
+        return b"".join(pieces)
+
+    def _work_out(self, numbers: bytes) -> list[tuple[int, int]]:
+        runs: list[tuple[int, int]] = []
+        for at, number in enumerate(numbers):
+            if number not in self._wanted:
+                continue
+            if runs and runs[-1][1] == at:
+                runs[-1] = (runs[-1][0], at + 1)
+            else:
+                runs.append((at, at + 1))
+        if len(self._runs) < _MAX_ORDERS:
+            self._runs[numbers] = runs
+        return runs
 
 
 def field_values(headers: bytes, lower: bytes, name: bytes) -> list[bytes]:

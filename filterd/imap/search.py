@@ -17,7 +17,7 @@ from typing import assert_never
 
 from filterd.imap import numset
 from filterd.imap.call import Call
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
 from filterd.imap.search_keys import (
     Age,
     All,
@@ -230,7 +230,7 @@ class Searcher:
             if not cached or row.headers == NOT_CACHED:
                 text = self._call.store.read(self._call.view.mailbox, row.uid)
                 return text is not None and header_matches(header.scan(text), name, needle)
-            headers = row.headers
+            headers = header_lines(row.headers)
             lower = headers.lower()
             if plain:
                 at = lower.find(begin) + 1
@@ -249,11 +249,12 @@ class Searcher:
 
         def test(row: Row) -> bool:
             headers = row.headers
-            if headers == NOT_CACHED:
+            if headers != NOT_CACHED:
+                headers = header_lines(headers)
+                value = next(iter(field_values(headers, headers.lower(), b"date")), None)
+            else:
                 headers = self._call.store.read(self._call.view.mailbox, row.uid) or b""
                 value = header.scan(headers).first(b"date")
-            else:
-                value = next(iter(field_values(headers, headers.lower(), b"date")), None)
             moment = dates.parse(header.unfold(value).strip()) if value else None
             if moment is None:
                 return False  # no Date field: it was sent neither before nor since (Dovecot says 1970)

@@ -151,7 +151,7 @@ class Row:
     """One message of the index: the hot part, and the cold one when asked for (else empty bytes).
 
     ``size`` is the virtual (CRLF) size, RFC822.SIZE; ``date`` the INTERNALDATE in seconds; ``header_size`` virtual octets
-    of the header with its blank line. ``headers`` are the cached fields as raw CRLF lines (``CACHED_FIELDS``), ``envelope``,
+    of the header with its blank line. ``headers`` are the cached fields as ``imap.render`` packs them, ``envelope``,
     ``body`` and ``bodystructure`` the rendered IMAP values without the item's name.
     """
 

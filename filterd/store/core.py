@@ -35,6 +35,7 @@ from pipeline.ports import Clock, Ids
 INDEX_DIRECTORY = ".filterd"
 INDEX_FILE = "index.db"
 LOCK_FILE = "lock"
+KNOWN_NAMES = 200
 OPEN_FOLDERS = 8  # per account; three descriptors each
 _REMOVED = {errno.ENOENT, errno.EPERM, errno.ESTALE}  # EPERM is what O_TMPFILE says in a removed directory
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -75,6 +76,7 @@ class Core:
     _index: Index | None = None
     _folders: dict[int, Folder] = field(default_factory=dict)
     _held: int = 0
+    _names: dict[str, str] = field(default_factory=dict)  # as asked for -> as the index has it
     _lost: bool = False
     _guarded: bool = False
     _looked: bool = False  # the index was looked at in this call
@@ -242,7 +244,7 @@ class Core:
     # -- mailboxes ------------------------------------------------------------------------------------------------------------
     def box(self, mailbox: str) -> tuple[Folder, MailboxRow]:
         """The open folder and the index row of a mailbox, healed. Raises NoSuchMailbox."""
-        name = names.normalise_known(mailbox)
+        name = self._names.get(mailbox) or self._spelled(mailbox)
         for _ in range(4):
             index = self.index
             row = index.mailbox_named(name)
@@ -263,12 +265,26 @@ class Core:
             return folder, row
         raise NoSuchMailbox(f"no mailbox {name}")
 
+    def seen(self, mailbox: str) -> Folder:
+        """The folder of a mailbox that was looked at before (``box``): its messages are found by number and descriptor, so
+        that a rename by others does no harm. Opened like ``box`` when it is not open."""
+        for folder in reversed(self._folders.values()):
+            if folder.name == mailbox:
+                return folder
+        return self.box(mailbox)[0]
+
     def _heal(self, folder: Folder) -> None:
         """Slice by slice, so that others come to their turn."""
         done = False
         while not done:
             with self.locked():
                 done = rescan.heal(self, folder)
+
+    def _spelled(self, mailbox: str) -> str:
+        name = names.normalise_known(mailbox)
+        if len(self._names) < KNOWN_NAMES:
+            self._names[mailbox] = name
+        return name
 
     def fresh_row(self, folder: Folder) -> MailboxRow:
         """The index row now, under the lock; healed. Raises NoSuchMailbox when the mailbox went away."""

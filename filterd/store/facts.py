@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
 from filterd.store.base import Facts, HeaderTexts, Snapshot
 from filterd.store.views import numbers, read
 from rules.mail import header, words
@@ -118,7 +118,7 @@ def _header_texts(
                     return None
                 known[uid] = _joined(header.scan(whole).get_all(name))
             else:
-                known[uid] = pick(data)
+                known[uid] = pick(header_lines(data))
     starts = array("Q", [0])
     pieces: list[bytes] = []
     length = 0

@@ -189,8 +189,7 @@ def rows(core: Core, mailbox: str, uids: Sequence[int], cold: bool) -> list[Row]
 
 
 def fields(core: Core, mailbox: str, uids: Sequence[int], wanted: Sequence[str]) -> list[tuple[Field, ...]]:
-    _, box = core.box(mailbox)
-    found = core.index.columns(box.id, uids, wanted)
+    found = core.index.columns(core.seen(mailbox).id, uids, wanted)
     if "email_id" in wanted:
         at = list(wanted).index("email_id") + 1
         found = [(*row[:at], email_id_text(row[at]), *row[at + 1 :]) for row in found]  # type: ignore[arg-type]  # a blob
@@ -202,11 +201,11 @@ _FILE = ("name", "fresh", "form", "inode", "disk_size", "mtime")
 
 def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
     """Where a file is as the index says it is read without another look; else like ``read``."""
-    folder, box = core.box(mailbox)
+    folder = core.seen(mailbox)
     texts: list[bytes | None] = []
     for start in range(0, len(uids), READ_BLOCK):
         block = uids[start : start + READ_BLOCK]
-        known = {row[0]: row for row in core.index.columns(box.id, block, _FILE)}
+        known = {row[0]: row for row in core.index.columns(folder.id, block, _FILE)}
         for uid in block:
             row = known.get(uid)
             text = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import OrderedDict
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
 
+RECENT = 1000  # results of ``prefetch`` that are kept
+RECENT_SECONDS = 5.0
 _DOT_ATOM = re.compile(r"[0-9A-Za-z!#$%&'*+/=?^_`{|}~.:-]+")
 _COMMENT = {
     "pass": "{domain} allows {ip}",
@@ -69,6 +72,7 @@ class SpfStage:
         self.settings = settings
         self.timeout = settings.timeout + 2.0  # the stage keeps its own limit and answers temperror
         self._context = context
+        self._recent: OrderedDict[SpfQuestion, tuple[float, SpfResult]] = OrderedDict()
         self._early: set[asyncio.Task[object]] = set()
 
     def quick(self, transaction: Transaction) -> Verdict | None:
@@ -79,7 +83,8 @@ class SpfStage:
         questions = self._questions(transaction.envelope)
         results: list[SpfResult] = []
         for question in questions:
-            found = check_cached(self._context.resolver, self._context.clock, question)
+            found = self._recent_result(question)
+            found = found or check_cached(self._context.resolver, self._context.clock, question)
             if found is None:
                 return None
             results.append(found)
@@ -124,7 +129,25 @@ class SpfStage:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, question: SpfQuestion) -> SpfResult:
-        return await check(self._context.resolver, self._context.clock, question, self.settings.timeout)
+        found = self._recent_result(question)
+        if found is None:
+            clock = self._context.clock
+            found = await check(self._context.resolver, clock, question, self.settings.timeout)
+            if found.result != "temperror":  # worth another try at the end of data
+                self._recent[question] = (clock.monotonic(), found)
+                if len(self._recent) > RECENT:
+                    self._recent.popitem(last=False)
+        return found
+
+    def _recent_result(self, question: SpfQuestion) -> SpfResult | None:
+        """What ``prefetch`` found out a moment ago: one evaluation a message is enough."""
+        entry = self._recent.get(question)
+        if entry is None:
+            return None
+        if self._context.clock.monotonic() - entry[0] > RECENT_SECONDS:
+            del self._recent[question]
+            return None
+        return entry[1]
 
     async def _reverse(self, client: Client) -> iprev.Iprev | None:
         if not self.settings.reverse:

@@ -514,3 +514,62 @@ def test_miltertest_as_the_mta(version: int, tmp_path: Path) -> None:
         assert server.explain("Q1")["outcome"] == "accepted"
     finally:
         server.close()
+
+
+# -- the whole server asks -------------------------------------------------------------------------------------------
+
+
+def submit(server: Server, data: bytes) -> tuple[int, bytes]:
+    with smtplib.SMTP("127.0.0.1", server.ports["smtp"], timeout=30) as smtp:
+        smtp.ehlo("mx.shop.example")
+        smtp.mail("billing@shop.example")
+        smtp.rcpt(f"ann@{DOMAIN}")
+        return smtp.data(data)
+
+
+def with_filter(name: str, socket_: str, more: str = "") -> str:
+    return f'[[stage.milters]]\nname = "{name}"\nsocket = "{socket_}"\n{more}\n'
+
+
+@needs_pymilter
+def test_the_example_filter_at_our_own_door(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with (
+        running(PYMILTER, str(ROOT / "examples" / "pymilter_filter.py"), f"unix:{path}", path=path),
+        Server(
+            people=("ann",), doors=("smtp", "imap"), extra=with_filter("example", f"local:{path}")
+        ) as server,
+    ):
+        code, text = submit(server, MAIL % 1)
+        assert code == 250, text
+        (found,) = (server.data / "mail").rglob("new/*")
+        stored = found.read_bytes()
+        assert b"X-Example: seen, 12 octets\r\n" in stored and stored.endswith(
+            b"Seen by the example filter.\r\n"
+        )
+        code, text = submit(server, MAIL.replace(b"Your order", b"lottery") % 2)
+        assert (code, text) == (550, b"5.7.1 We do not play")
+        spans = {span["stage"]: span for span in server.explain("<1@shop.example>")["spans"]}  # type: ignore[attr-defined]
+        assert (
+            spans["milters"]["result"] == "continue"
+            and "a new body" in spans["milters"]["evidence"]["example"]
+        )
+
+
+def test_a_filterd_that_asks_itself() -> None:
+    ports = free_ports(1)
+    extra = with_filter("me", f"127.0.0.1:{ports[0]}", 'listeners = ["smtp", "milter"]')
+    server = Server(people=("ann",), doors=("smtp",), extra=extra)
+    text = server.config.read_text().replace("[listen]\n", f'[listen]\nmilter = ["127.0.0.1:{ports[0]}"]\n')
+    server.config.write_text(text)
+    with server:
+        assert submit(server, MAIL % 1)[0] == 250
+        spans = {span["stage"]: span for span in server.explain("<1@shop.example>")["spans"]}  # type: ignore[attr-defined]
+        assert spans["milters"]["summary"] == "me accept"
+
+
+def test_a_filter_that_is_not_there_defers() -> None:
+    (port,) = free_ports(1)
+    with Server(people=("ann",), doors=("smtp",), extra=with_filter("gone", f"127.0.0.1:{port}")) as server:
+        assert submit(server, MAIL % 1)[0] == 451
+        assert server.explain("<1@shop.example>")["outcome"] == "deferred"

@@ -14,7 +14,7 @@ from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad
 from filterd.imap.ext.base import Extension
 from filterd.imap.parse import Parser
-from filterd.imap.render import NOT_CACHED
+from filterd.imap.render import NOT_CACHED, header_lines
 from filterd.imap.search import Searcher
 from filterd.imap.search_keys import KeyParser, fold, parse_charset
 from filterd.imap.state import SELECTED
@@ -91,6 +91,8 @@ class Cached:
         data = row.headers
         if data == NOT_CACHED:
             data = call.store.read(call.view.mailbox, row.uid) or b""
+        elif data:
+            data = header_lines(data)
         self.message = Message(data)
 
     def sent(self) -> int:

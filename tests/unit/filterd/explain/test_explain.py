@@ -15,18 +15,30 @@ from rules.actions import TraceStep
 
 
 def sample(name: str = "7K3QM-2XNPA", **changes: object) -> MessageTrace:
+    ann, bob = "ann@here.example", "bob@here.example"
     trace = MessageTrace(
-        name, 1_800_000_000.5, "mx", "192.0.2.1", "mx.away.example", "TLSv1.3 X", "", "far@away.example", "1@away.example",
-        "Hi", "Far@Away.example", 1234, "accepted", "Ok",
-        [Span("spf", 1_800_000_000.5, 0.004, "pass", "away.example allows 192.0.2.1", {"ip": "192.0.2.1"})],
-        [
-            RecipientTrace("ann@here.example", "ann@here.example", "main", "abc", 
-                           [TraceStep("main", 4, "header", "YES", "YES", True)],
-                           "stored", 'Junk because line 4 of your script "main" filed it there.', ["Junk uid 881"],
-                           [Span("sieve", 1_800_000_000.6, 0.002, "", "main:4 fileinto")]),
-            RecipientTrace("bob@here.example", "bob@here.example", outcome="stored", decision="INBOX because no rule said otherwise."),
-        ],
-    )  # fmt: skip
+        id=name,
+        at=1_800_000_000.5,
+        profile="mx",
+        client_ip="192.0.2.1",
+        helo="mx.away.example",
+        tls="TLSv1.3 X",
+        reverse_path="far@away.example",
+        message_id="1@away.example",
+        subject="Hi",
+        sender="Far@Away.example",
+        size=1234,
+        outcome="accepted",
+        reply="Ok",
+    )
+    evidence = {"ip": "192.0.2.1"}
+    trace.spans.append(Span("spf", 1_800_000_000.5, 0.004, "pass", "away.example allows 192.0.2.1", evidence))
+    first = RecipientTrace(ann, ann, "main", "abc", outcome="stored", places=["Junk uid 881"])
+    first.decision = 'Junk because line 4 of your script "main" filed it there.'
+    first.steps.append(TraceStep("main", 4, "header", "YES", "YES", True))
+    first.spans.append(Span("sieve", 1_800_000_000.6, 0.002, "", "main:4 fileinto"))
+    second = RecipientTrace(bob, bob, outcome="stored", decision="INBOX because no rule said otherwise.")
+    trace.recipients.extend((first, second))
     for key, value in changes.items():
         setattr(trace, key, value)
     return trace

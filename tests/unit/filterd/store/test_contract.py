@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from filterd.imap.render import header_lines
 from filterd.store.base import (
     DELETED,
     FLAGGED,
@@ -191,7 +192,7 @@ def test_a_delivered_message_is_there_whole(world: World) -> None:
     assert (row.trace, row.decision) == ("T1", "kept")
     assert b'"message 1"' in row.envelope
     assert row.body.startswith(b'("text" "plain"')
-    assert row.headers == b"From: a@example.org\r\nTo: b@example.org\r\nSubject: message 1\r\n"
+    assert header_lines(row.headers) == b"From: a@example.org\r\nTo: b@example.org\r\nSubject: message 1\r\n"
     assert account.rows("INBOX", [1])[0].envelope == b""
     assert account.read("INBOX", 2) is None
 

@@ -163,3 +163,31 @@ def test_hostile_names_stay_in_their_place() -> None:
     (value,) = [edit.value for edit in verdict.edits if edit.kind == "add"]
     assert value.isprintable()
     assert all(text.isprintable() for text in (verdict.summary, *verdict.evidence.values()))
+
+
+def test_what_was_looked_up_at_mail_is_evaluated_once() -> None:
+    resolver = ZoneResolver(ZONE)
+    one = stage(resolver)
+
+    async def go() -> Verdict | None:
+        one.prefetch(transaction().envelope)
+        await asyncio.gather(*one._early)
+        resolver.zone = Zone()  # nothing is asked any more
+        resolver._known.clear()
+        return one.quick(transaction())
+
+    verdict = asyncio.run(go())
+    assert verdict is not None
+    assert verdict.result == "pass"
+    assert stage(resolver).quick(transaction()) is None
+
+
+def test_the_reverse_name_is_evidence() -> None:
+    zone = Zone.parse("1.2.0.192.in-addr.arpa PTR mx.good.example\nmx.good.example A 192.0.2.1")
+    resolver = ZoneResolver(zone)
+    one = stage(resolver, SpfSettings())
+    verdict = run(one, transaction())
+    assert verdict.tags["iprev.name"] == "mx.good.example"
+    assert verdict.evidence["reverse name"] == "pass mx.good.example"
+    assert verdict.authres[-1].method == "iprev"
+    assert one.quick(transaction()) == verdict
