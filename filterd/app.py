@@ -23,7 +23,7 @@ from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
 from filterd.accounts.places import account_folder, database_path, scripts_of
-from filterd.assembly import departure, dns, incoming, milter_reception, srs_of, stage_context
+from filterd.assembly import departure, dns, incoming, milter_reception, reporting, srs_of, stage_context
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
 from filterd.config.schema import Config
@@ -271,7 +271,12 @@ async def sender(config: Config) -> int:
     sending = Sender(
         settings, dns(config, clock, ids), clock, ids, parts.traces, local.queued, local.store_later
     )
-    await sending.run(stop)
+    work = [sending.run(stop)]
+    if (
+        config.stage.dmarc.reports.send
+    ):  # the daily DMARC reports; `filterd dmarc send` does the same from cron
+        work.append(reporting(config, dns(config, clock, ids), parts.spool, clock).run(stop))
+    await asyncio.gather(*work)
     parts.close()
     return 0
 

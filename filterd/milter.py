@@ -51,7 +51,7 @@ LOOP = Reply(554, "5.4.6", "Too many hops, this message is in a loop")
 TOO_LARGE = Reply(552, "5.3.4", "The message is too large")
 NO_RECIPIENT = Reply(451, "4.3.0", "The message has no recipient here")
 UNCERTAIN = "bytes uncertain: the MTA does not tell headers exactly"
-_LINE_END = re.compile(rb"\r\n|\n|\r(?!\n)")
+_LINE_END = re.compile(rb"\r?\n([ \t])?")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -159,7 +159,8 @@ class MilterReception(MilterService):
         if verdict.authres:
             adds.append(authres.field(self._settings.authserv_id, verdict.authres))
         own = (HeaderEdit("remove", TRACE_FIELD), *verdict.edits, *adds)
-        forged = authres.forged(work.message.header, self._settings.our_ids)
+        others = self._departure.trusted_authserv if work.envelope.client.facts_trusted else frozenset()
+        forged = authres.forged(work.message.header, self._settings.our_ids | others)
         screening = self._screen.run(judged.work, own, forged) if self._screen is not None else None
         if screening is not None:
             trace.spans.append(screening.span)
@@ -335,8 +336,13 @@ def restored(message: Judge) -> bytes:
     out = []
     for name, value in message.fields:
         blank = b"" if message.exact or value[:1] in (b" ", b"\t") else b" "
-        out.append(name + b":" + blank + _LINE_END.sub(b"\r\n", value) + b"\r\n")
+        out.append(name + b":" + blank + _LINE_END.sub(_continued, value) + b"\r\n")
     return b"".join(out) + b"\r\n" + message.body
+
+
+def _continued(found: re.Match[bytes]) -> bytes:
+    """A bare CR ends no line, as at our own door; what would begin another field continues this one."""
+    return b"\r\n" + (found[1] or b"\t")
 
 
 def arguments(words: tuple[bytes, ...]) -> tuple[str, dict[str, str]]:

@@ -292,6 +292,28 @@ def test_addresses(text: str, ip: str | None) -> None:
     assert address(text) == ip
 
 
+def test_what_a_value_says_stays_in_its_field() -> None:
+    message = judge()
+    message.fields = [(b"A", b" 1\n\t2\r\n 3"), (b"B", b" x\rEvil: 1"), (b"C", b" y\nEvil: 2")]
+    data = restored(message)
+    assert data.startswith(b"A: 1\r\n\t2\r\n 3\r\nB: x\rEvil: 1\r\nC: y\r\n\tEvil: 2\r\n\r\n")
+    assert [one.lname for one in scan(data).fields] == [b"a", b"b", b"c"]
+
+
+def test_octets_that_are_no_text(tmp_path: Path) -> None:
+    from filterd.explain.traces import TraceReader, TraceWriter
+
+    message = judge(MAIL.replace(b"Hi", b"\xff\xfe"), to=(b"<\xff@here.example>",), i="Q\udcff", auth_type="")
+    message.helo, message.mail = "\udcff", (b"<\xfe@x>",)
+    lab, writer = Lab(), TraceWriter(tmp_path / "traces.db", 1000.0)
+    lab.reception._traces = writer
+    assert lab.ask(message)[-1] is Bare.CONTINUE
+    writer.close()
+    reader = TraceReader(tmp_path / "traces.db")
+    assert reader.by_queue_id("Q\ufffd") is not None or reader.by_queue_id("Q?") is not None
+    reader.close()
+
+
 def test_arguments() -> None:
     assert arguments((b"<a b@c>", b"size=1", b"SMTPUTF8")) == ("a b@c", {"SIZE": "1", "SMTPUTF8": ""})
     assert arguments((b"<>",)) == ("", {}) and arguments(()) == ("", {})
