@@ -235,7 +235,9 @@ class MilterReception(MilterService):
             for note in writer.notes:
                 trace.spans.append(Span("milter", self._clock.time(), 0.0, "note", note))
         for recipient in work.envelope.recipients:
-            trace.recipients.append(RecipientTrace(recipient.address, "", outcome=outcome, decision=why))
+            trace.recipients.append(
+                RecipientTrace(printable(recipient.address), "", outcome=outcome, decision=why)
+            )
         self._traces.put(trace)
         return packets
 
@@ -253,7 +255,7 @@ class MilterReception(MilterService):
         return work
 
     def _envelope(self, message: Judge) -> Envelope:
-        reverse_path, mail_params = arguments(message.mail)
+        reverse_path, mail_params = arguments(tuple(printable(milter.text(w)).encode() for w in message.mail))
         recipients = tuple(Recipient(*arguments(one)) for one in message.recipients)
         return Envelope(reverse_path, recipients, self._client(message), Profile.MILTER, mail_params)
 
@@ -263,7 +265,7 @@ class MilterReception(MilterService):
         if said is not None and said.family in (b"4", b"6"):
             ip = address(milter.text(said.address))
             port = said.port
-            host = milter.text(said.host)
+            host = printable(milter.text(said.host))
             known = macros.get("client_resolve", "OK") == "OK"
             name = host if known and not host.startswith("[") and host.lower() != "unknown" else ""
         auth = macros.get("auth_authen", "") or ("?" if macros.get("auth_type") else "")
@@ -357,6 +359,11 @@ def arguments(words: tuple[bytes, ...]) -> tuple[str, dict[str, str]]:
         name, _, value = milter.text(word).partition("=")
         params[name.upper()] = value
     return path, params
+
+
+def printable(text: str) -> str:
+    """Octets that are no UTF-8 become question marks: a trace is text."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def address(text: str) -> str | None:

@@ -321,7 +321,7 @@ class MilterCore:
                 if self._room(len(data)):
                     self._body.append(data)
             case Macros(command, values):
-                known = {milter.macro_name(name): milter.text(value) for name, value in values}
+                known = {milter.macro_name(name): value.decode("utf-8", "replace") for name, value in values}
                 self._macros[command] = known
             case Rcpt(arguments):
                 if len(self._recipients) >= self.limits.recipients:
@@ -339,7 +339,7 @@ class MilterCore:
             case Connect():
                 self._connect, self._helo = packet, ""
             case Helo(name):
-                self._helo = milter.text(name)
+                self._helo = name.decode("utf-8", "replace")
             case Negotiate():
                 self._negotiate(packet)
             case Bare.ABORT:
