@@ -22,7 +22,7 @@ from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
-from filterd.accounts.places import account_folder, database_path, scripts_of
+from filterd.accounts.places import account_folder, database_path, mail_root, scripts_of
 from filterd.assembly import departure, dns, incoming, milter_reception, reporting, srs_of, stage_context
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
@@ -171,7 +171,7 @@ def maildir(
     config: Config, quota: Callable[[str], int], notify: Callable[[str, str, int], None]
 ) -> MaildirStore:
     clock, ids = SystemClock(), SystemIds()
-    root = data_dir(config) / "mail"
+    root = Path(mail_root(config))
     return MaildirStore(root, socket.gethostname(), config.store.newline, quota, clock, ids, notify=notify)
 
 
@@ -320,7 +320,7 @@ def inherited(name: str) -> socket.socket:
 def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], None]) -> int:
     """Bind, fork, serve; returns when stopped. Raises OSError when a listener cannot be bound."""
     root = data_dir(config)
-    for folder in (root, root / "run", root / "queue", root / "mail"):
+    for folder in (root, root / "run", root / "queue", Path(mail_root(config))):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("delivery", "srs"):
         keys.secret(root, name)

@@ -198,7 +198,7 @@ class _Wishes:
 
 
 def diff(before: HeaderBlock, after: HeaderBlock) -> tuple[HeaderEdit, ...] | None:
-    """The edits that make one header of the other; None when there are too many fields to compare."""
+    """The edits that make one header of the other; None when there are too many fields to compare, or odd ones moved."""
     old = [before.raw(field) for field in before.fields]
     new = [after.raw(field) for field in after.fields]
     if len(old) > FIELDS or len(new) > FIELDS:
@@ -211,6 +211,10 @@ def diff(before: HeaderBlock, after: HeaderBlock) -> tuple[HeaderEdit, ...] | No
             name = before.fields[place].name.decode("ascii", "replace")
             out.append(HeaderEdit("remove", name, place=place + 1))
         for raw in new[first:last]:
+            try:
+                edits.whole_field(raw)
+            except ValueError:
+                return None
             name = raw.partition(b":")[0].decode("ascii", "replace")
             out.append(HeaderEdit("add", name, raw=raw, place=start + 1))
     return tuple(out)

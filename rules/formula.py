@@ -174,6 +174,19 @@ def _slots(node: Node) -> int:
     return 1 if node[0] == SLOT else sum(map(_slots, node[2]))
 
 
+def _gate(shape: Node, slot: int) -> int:
+    if _effects(shape):
+        return -1
+    if shape[0] == SLOT:
+        return slot
+    if shape[0] == ALL:
+        for node in shape[2]:
+            if node[0] == SLOT:
+                return slot
+            slot += _slots(node)
+    return -1
+
+
 @dataclass(slots=True, eq=False)
 class Group:
     """All rules of one shape: ``rules`` are their bits, ``base`` is the number of their first slot."""
@@ -182,14 +195,16 @@ class Group:
     base: int
     rules: int = 0
     width: int = field(init=False)
+    gate: int = field(init=False)  # a slot without which nothing here is true, -1: there is none
 
     def __post_init__(self) -> None:
         self.width = _slots(self.shape)
+        self.gate = _gate(self.shape, self.base)
 
     def decide(self, hits: Hits) -> int:
         """The rules that may be true, or whose evaluation has an effect."""
-        if self.shape == (SLOT, False, ()):
-            return hits.may[self.base]
+        if self.gate >= 0 and not hits.may[self.gate]:
+            return 0
         evaluation = _Evaluation(hits, self.rules, self.base)
         may, _ = evaluation.value(self.shape, self.rules)
         return may | evaluation.effects

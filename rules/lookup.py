@@ -319,8 +319,10 @@ class SizeTable:
     def look_up(self, run: Run, hits: Hits) -> None:
         """RFC 5228 5.9: over and under are both without the limit itself."""
         size = (0, run.view.size)
-        self._over.below(bisect_left(self._over.keys, size), hits)
-        self._under.above(bisect_right(self._under.keys, size), hits)
+        if place := bisect_left(self._over.keys, size):
+            self._over.below(place, hits)
+        if (place := bisect_right(self._under.keys, size)) < len(self._under.keys):
+            self._under.above(place, hits)
 
     def give_up(self, hits: Hits) -> None:
         """Every test here may be true."""

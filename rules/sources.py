@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from rules.bound import Bound, Texts, constants
 from rules.mail import address
 from rules.match import expand, link_match
-from rules.view import Field, decode
+from rules.view import Field, address_pairs, decode
 
 if TYPE_CHECKING:
     from rules.context import Run
@@ -51,8 +51,8 @@ class AddressSource:
 
     def values(self, run: Run) -> Sequence[str]:
         """RFC 5228 5.1"""
-        boxes = run.view.addresses(self.name)
-        return parts(run, self.part, [(box.local, box.domain) for box in boxes]) if boxes else ()
+        pairs = run.view.pairs(self.name)
+        return parts(run, self.part, pairs) if pairs else ()
 
 
 def parts(run: Run, part: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -119,7 +119,7 @@ def field_turner(bound: Bound) -> Callable[[Run, Field], list[str]]:
 
 def field_addresses(fields: Sequence[Field]) -> list[tuple[str, str]]:
     """The (local part, domain) pairs in raw fields."""
-    return [(box.local, box.domain) for field in fields for box in address.parse_list(field).mailboxes]
+    return [pair for field in fields for pair in address_pairs(field)]
 
 
 def link_sources(bound: Bound, sources: Sequence[Source]) -> TestFn:

@@ -17,6 +17,12 @@ from rules.mail.header import HeaderBlock
 from rules.mail.message import Message
 
 _LINE_ENDS = re.compile(rb"\r\n|\r|\n")
+# Words or a quoted name, then <local@domain>; or local@domain; then a comma or the end.
+_PLAIN = re.compile(
+    rb"[ \t]*+(?:(?:\"[^\"\\]*+\"[ \t]*+|[A-Za-z0-9 _.'\-]*+)<([A-Za-z0-9_.+=\-]++)@([A-Za-z0-9.\-]++)>"
+    rb"|([A-Za-z0-9_.+=\-]++)@([A-Za-z0-9.\-]++))[ \t]*+(?:,|\Z)"
+)
+_PLAIN_MOST = 200
 Field = bytes  # a field's value: unfolded, trimmed, not decoded
 
 
@@ -32,14 +38,33 @@ def decode(value: bytes) -> str:
     return words.decode(value).strip(" \t\r\n")
 
 
+def address_pairs(value: bytes) -> list[tuple[str, str]]:
+    """(local part, domain) of each address in a list; the plain ones of nearly all mail without the whole parser."""
+    out: list[tuple[str, str]] = []
+    position, end = 0, len(value)
+    while position < end and len(out) < _PLAIN_MOST:
+        found = _PLAIN.match(value, position)
+        if found is None:
+            break
+        local, domain, bare_local, bare_domain = found.groups()
+        if local is None:
+            out.append((bare_local.decode("ascii"), bare_domain.decode("ascii")))
+        else:
+            out.append((local.decode("ascii"), domain.decode("ascii")))
+        position = found.end()
+    if position < end:
+        return [(box.local, box.domain) for box in address.parse_list(value).mailboxes]
+    return out
+
+
 class View:
     """A message, and the edits made to it so far. ``version`` counts the edits."""
 
     __slots__ = (
-        "_addresses",
         "_block",
         "_body",
         "_current",
+        "_pairs",
         "_rendered",
         "_size",
         "_values",
@@ -61,7 +86,7 @@ class View:
         self._rendered: bytes | None = None
         self._size: int | None = None
         self._values: dict[bytes, tuple[str, ...]] = {}
-        self._addresses: dict[bytes, tuple[Mailbox, ...]] = {}
+        self._pairs: dict[bytes, list[tuple[str, str]]] = {}
 
     @property
     def header(self) -> HeaderBlock:
@@ -98,13 +123,17 @@ class View:
             self._values[name] = values
         return values
 
-    def addresses(self, name: bytes) -> tuple[Mailbox, ...]:
+    def addresses(self, name: bytes) -> list[Mailbox]:
         """The mailboxes in the fields of this lower-case name, groups taken apart."""
-        found = self._addresses.get(name)
+        return [box for value in self._block.get_all(name) for box in address.parse_list(value).mailboxes]
+
+    def pairs(self, name: bytes) -> list[tuple[str, str]]:
+        """The same as (local part, domain), which is all that tests look at."""
+        found = self._pairs.get(name)
         if found is None:
-            raw = self._block.get_all(name)
-            found = tuple(box for value in raw for box in address.parse_list(value).mailboxes) if raw else ()
-            self._addresses[name] = found
+            found = self._pairs[name] = []
+            for value in self._block.get_all(name):
+                found += address_pairs(value)
         return found
 
     def exists(self, name: bytes) -> bool:
@@ -158,4 +187,4 @@ class View:
         self._rendered = None
         self._size = None
         self._values = {}
-        self._addresses = {}
+        self._pairs = {}

@@ -315,6 +315,15 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
                 f"listen.{door}",
                 "not available in this version; nothing listens there",
             )
+    for address in config.listen.milter:
+        if (
+            not address.path
+            and not address.name
+            and address.host not in ("localhost", "::1")
+            and not (address.host.startswith("127."))
+        ):
+            text = "whoever reaches it is believed about clients and logins: use a unix socket or loopback"
+            yield ("listen", "milter"), "warning", f"listen.milter = {address}", text
     if config.tls.mode == "off" and not config.tls.allow_plaintext_login:
         for door in NEED_LOGIN:
             if getattr(config.listen, door):

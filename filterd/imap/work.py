@@ -62,9 +62,9 @@ class Work:
         """Some of the answer, as pieces to be written one behind the other; the last one has the tagged line. With a
         ``sink`` several steps are done, and what it takes is not in the result."""
         pieces = self._step(store)
-        while sink is not None and not self.done:
+        while sink is not None:
             pieces = sink.write(pieces)
-            if pieces or sink.expired:
+            if pieces or self.done or sink.expired:
                 break
             pieces = self._step(store)
         return pieces
@@ -143,13 +143,14 @@ class IdleWork:
         assert self._session.account is not None
         return self._session.account.id
 
-    def step(self, store: AccountStore) -> list[bytes]:
+    def step(self, store: AccountStore, sink: Sink | None = None) -> list[bytes]:
         self.done = True
         view = self._session.view
         if view is None:
             return []
         try:
-            return list(view.refresh(store, expunge=True, style=self._session.style()))
+            news = list(view.refresh(store, expunge=True, style=self._session.style()))
+            return news if sink is None or not news else sink.write(news)
         except Fatal as error:
             self.fatal = True
             return [b"* BYE %b\r\n" % error.text.encode("ascii", "replace")]

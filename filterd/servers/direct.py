@@ -1,4 +1,4 @@
-"""Large answers straight from the pool's thread to the socket, past the loop (PROTOTYPES 3: faster than sendfile or mmap).
+"""Answers straight from the pool's thread to the socket, past the loop (PROTOTYPES 3: faster than sendfile or mmap).
 
 Only for a plain connection whose transport has nothing left to write, and only while a job of that connection is under way, so
 that nobody else writes. The descriptor is a duplicate made on the loop: when the loop closes the connection meanwhile, the
@@ -24,8 +24,7 @@ class DirectSink:
 
     def __init__(self, fd: int) -> None:
         self._fd = os.dup(fd)
-        self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLOUT)
+        self._poll: select.poll | None = None
         self._end = 0.0
 
     def close(self) -> None:
@@ -48,7 +47,7 @@ class DirectSink:
             try:
                 sent = os.writev(self._fd, block)
             except BlockingIOError:
-                if not self._poll.poll(PATIENCE * 1000):
+                if not self._writable():
                     return list(pieces[at:])
                 continue
             except OSError:
@@ -65,6 +64,12 @@ class DirectSink:
                 at += 1
         return []
 
+    def _writable(self) -> bool:
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._fd, select.POLLOUT)
+        return bool(self._poll.poll(PATIENCE * 1000))
+
     def _rest(self, piece: bytes, sent: int) -> bytes:
         """Go on within one piece."""
         view = memoryview(piece)
@@ -72,7 +77,7 @@ class DirectSink:
             try:
                 sent += os.write(self._fd, view[sent:])
             except BlockingIOError:
-                if not self._poll.poll(PATIENCE * 1000):
+                if not self._writable():
                     break
             except OSError:
                 break

@@ -98,47 +98,46 @@ class ImapConnection(Connection[Session]):
                 self._start_compress(rest)
 
     async def _work(self, work: Work | IdleWork) -> None:
-        """Step by step; each step's answer is written, and taken by the client, before the next is made."""
-        run, account = self.door.jobs.run, work.account
-        try:
-            pieces = await run(account, work.step)
-            if isinstance(work, IdleWork) or work.done:
-                self._put(pieces)
-            else:
-                await self._long_work(work, pieces)
-        except StoreError as error:
-            log.warning("the store of %s failed: %s", account, error)
-            self.core.unavailable()
-            return
-        self.core.work_done(work)
-
-    async def _long_work(self, work: Work, pieces: list[bytes]) -> None:
-        """More than one step: a plain connection is written to by the pool's thread itself (``servers.direct``)."""
-        run, transport = self.door.jobs.run, self.transport
+        """Job by job; what the pool's thread could not write itself is written, and taken by the client, before the next."""
         sink = None
-        plain = self._deflate is None and transport.get_extra_info("ssl_object") is None
-        if plain and not self._lost and not transport.is_closing():
-            sink = DirectSink(transport.get_extra_info("socket").fileno())
-            transport.set_write_buffer_limits(high=0)
+        slow = False
         try:
-            while True:
-                self._put(pieces)
-                if self._drained is not None:
-                    await self.drain()
+            while not work.done:
                 if self._lost:
                     work.close()
-                if work.done:
-                    return
-                if sink is not None and not transport.get_write_buffer_size():
+                    break
+                self.flush()
+                sink = sink or self._sink()
+                if sink is not None and not self.transport.get_write_buffer_size():
                     sink.begin()
-                    pieces = await run(work.account, partial(work.step, sink=sink))
+                    rest = await self.door.jobs.run(work.account, partial(work.step, sink=sink))
                 else:
-                    pieces = await run(work.account, work.step)
+                    rest = await self.door.jobs.run(work.account, work.step)
+                if sink is not None and rest and not slow and not work.done and not self._lost:
+                    slow = True  # wait until all is taken, so that the thread may go on
+                    self.transport.set_write_buffer_limits(high=0)
+                self._put(rest)
+                if self._drained is not None:
+                    await self.drain()
+        except StoreError as error:
+            log.warning("the store of %s failed: %s", work.account, error)
+            self.core.unavailable()
+            return
         finally:
             if sink is not None:
                 sink.close()
-            if sink is not None and not self._lost and not transport.is_closing():
-                transport.set_write_buffer_limits()
+            if slow and not self._lost and not self.transport.is_closing():
+                self.transport.set_write_buffer_limits()
+        self.core.work_done(work)
+
+    def _sink(self) -> DirectSink | None:
+        """A way around the loop, for a connection whose octets nobody changes on the way."""
+        transport = self.transport
+        if self._deflate is not None or self._lost or transport.is_closing():
+            return None
+        if transport.get_extra_info("ssl_object") is not None:
+            return None
+        return DirectSink(transport.get_extra_info("socket").fileno())
 
     # -- IDLE ---------------------------------------------------------------------------------------------------------
     def _watch(self, mailbox: str | None) -> None:

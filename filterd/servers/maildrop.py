@@ -15,11 +15,11 @@ from typing import Protocol
 
 from filterd.proto.pop3 import Maildrop
 from filterd.servers.ports import Jobs
-from filterd.store.base import DELETED, AccountStore, StoreUnavailable
+from filterd.store.base import DELETED, AccountStore, Facts, Snapshot, StoreUnavailable
 from filterd.store.durable import Disk, opened
 
 INBOX = "INBOX"
-AHEAD = 65_536  # octets read ahead for a client that fetches one message after the other
+AHEAD = 262_144  # octets read ahead for a client that fetches one message after the other
 BLOCK = 1000  # rows asked for at once (store contract)
 
 
@@ -69,7 +69,14 @@ class MemoryLocks(MaildropLocks):
 
 async def open_maildrop(jobs: Jobs, account: str) -> Maildrop:
     """INBOX as it is now, in blocks so that no job holds the account long."""
-    snapshot = await jobs.run(account, lambda store: store.snapshot(INBOX))
+
+    def look(store: AccountStore) -> tuple[Snapshot, Facts | None]:
+        snapshot = store.snapshot(INBOX)
+        return snapshot, store.facts(snapshot)
+
+    snapshot, facts = await jobs.run(account, look)
+    if facts is not None:
+        return Maildrop(snapshot.info.uidvalidity, snapshot.uids, facts.sizes)
     uids, sizes = array("I"), array("Q")
     for start in range(0, len(snapshot.uids), BLOCK):
         block = snapshot.uids[start : start + BLOCK]
@@ -81,19 +88,7 @@ async def open_maildrop(jobs: Jobs, account: str) -> Maildrop:
 
 async def read_messages(jobs: Jobs, account: str, uids: Sequence[int]) -> list[bytes | None]:
     """The first of ``uids``, and as many of the following ones as come below ``AHEAD`` octets; None for a lost one."""
-
-    def work(store: AccountStore) -> list[bytes | None]:
-        texts: list[bytes | None] = []
-        octets = 0
-        for uid in uids:
-            text = store.read(INBOX, uid)
-            texts.append(text)
-            octets += len(text or b"")
-            if octets >= AHEAD:
-                break
-        return texts
-
-    return await jobs.run(account, work)
+    return await jobs.run(account, lambda store: store.read_many(INBOX, uids, AHEAD))
 
 
 async def update(jobs: Jobs, account: str, deleted: list[int], seen: list[int]) -> bool:

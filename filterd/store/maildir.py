@@ -153,14 +153,18 @@ class MaildirAccount(AccountStore):
         """Many deliveries with one lock, one sync a directory and one index transaction; each its own result."""
         try:
             with self._core.guard():
-                return delivery.store_many(self._core, items)
+                stored = delivery.store_many(self._core, items)
+                self._texts.arrived(item[0] for item in items)
+                return stored
         except StoreError as error:
             return [error] * len(items)
 
     def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
         with self._core.guard():
             self._core.box(mailbox)
-            return delivery.store_all(self._core, mailbox, messages)
+            stored = delivery.store_all(self._core, mailbox, messages)
+            self._texts.arrived((mailbox,))
+            return stored
 
     def set_flags(
         self,

@@ -22,7 +22,7 @@ import mmap
 import os
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -102,10 +102,10 @@ class TextPacks:
             maybe = []
         return TextHits(frozenset(found.difference(maybe)), maybe)
 
-    def arrived(self, mailbox: str) -> None:
-        """Something came into a mailbox: when it has been searched here, pack that too."""
-        if mailbox in self._searched:
-            self.unfinished[mailbox] = None
+    def arrived(self, mailboxes: Iterable[str]) -> None:
+        """Something came in: a mailbox that has been searched here is packed on."""
+        if self._searched:
+            self.unfinished.update(dict.fromkeys(self._searched.intersection(mailboxes)))
 
     def _changed(self, folder: Folder, row: MailboxRow, uids: list[int]) -> set[int]:
         """Those whose file is not as the index knows it."""

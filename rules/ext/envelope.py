@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rules.bound import constants
@@ -53,6 +54,13 @@ def unquote(local: str) -> str:
     return re.sub(r"\\(.)", r"\1", local[1:-1])
 
 
+@lru_cache(maxsize=256)
+def _split(path: str) -> tuple[str, str] | None:
+    """Local part and domain of a path; None when it is none."""
+    found = _PATH.fullmatch(path)
+    return None if found is None else (unquote(found[1] or found[3]), found[2] or found[4] or "")
+
+
 def envelope_values(run: Run, name: str, part: str) -> list[str]:
     """RFC 5228 5.4: the values of one envelope part."""
     envelope = run.envelope
@@ -60,19 +68,20 @@ def envelope_values(run: Run, name: str, part: str) -> list[str]:
         return [envelope.auth] if envelope.auth else []
     if name in DSN_PARTS:
         return dsn_values(run, name)
-    path = {"from": envelope.mail_from, "to": envelope.rcpt_to}.get(name)
-    if name == "orig_to":
-        path = envelope.orig_to or envelope.rcpt_to
+    if name == "from":
+        path = envelope.mail_from
+    elif name == "to":
+        path = envelope.rcpt_to
+    else:
+        path = (envelope.orig_to or envelope.rcpt_to) if name == "orig_to" else None
     if path is None:
         return []
     path = path.strip()
     if path in ("", "<>"):
         # RFC 5228 5.4: the null reverse-path is compared as the empty string, whatever the address part.
         return [""] if name == "from" else []
-    found = _PATH.fullmatch(path)
-    if found is None:
-        return []  # what is no path has no parts
-    return parts(run, part, [(unquote(found[1] or found[3]), found[2] or found[4] or "")])
+    pair = _split(path)
+    return [] if pair is None else parts(run, part, [pair])  # what is no path has no parts
 
 
 def _check(checker: Checker, bound: Bound) -> None:

@@ -155,12 +155,16 @@ local_recipient_maps =
         (self.folder / "master.cf").write_text("\n".join(lines) + "\n")
 
     def __enter__(self) -> Postfix:
-        self._command("start")
-        wait_for(self._greets, 20, "Postfix")
+        try:
+            self._command("start")
+            wait_for(self._greets, 20, "Postfix")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(subprocess.SubprocessError):
+        with contextlib.suppress(subprocess.SubprocessError, AssertionError):
             self._command("stop")
         self.hop.close()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -422,6 +422,13 @@ def test_scripts_edit_the_header(tmp_path: Path) -> None:
     assert left.endswith(b"\r\n\r\nbody\r\n")
 
 
+def test_odd_fields_survive_an_edited_header(tmp_path: Path) -> None:
+    text = 'require "editheader"; addheader "X-Top" "1"; deleteheader "X-Mailer";'
+    odd = b"From x y\r\nX: a\rb\r\nY:\r\n" + MAIL
+    left = scripted(tmp_path, text).mail(judge(odd))
+    assert b"X: a\rb\r\n" in left and left.startswith(b"X-Top: 1\r\n")
+
+
 def test_what_a_filter_cannot_do_is_kept_and_said(tmp_path: Path) -> None:
     lab = scripted(tmp_path, 'require "fileinto"; fileinto "Junk";')
     assert lab.ask(judge())[-1] is Bare.CONTINUE

@@ -133,3 +133,25 @@ def test_splice_equals_replacing_from_the_end(cuts: list[tuple[int, int, bytes]]
     for one in sorted(set(pieces), key=edits._place, reverse=True):
         expected = expected[: one.start] + one.text + expected[one.end :]
     assert out == expected
+
+
+def test_fields_with_a_place_and_raw_fields() -> None:
+    data = b"A: 1\r\nB: 2\r\nA: 3\r\n\r\nbody"
+    raw = HeaderEdit("add", "X", raw=b"X:\t odd\r\n  folds\r\n", place=2)
+    assert apply(data, [raw]) == data.replace(b"B:", b"X:\t odd\r\n  folds\r\nB:")
+    assert apply(data, [HeaderEdit("remove", "A", place=3)]) == b"A: 1\r\nB: 2\r\n\r\nbody"
+    assert apply(data, [HeaderEdit("add", "X", "y", place=9)]) == data.replace(b"3\r\n", b"3\r\nX: y\r\n")
+    new = [
+        HeaderEdit("remove", "B", place=2),
+        HeaderEdit("add", "B", "new", place=2),
+        HeaderEdit("add", "T", "top"),
+    ]
+    assert apply(data, new) == b"T: top\r\n" + data.replace(b"B: 2", b"B: new")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"X: y", b"X: y\r\nEvil: 1\r\n", b"X y\r\n", b"X: \0\r\n", b"X: a\rb\r\n", b" X: y\r\n"]
+)
+def test_what_is_not_one_raw_field(raw: bytes) -> None:
+    with pytest.raises(ValueError, match="not one header field"):
+        apply(b"A: b\r\n\r\n", [HeaderEdit("add", "X", raw=raw)])
