@@ -19,6 +19,11 @@ from rules.actions import TraceStep
 MAX_STEPS = 2000  # of one recipient kept in a trace: the first half and the last half of more
 
 
+def plain(text: str) -> str:
+    """Text that UTF-8 can say: octets a client should not have sent become question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def cut(text: str) -> str:
     """At most VALUE_LIMIT octets of UTF-8, with a mark where something was cut; control characters made visible."""
     if not text.isprintable():
@@ -68,7 +73,7 @@ def dump(trace: MessageTrace) -> str:
         ]
         for r in t.recipients
     ]
-    return json.dumps(
+    text = json.dumps(
         {
             "i": t.id,
             "t": round(t.at, 4),
@@ -86,6 +91,7 @@ def dump(trace: MessageTrace) -> str:
         ensure_ascii=False,
         separators=(",", ":"),
     )
+    return plain(text)
 
 
 def _load_spans(rows: list[list[object]]) -> list[Span]:

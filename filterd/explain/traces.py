@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filterd.explain.codec import dump, load
+from filterd.explain.codec import dump, load, plain
 from pipeline.trace import MessageTrace, Span
 
 log = logging.getLogger("filterd.explain")
@@ -107,7 +107,9 @@ class TraceWriter:
                 if time.time() - pruned > PRUNE_SECONDS:
                     pruned = time.time()
                     self._prune(db, pruned - self._keep)
-            except sqlite3.Error as error:  # a trace never fails mail; the operator learns of it
+            except (
+                Exception
+            ) as error:  # a trace never fails mail, and one odd trace not the next; the operator learns of it
                 log.warning("traces not written: %s", error)
             if self._dropped:
                 log.warning("%d traces dropped: the disk does not keep up", self._dropped)
@@ -128,14 +130,14 @@ class TraceWriter:
                     (
                         t.id,
                         t.at,
-                        t.message_id.strip("<> "),
-                        t.sender.lower(),
-                        t.reverse_path.lower(),
+                        plain(t.message_id.strip("<> ")),
+                        plain(t.sender.lower()),
+                        plain(t.reverse_path.lower()),
                         t.outcome,
                         dump(t),
                     )
                 )
-                parties.extend((r.account, t.id, r.address) for r in t.recipients)
+                parties.extend((plain(r.account), t.id, plain(r.address)) for r in t.recipients)
             elif len(entry) == 3:
                 names.append((entry[0], entry[1]))
             else:
@@ -144,14 +146,14 @@ class TraceWriter:
                     [span.stage, span.at, span.duration, span.result, span.summary, span.evidence],
                     ensure_ascii=False,
                 )
-                events.append((entry[0], span.at, body))
+                events.append((entry[0], span.at, plain(body)))
         db.execute("begin immediate")
         try:
             db.executemany("insert or replace into trace values(?,?,?,?,?,?,?)", traces)
             db.executemany("insert or replace into party values(?,?,?)", parties)
             db.executemany("insert into event values(?,?,?)", events)
             db.executemany("insert or replace into alias values(?,?)", names)
-        except sqlite3.Error:
+        except BaseException:
             db.execute("rollback")
             raise
         db.execute("commit")

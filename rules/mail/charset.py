@@ -134,15 +134,23 @@ def decode(data: bytes, charset: str) -> str:
 
 
 def _decode_utf7(data: bytes) -> str:
-    """UTF-7, whose error handler costs a microsecond per bad octet: a few errors, then a guess."""
+    """UTF-7, whose error handler costs a microsecond per bad octet: a few errors, then a guess.
+
+    Python's decoder lets lone surrogates through, which no UTF-8 can hold: they become U+FFFD like all that is bad.
+    """
     pieces: list[str] = []
     for _ in range(16):
         try:
             pieces.append(data.decode("utf-7"))
-            return "".join(pieces)
+            return _whole("".join(pieces))
         except UnicodeDecodeError as error:
             pieces.append(data[: error.start].decode("utf-7", "replace"))
             pieces.append("\ufffd")
             data = data[max(error.end, error.start + 1) :]
     pieces.append(lenient(data))
-    return "".join(pieces)
+    return _whole("".join(pieces))
+
+
+def _whole(text: str) -> str:
+    """Without lone surrogates."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

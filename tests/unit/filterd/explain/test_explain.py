@@ -98,6 +98,13 @@ def test_a_trace_is_found_by_everything_that_names_it(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_octets_that_are_no_text_do_not_end_the_writer(tmp_path: Path) -> None:
+    odd = sample("AAAAA-BBBBB", subject="a\udcffb", reverse_path="\udcff@x", message_id="\udcff")
+    odd.recipients[0].address = "\udcff@here.example"
+    reader = write(tmp_path / "traces.db", odd, sample())
+    assert reader.get("7K3QM-2XNPA") is not None and reader.get("AAAAA-BBBBB") is not None
+
+
 def test_old_traces_go(tmp_path: Path) -> None:
     reader = write(tmp_path / "traces.db", sample(at=1000.0), keep=60.0)
     assert reader.get("7K3QM-2XNPA") is None
