@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filterd.accounts.directory import Account, Directory, Forward, Local
@@ -131,7 +131,9 @@ class Delivery:
             for at, where in enumerate(destinations)
             for d in where
         ]
-        job = Job(work, base, keys, verdict, trace, len(parts) == 1)
+        # one of several recipients whose copies are handled apart is not alone either
+        alone = len(parts) == 1 and len(work.envelope.recipients) == 1
+        job = Job(work, base, keys, verdict, trace, alone)
         first = len(trace.recipients) + 1  # a message may be delivered in two goes
         trace.recipients.extend(part[1] for part in parts)
         if len(parts) == 1:
@@ -201,7 +203,7 @@ class Delivery:
         if sender and _verified(job.work):
             bounce = plans.Bounce(sender, refusal)
             notes = self._departure.generated(job.work, job.base, bounce, job.keys, destination.address)
-            await self.performer.send_on(job, notes, RecipientTrace(sender, ""))
+            outcome.add(await self.performer.send_on(job, notes, RecipientTrace(sender, "")))
         return outcome
 
     async def _local(
@@ -217,6 +219,8 @@ class Delivery:
                 return Outcome(LATER)
             settings = planner.PlanSettings(can_refuse=job.alone, sender_verified=_verified(job.work))
             plan = planner.plan_from(result, recipient, job.work.envelope, settings)
+            if self._departure.redirected_before(job.base, local.account.id):
+                plan = kept_here(plan)
         trace.outcome, trace.decision = plan.outcome, plan.decision
         for note in plan.notes:
             trace.spans.append(Span("plan", self._clock.time(), 0.0, "note", note))
@@ -308,6 +312,18 @@ class Delivery:
 
     def _span(self, stage: str, started: float, result: str, summary: str) -> Span:
         return Span(stage, started, self._clock.time() - started, result, summary)
+
+
+def kept_here(plan: plans.Plan) -> plans.Plan:
+    """RFC 5228 4.2: a message that a redirect of this account brought back is not sent round again, it is kept."""
+    steps = tuple(step for step in plan.steps if not isinstance(step, plans.Send))
+    if len(steps) == len(plan.steps):
+        return plan
+    notes = (*plan.notes, "redirect left out: this message was redirected from here before")
+    if any(isinstance(step, plans.Store | plans.Execute | plans.Drop) for step in steps):
+        return replace(plan, steps=steps, notes=notes)
+    decision = f"{plans.INBOX} because it was redirected from here before and came back."
+    return replace(plan, steps=(*steps, plans.Store(plans.INBOX)), outcome="stored", decision=decision, notes=notes)
 
 
 def _verified(work: Transaction) -> bool:

@@ -130,7 +130,7 @@ class Doors:
         config = self.parts.config
         plain = config.tls.allow_plaintext_login
         if name in ("smtp", "submission", "submissions", "lmtp"):
-            smtp = self._smtp(name, context, plain)
+            smtp = self._smtp(name, context, plain, logins)
             return smtp.connection, smtp.REFUSAL
         if name in ("imap", "imaps"):
             imap = ImapDoor(
@@ -176,7 +176,7 @@ class Doors:
         )
         return sieve.connection, sieve.REFUSAL
 
-    def _smtp(self, name: str, context: Context | None, plain: bool) -> SmtpDoor:
+    def _smtp(self, name: str, context: Context | None, plain: bool, logins: LoginGuard) -> SmtpDoor:
         config = self.parts.config
         profile = {"smtp": Profile.MX, "lmtp": Profile.LMTP}.get(name, Profile.SUBMISSION)
         submission = profile is Profile.SUBMISSION
@@ -196,4 +196,5 @@ class Doors:
             context=context,
             xclient_trusted=[ipaddress.ip_network(network) for network in config.server.xclient_trusted],
             xclient_unix=True,
+            logins=logins,
         )

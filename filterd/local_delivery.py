@@ -66,7 +66,10 @@ class LocalDelivery:
         """
         session = self._session(Profile.DELIVER, None)
         await self.reception.connect(session)
-        return await self._one(session, reverse_path, recipient, crlf(data))
+        try:
+            return await self._one(session, reverse_path, recipient, crlf(data))
+        finally:
+            self.reception.ended(session)
 
     async def store_later(self, pending: PendingStore) -> None:
         """Roll a store forward that a worker began (HOUSE item 10). Raises StoreError."""

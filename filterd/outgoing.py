@@ -123,8 +123,11 @@ class Departure:
 
     def loops(self, base: Message, address: str) -> bool:
         """Did this message pass ``address`` of ours before?"""
-        mark = address.lower().encode("utf-8", "surrogateescape")
-        return any(value.strip().lower() == mark for value in base.header.get_all(b"delivered-to"))
+        return _marked(base, b"delivered-to", address)
+
+    def redirected_before(self, base: Message, account: str) -> bool:
+        """Did a script of ``account`` send this message on before?"""
+        return _marked(base, b"x-sieve-redirected-from", account)
 
     def _clean(self, work: Transaction, data: bytes, forwarded: bool) -> bytes:
         if self.privacy_settings is None:
@@ -151,6 +154,11 @@ class Departure:
     def _from_domain(base: Message) -> str:
         addresses = base.from_addresses()
         return addresses[0].domain.lower() if addresses else ""
+
+
+def _marked(base: Message, name: bytes, address: str) -> bool:
+    mark = address.lower().encode("utf-8", "surrogateescape")
+    return any(value.strip().lower() == mark for value in base.header.get_all(name))
 
 
 def relayed(mail_params: Mapping[str, str], rcpt_params: Mapping[str, str]) -> dict[str, str]:

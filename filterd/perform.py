@@ -7,6 +7,8 @@ changes nothing. The keys of stores in a record are released only when the recor
 
 A known key means: the same client lost our reply and sends again. A message that is equal octet for octet and comes while the
 first one's session still lives is no such retry, and is stored for itself; so is one that another worker's session overtook.
+Within one message a key is served once: two addresses of one account (RCPT twice, an alias beside its member) leave one copy in
+a mailbox.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from filterd.store.base import (
     SieveState,
     Stored,
     StoreError,
+    StoreUnavailable,
 )
 from filterd.store.jobs import RIDE_SECONDS, AccountJobs
 from pipeline import plan as plans
@@ -80,6 +83,7 @@ class Job:
     verdict: Verdict
     trace: MessageTrace
     alone: bool  # no other recipient of this message: a script's reject can still be our reply
+    begun: dict[bytes, asyncio.Future[bool]] = field(default_factory=dict)  # by key: did it come to a good end?
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +127,21 @@ class Performer:
     ) -> Outcome:
         """Commit and publish; the keys count as living from here until ``ended``."""
         outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
+        twins = _without_twins(job, effects, trace)
         outcome.held = [store.message.key for store in effects.stores] + [one.key for one in effects.outgoing]
         self._live.update(outcome.held)
+        end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        job.begun.update(dict.fromkeys(outcome.held, end))
         try:
             await self._effects(job, trace, effects, outcome)
+            end.set_result(True)
             if plan is not None and target is not None:
                 await self._remember(plan, target, effects)
+            if not all([await twin for twin in twins]):
+                raise StoreUnavailable("the same copy for another recipient failed")
         except BaseException:
+            if not end.done():
+                end.set_result(False)
             self.ended(outcome)
             raise
         return outcome
@@ -236,7 +248,11 @@ class Performer:
             note = await self._create(pending.account, pending.mailbox)
             mailbox = INBOX if note else pending.mailbox
             stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
+            if stored.duplicate:
+                stored = await self._known(replace(pending, mailbox=mailbox), stored)
         if trace is not None:
+            if note and trace.decision:
+                trace.decision += f" ({note})"
             where = f"{stored.mailbox} uid {stored.uid}"
             trace.places.append(where)
             if stored.duplicate:
@@ -298,6 +314,18 @@ class Performer:
             return ""
 
         return await self._jobs.run(account, create)
+
+
+def _without_twins(job: Job, effects: Effects, trace: RecipientTrace) -> list[asyncio.Future[bool]]:
+    """Take out what is already being done for another recipient of this message; who waits for it looks at these."""
+    twins = [store for store in effects.stores if store.message.key in job.begun]
+    effects.stores = [store for store in effects.stores if store.message.key not in job.begun]
+    for twin in twins:
+        trace.places.append(f"{twin.mailbox}: one copy with another recipient of this message")
+        effects.state = effects.state or twin.state
+    keys = [twin.message.key for twin in twins] + [one.key for one in effects.outgoing if one.key in job.begun]
+    effects.outgoing = [one for one in effects.outgoing if one.key not in job.begun]
+    return [job.begun[key] for key in keys]
 
 
 def _final_fields(job: Job, target: Target) -> bytes:

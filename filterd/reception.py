@@ -53,6 +53,7 @@ log = logging.getLogger("filterd.reception")
 
 MAX_HOPS = 50  # RFC 5321 6.3: Received fields; at least 100 is suggested as the limit of a simple counter, peers use 50
 
+MESSAGE_ID_KEPT = 998  # characters in a trace
 TRACE_REMOVED = HeaderEdit("remove", "X-Filterd-Trace")  # only we say where a trace is
 OK_SENDER = Reply(250, "2.1.0", "Sender ok")
 OK_RECIPIENT = Reply(250, "2.1.5", "Recipient ok")
@@ -488,7 +489,7 @@ class Reception(SmtpService):
             tls=client.tls,
             auth=client.auth,
             reverse_path=envelope.reverse_path,
-            message_id=message.message_id(),
+            message_id=message.message_id()[:MESSAGE_ID_KEPT],
             subject=message.subject()[:200],
             sender=sender[0].address if sender else "",
             size=message.size,

@@ -28,6 +28,7 @@ class Fcc:
     flags: tuple[str, ...] = ()
     create: bool = False
     special_use: str | None = None
+    mailbox_id: str | None = None  # RFC 9042 5
 
 
 @dataclass(frozen=True, slots=True)

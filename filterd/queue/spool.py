@@ -65,8 +65,7 @@ class GroupSpool(Spool):
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         heard = tuple(keys)
-        # at once: an equal message of another worker's session is to find it
-        self._writer.ride(lambda journal: journal.acknowledge(heard), urgent=True)
+        self._writer.ride(lambda journal: journal.acknowledge(heard))
 
     def close(self) -> None:
         """Write what waits and end the thread."""

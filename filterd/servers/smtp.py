@@ -19,6 +19,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from filterd.accounts.directory import Account
 from filterd.net.connection import Connection
 from filterd.net.limits import Ticket
 from filterd.proto.smtp import SmtpCore
@@ -36,7 +37,7 @@ from filterd.proto.smtp_events import (
     Xclient,
 )
 from filterd.proto.smtp_limits import SmtpConfig
-from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
+from filterd.servers.ports import LoginService, SmtpService, SmtpSession, SmtpTransaction
 from pipeline.envelope import Client, Profile
 from pipeline.reply import Reply
 
@@ -54,7 +55,7 @@ class SmtpDoor:
     """A listener's settings: what every connection by this door has in common.
 
     ``context`` gives the TLS context of STARTTLS. ``xclient_trusted``: networks whose clients may use XCLIENT;
-    ``xclient_unix``: those of a unix socket may.
+    ``xclient_unix``: those of a unix socket may. ``logins`` delays failed log-ins; without it the service is asked itself.
     """
 
     config: SmtpConfig
@@ -63,6 +64,7 @@ class SmtpDoor:
     context: Callable[[], ssl.SSLContext] | None = None
     xclient_trusted: Sequence[Network] = ()
     xclient_unix: bool = False
+    logins: LoginService | None = None
 
     REFUSAL = b"421 4.7.0 Too many connections; try again later\r\n"
 
@@ -157,7 +159,7 @@ class SmtpConnection(Connection[SmtpCore]):
 
     async def _authenticate(self, login: str, password: str) -> None:
         try:
-            account = await self.door.service.authenticate(self.session, login, password)
+            account = await self._check(login, password)
         except Exception:
             log.exception("bug while logging in")
             self.core.reply(_LOGIN_UNAVAILABLE)
@@ -168,6 +170,12 @@ class SmtpConnection(Connection[SmtpCore]):
         self.session.account = account
         self.session.client = replace(self.session.client, auth=account.id)
         self.core.reply(_LOGGED_IN)
+
+    async def _check(self, login: str, password: str) -> Account | None:
+        door, session = self.door, self.session
+        if door.logins is None:
+            return await door.service.authenticate(session, login, password)
+        return await door.logins.authenticate(login, password, session.client, door.listener)
 
     async def _start_tls(self) -> None:
         context = self.door.context

@@ -132,7 +132,9 @@ def _address(bound: Bound) -> TestFn:
     any_field = any(tag.fields for tag in bound.tag_specs)  # parts of MIME have other fields
 
     def test(run: Run) -> bool:
-        wanted = [name for name in names(run) if any_field or name.decode("utf-8", "replace") in ADDRESS_FIELDS]
+        wanted = [
+            name for name in names(run) if any_field or name.decode("utf-8", "replace") in ADDRESS_FIELDS
+        ]
         return match(run, parts(run, part, field_addresses(read(run, wanted))))
 
     return test
@@ -234,9 +236,7 @@ EXTENSION = Extension(
     ),
     matches=(
         MatchSpec("is", link_is, enter=enter_is, indexable=indexable_keys),
-        MatchSpec(
-            "contains", link_contains, substring=True, enter=enter_contains, indexable=indexable_keys
-        ),
+        MatchSpec("contains", link_contains, substring=True, enter=enter_contains, indexable=indexable_keys),
         MatchSpec(
             "matches",
             link_matches,
@@ -251,7 +251,9 @@ EXTENSION = Extension(
         ComparatorSpec("i;ascii-casemap", normal=comparator.ascii_casemap, order=comparator.ascii_casemap),
     ),
     parts=(
-        PartSpec("all", lambda local, domain, separator: f"{quote_local(local)}@{domain}" if domain else local),
+        PartSpec(
+            "all", lambda local, domain, separator: f"{quote_local(local)}@{domain}" if domain else local
+        ),
         PartSpec("localpart", lambda local, domain, separator: local),
         PartSpec("domain", lambda local, domain, separator: domain or None),
     ),

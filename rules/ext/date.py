@@ -91,6 +91,11 @@ def _check(checker: Checker, bound: Bound) -> None:
         message = f'"{part[:40]}" is not a part of a date'
         cure = "one of " + " ".join(sorted(_PARTS))
         checker.error(checker.where(bound, len(bound.args) - 2), "date-part", message, cure)
+    check_zone(checker, bound)
+
+
+def check_zone(checker: Checker, bound: Bound) -> None:
+    """An error when the constant argument of :zone is no time zone."""
     zone = bound.tag_text("zone")
     if isinstance(zone, str) and zone_of(zone) is None:
         message = f'"{zone[:20]}" is not a time zone'

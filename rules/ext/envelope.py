@@ -10,15 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from rules.bound import constants
 from rules.errors import RunError
-from rules.ext.envelope_dsn import DSN_PARTS, dsn_values
+from rules.ext.date import zone_of
+from rules.ext.envelope_dsn import DELIVER_BY, DSN_PARTS, dsn_values
 from rules.match import expand, link_match
 from rules.registry import Extension, Kind, Param, TestFn, TestSpec
 from rules.sources import Source, is_plain, link_sources, parts
+from rules.variables import Template
 
 if TYPE_CHECKING:
     from rules.bound import Bound
@@ -41,10 +44,11 @@ class EnvelopeSource:
 
     name: str
     part: str
+    zone: str | None = None
 
     def values(self, run: Run) -> Sequence[str]:
         """The value, as no, one or several strings."""
-        return envelope_values(run, self.name, self.part)
+        return envelope_values(run, self.name, self.part, zone_of(self.zone) if self.zone else None)
 
 
 def unquote(local: str) -> str:
@@ -61,13 +65,13 @@ def _split(path: str) -> tuple[str, str] | None:
     return None if found is None else (unquote(found[1] or found[3]), found[2] or found[4] or "")
 
 
-def envelope_values(run: Run, name: str, part: str) -> list[str]:
-    """RFC 5228 5.4: the values of one envelope part."""
+def envelope_values(run: Run, name: str, part: str, zone: timezone | None = None) -> list[str]:
+    """RFC 5228 5.4: the values of one envelope part; ``zone`` is for bytimeabsolute."""
     envelope = run.envelope
     if name == "auth":
         return [envelope.auth] if envelope.auth else []
     if name in DSN_PARTS:
-        return dsn_values(run, name)
+        return dsn_values(run, name, zone)
     if name == "from":
         path = envelope.mail_from
     elif name == "to":
@@ -90,11 +94,15 @@ def _check(checker: Checker, bound: Bound) -> None:
             continue
         name = text.lower()
         if name in DSN_PARTS:
-            if not checker.has("envelope-dsn") and not checker.has("envelope-deliverby"):
-                message = f'the envelope part "{name}" needs the capability "envelope-dsn"'
-                checker.error(
-                    checker.where(bound, 0, item), "missing-require", message, 'add "envelope-dsn" to require'
-                )
+            need = "envelope-deliverby" if name in DELIVER_BY else "envelope-dsn"
+            if not checker.has(need):
+                message = f'the envelope part "{name}" needs the capability "{need}"'
+                cure = f'add "{need}" to require'
+                checker.error(checker.where(bound, 0, item), "missing-require", message, cure)
+            elif any(tag.group == "address part" for tag in bound.tag_specs):
+                # RFC 6009 4 and 5: an address part is an error with what is no address.
+                message = f'the envelope part "{name}" is no address: it has no address parts'
+                checker.error(checker.where(bound, 0, item), "address-part", message, "remove the tag")
         elif name not in _PARTS:
             message = f'the envelope has no part "{text[:40]}"'
             checker.error(checker.where(bound, 0, item), "envelope-part", message, 'use "from" or "to"')
@@ -102,9 +110,10 @@ def _check(checker: Checker, bound: Bound) -> None:
 
 def _sources(bound: Bound) -> tuple[Source, ...] | None:
     names = constants(bound.texts(0))
-    if names is None or bound.part is None or not is_plain(bound):
+    zone = bound.tag_text("zone")
+    if names is None or bound.part is None or not is_plain(bound) or isinstance(zone, Template):
         return None
-    return tuple(EnvelopeSource(name.lower(), bound.part.name) for name in names)
+    return tuple(EnvelopeSource(name.lower(), bound.part.name, zone) for name in names)
 
 
 def _envelope(bound: Bound) -> TestFn:
@@ -115,13 +124,17 @@ def _envelope(bound: Bound) -> TestFn:
     names = bound.texts(0)
     assert bound.part is not None
     part = bound.part.name
+    zone_text = bound.tag_text("zone")
 
     def test(run: Run) -> bool:
         values: list[str] = []
+        zone = None if zone_text is None else zone_of(run.expand(zone_text))
+        if zone_text is not None and zone is None:
+            raise RunError(f'"{run.expand(zone_text)[:20]}" is not a time zone')
         for name in expand(run, names):
             if name.lower() not in (*_PARTS, *DSN_PARTS):
                 raise RunError(f'envelope: there is no part "{name[:40]}"')
-            values.extend(envelope_values(run, name.lower(), part))
+            values.extend(envelope_values(run, name.lower(), part, zone))
         return match(run, values)
 
     return test

@@ -6,10 +6,11 @@ Specification: RFC 6009 (with RFC 3461 and 2852). Complete: yes.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from rules.errors import RunError
+from rules.ext.date import check_zone, date_part
 from rules.registry import Extension, Kind, TagSpec
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ DSN_PARTS = {
 }
 _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _BY = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)", re.IGNORECASE)
+DELIVER_BY = frozenset(name for name, (_, keyword) in DSN_PARTS.items() if keyword == "BY")
 _NOTIFY = {"NEVER", "SUCCESS", "FAILURE", "DELAY"}
 
 
@@ -39,8 +41,8 @@ def _xtext(value: str) -> str:
     return _XTEXT.sub(lambda found: chr(int(found[1], 16)), value)
 
 
-def dsn_values(run: Run, name: str) -> list[str]:
-    """RFC 6009 section 2 and 4: the values of one part."""
+def dsn_values(run: Run, name: str, zone: timezone | None) -> list[str]:
+    """RFC 6009 sections 4 and 5: the values of one part; ``zone`` None is the local one."""
     of_rcpt, keyword = DSN_PARTS[name]
     value = (run.envelope.rcpt_params if of_rcpt else run.envelope.mail_params).get(keyword)
     if value is None:
@@ -57,11 +59,11 @@ def dsn_values(run: Run, name: str) -> list[str]:
     if name == "bytimerelative":
         return [str(int(found[1]))]
     if name == "bytimeabsolute":
-        moment = run.host.now().astimezone(UTC) + timedelta(seconds=int(found[1]))
-        return [moment.strftime("%Y-%m-%dT%H:%M:%SZ")]
+        moment = (run.now() + timedelta(seconds=int(found[1]))).astimezone(zone or run.now().tzinfo)
+        return [date_part(moment, "iso8601")]
     if name == "bymode":
         return ["notify" if found[2].upper() == "N" else "return"]
-    return ["true" if found[3] else "false"]
+    return ["trace" if found[3] else ""]
 
 
 def _notify_fault(value: str) -> str | None:
@@ -119,7 +121,7 @@ def _amend_by(run: Run, bound: Bound, options: ActionOptions) -> None:
     moment = _absolute(absolute)
     if moment is None:
         raise RunError(f'redirect: "{absolute[:40]}" is not a date and time of RFC 3339')
-    options.by_time = max(-999_999_999, min(999_999_999, int((moment - run.host.now()).total_seconds())))
+    options.by_time = max(-999_999_999, min(999_999_999, int((moment - run.now()).total_seconds())))
 
 
 def _absolute(text: str) -> datetime | None:
@@ -155,6 +157,7 @@ EXTENSION = Extension(
     ("envelope-dsn", "envelope-deliverby", "redirect-dsn", "redirect-deliverby"),
     dialect="RFC 6009",
     tags=(
+        TagSpec("zone", ("envelope",), ("envelope-deliverby",), Kind.STRING, check=check_zone),
         TagSpec(
             "notify", _REDIRECT, ("redirect-dsn",), Kind.STRING, check=_check_notify, amend=_amend_notify
         ),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from rules.errors import RunError
 from rules.match import Matcher, expand, missed, show
@@ -21,13 +22,25 @@ if TYPE_CHECKING:
     from rules.options import ActionOptions
     from rules.registry import ComparatorSpec
 
-_ABBREVIATED = ":addrbook:"
-_FULL = "urn:ietf:params:sieve:addrbook:"
+_URN = "urn:ietf:params:sieve:"
+_BOOK = _URN + "addrbook:"
+DEFAULT_BOOK = _BOOK + "default"
 
 
 def list_name(text: str) -> str:
-    """RFC 6134 2.6: names that begin with a colon are short for urn:ietf:params:sieve."""
-    return _FULL + text[len(_ABBREVIATED) :] if text.lower().startswith(_ABBREVIATED) else text
+    """RFC 6134 2.5: a leading colon is short for the Sieve URN; names of address books are decoded, "default" has no case."""
+    if text.startswith(":"):
+        text = _URN + text[1:]
+    if text.lower().startswith(_BOOK):
+        book = unquote(text[len(_BOOK) :], errors="replace")
+        return DEFAULT_BOOK if book.lower() == "default" else _BOOK + book
+    return text
+
+
+def contains(run: Run, name: str, value: str) -> bool | None:
+    """Is the value in the list? None: there is no such list (the default address book always is: RFC 6134 2.5)."""
+    found = run.host.list_contains(name, value)
+    return False if found is None and name == DEFAULT_BOOK else found
 
 
 def _check(checker: Checker, bound: Bound) -> None:
@@ -41,7 +54,7 @@ def _link(bound: Bound, comparator: ComparatorSpec, keys: Texts) -> Matcher:
         names = expand(run, keys)
         for value in values:
             for name in names:
-                if run.host.list_contains(list_name(name), value):
+                if contains(run, list_name(name), value):
                     run.seen, run.key = value, name
                     if run.captures:
                         run.variables.matched = (value,)
@@ -55,7 +68,7 @@ def _valid(bound: Bound) -> TestFn:
     def test(run: Run) -> bool:
         for name in expand(run, bound.texts(0)):
             run.seen = run.key = name
-            if run.host.list_contains(list_name(name), "") is None:
+            if contains(run, list_name(name), "") is None:
                 return False
         return True
 

@@ -1,7 +1,7 @@
 """fcc: file a copy of a generated message (vacation, notify by mailto).
 
-Specification: RFC 8580. Complete: yes, with :create (mailbox), :flags (imap4flags) and :specialuse
-(special-use).
+Specification: RFC 8580. Complete: yes, with :create (mailbox), :flags (imap4flags), :specialuse (special-use)
+and :mailboxid (RFC 9042 5).
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ def _amend(run: Run, bound: Bound, options: ActionOptions) -> None:
     name = run.expand(bound.tag_text("fcc") or "")
     if fault := mailbox_fault(name):
         raise RunError(f":fcc: {fault}")
-    use = bound.tag_text("specialuse")
+    use, mailbox_id = bound.tag_text("specialuse"), bound.tag_text("mailboxid")
     options.fcc = Fcc(
         name,
         flags=flags_of(expand(run, bound.tag_texts("flags") or ())),
         create=bound.has("create"),
         special_use=None if use is None else run.expand(use),
+        mailbox_id=None if mailbox_id is None else run.expand(mailbox_id),
     )
 
 
@@ -53,5 +54,7 @@ EXTENSION = Extension(
         TagSpec("create", _ON, ("mailbox",), requires=_WITH),
         TagSpec("flags", _ON, ("imap4flags",), Kind.STRINGS, requires=_WITH),
         TagSpec("specialuse", _ON, ("special-use",), Kind.STRING, requires=_WITH),
+        # RFC 9042 5
+        TagSpec("mailboxid", _ON, ("mailboxid",), Kind.STRING, requires=_WITH, conflicts=("specialuse",)),
     ),
 )

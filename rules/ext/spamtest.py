@@ -94,7 +94,9 @@ EXTENSION = Extension(
     dialect="RFC 5235",
     implies=(("spamtestplus", "spamtest"),),
     tests=(
-        TestSpec("spamtest", ("spamtest", "spamtestplus"), _VALUE, link=_spamtest, matches=True, sources=_sources),
+        TestSpec(
+            "spamtest", ("spamtest", "spamtestplus"), _VALUE, link=_spamtest, matches=True, sources=_sources
+        ),
         TestSpec("virustest", ("virustest",), _VALUE, link=_virustest, matches=True, sources=_sources),
     ),
     tags=(TagSpec("percent", ("spamtest",), ("spamtestplus",)),),
