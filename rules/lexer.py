@@ -99,7 +99,7 @@ def _run(text: str, pos: int, tokens: Tokens, limits: Limits) -> int:
                 value = _BARE_LF.sub("\r\n", value)
             if len(value) > longest:
                 tokens.faults.append(_too_long(where))
-        elif kind == IDENTIFIER or kind == TAG:
+        elif kind in (IDENTIFIER, TAG):
             if kind == TAG:
                 where -= 1
             value = value.lower()

@@ -19,13 +19,15 @@ import os
 import re
 import sqlite3
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from filterd.cli import FOUND, OK, CliError
 from filterd.cli.options import add_config, add_json, load_config, print_json
 from filterd.cli.storage import open_store
 from filterd.config.schema import Config
+from filterd.explain import owner
 from filterd.explain.text import explain
 from filterd.explain.traces import TraceReader
 from filterd.store.base import Store, StoreError
@@ -63,19 +65,21 @@ def run(arguments: argparse.Namespace) -> int:
                     f"nothing is known of “{wanted}”; traces are kept for pipeline.keep_traces", FOUND
                 )
             trace, only = found
+            parts = [only] if only is not None else trace.recipients
             if arguments.account:
-                mine = [r for r in trace.recipients if r.account == arguments.account.lower()]
-                if not mine:
+                parts = [part for part in parts if part.account == arguments.account.lower()]
+                if not parts:
                     raise CliError(f"{arguments.account} was no recipient of that message", FOUND)
-                only = mine[0]
             events = reader.events(trace.id)
-            now_at = _now(trace, only, store)
+            now_at = _now(trace, parts, store)
+            if arguments.account:
+                trace, events = owner.view(trace, parts), owner.events_of(parts, events)
+            else:
+                trace = replace(trace, recipients=parts)
             if arguments.json:
-                if only is not None:
-                    trace.recipients = [only]
                 print_json({**asdict(trace), "events": [asdict(event) for event in events], "now": now_at})
             else:
-                sys.stdout.write(explain(trace, events, only, now_at, arguments.steps))
+                sys.stdout.write(explain(trace, events, None, now_at, arguments.steps))
     except sqlite3.Error as error:
         raise CliError(f"the traces cannot be read: {error}", 75) from None
     finally:
@@ -113,7 +117,8 @@ def _find(
     if queued is not None:
         return queued, None
     matches = reader.by_message_id(word)
-    return (matches[0], None) if matches else None
+    mine = (one for one in matches if not account or any(r.account == account.lower() for r in one.recipients))
+    return _whole(next(mine, None))
 
 
 def _whole(trace: MessageTrace | None) -> tuple[MessageTrace, None] | None:
@@ -153,11 +158,11 @@ def _of_place(
     return _of_header(data, reader) if data is not None else None
 
 
-def _now(trace: MessageTrace, only: RecipientTrace | None, store: Store) -> str:
+def _now(trace: MessageTrace, parts: Sequence[RecipientTrace], store: Store) -> str:
     """Where the message is today: still there, moved (found by its trace mark), or gone."""
     out = []
     for number, recipient in enumerate(trace.recipients, 1):
-        if only is not None and recipient is not only:
+        if not any(recipient is part for part in parts):
             continue
         for place in recipient.places:
             match = PLACE.match(place)

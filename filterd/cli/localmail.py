@@ -19,12 +19,15 @@ from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
 from filterd.config.schema import Config
 from filterd.local_text import DELIVER_SOCKET, crlf
+from filterd.proto.smtp_limits import SmtpLimits
+from filterd.proto.smtp_parse import SyntaxFault, path
 from pipeline.reply import Reply
 
 EX_OK, EX_USAGE, EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE = 0, 64, 65, 67, 69
 EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
 CHUNK = 1 << 20
 SOCKET_SECONDS = 300.0
+NO_ADDRESS = Reply(553, "5.1.3", "Not an address")
 
 
 class ExitWith(Exception):
@@ -83,7 +86,29 @@ def with_domain(address: str, config: Config) -> str:
 def hand_in(
     config: Config, sender: str, recipients: Sequence[str], data: bytes, account: Account | None = None
 ) -> list[Reply]:
-    """One reply a recipient. ``account``: who is sending, when one of ours is; only then may mail leave."""
+    """One reply a recipient. ``account``: who is sending, when one of ours is; only then may mail leave.
+
+    Arguments may be anything: what is no address is refused as a recipient, and as a sender counts as unknown, like ``<>``.
+    """
+    good = [address for address in recipients if is_path(address)]
+    if not is_path(sender):
+        print("the sender is no address: taken as <>", file=sys.stderr)
+        sender = ""
+    replies = iter(_hand_in(config, sender, good, data, account) if good else ())
+    return [next(replies) if is_path(address) else NO_ADDRESS for address in recipients]
+
+
+def is_path(address: str) -> bool:
+    """Could MAIL or RCPT name this address? "" is the null path."""
+    try:
+        return not path(f"<{address}>".encode(), SmtpLimits(), reverse=True)[1]
+    except (SyntaxFault, UnicodeEncodeError):
+        return False
+
+
+def _hand_in(
+    config: Config, sender: str, recipients: Sequence[str], data: bytes, account: Account | None
+) -> list[Reply]:
     if account is None:
         answered = by_socket(config, sender, recipients, data)
         if answered is not None:
@@ -121,12 +146,13 @@ def by_socket(config: Config, sender: str, recipients: Sequence[str], data: byte
 
     None: there is no server, or it did not even take the sender; nothing was done.
     """
-    path = os.path.join(config.server.data_dir, "run", DELIVER_SOCKET)
+    socket_path = os.path.join(config.server.data_dir, "run", DELIVER_SOCKET)
     try:
-        with smtplib.LMTP(path, local_hostname="localhost", timeout=SOCKET_SECONDS) as lmtp:
+        with smtplib.LMTP(socket_path, local_hostname="localhost", timeout=SOCKET_SECONDS) as lmtp:
             lmtp.ehlo_or_helo_if_needed()
             utf8 = not all(map(str.isascii, (sender, *recipients)))
-            code, _ = lmtp.mail(sender, ["SMTPUTF8"] if utf8 else [])
+            lmtp.command_encoding = "utf-8"
+            code, _ = lmtp.docmd("MAIL", f"FROM:<{sender}>{' SMTPUTF8' if utf8 else ''}")
             return _dialogue(lmtp, recipients, data) if code == 250 else None
     except (OSError, smtplib.SMTPConnectError, smtplib.SMTPHeloError):
         return None
@@ -134,7 +160,7 @@ def by_socket(config: Config, sender: str, recipients: Sequence[str], data: byte
 
 def _dialogue(lmtp: smtplib.LMTP, recipients: Sequence[str], data: bytes) -> list[Reply]:
     """From the text on whatever breaks is 'try again': the server may have stored the message."""
-    replies = [_reply(*lmtp.rcpt(address)) for address in recipients]
+    replies = [_reply(*lmtp.docmd("RCPT", f"TO:<{address}>")) for address in recipients]
     if not any(reply.positive for reply in replies):
         return replies
     try:

@@ -119,19 +119,19 @@ class Names(threading.Thread):
         self._zone = zone
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._end: asyncio.Event | None = None
         self.address = ""
 
     def run(self) -> None:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         server = ZoneServer(Zone.parse(self._zone))
         await server.start()
         self.address = server.address
         self._ready.set()
-        await self._stop.wait()
+        await self._end.wait()
         await server.close()
 
     def up(self) -> str:
@@ -142,8 +142,8 @@ class Names(threading.Thread):
         return self.address
 
     def close(self) -> None:
-        if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+        if self._loop is not None and self._end is not None:
+            self._loop.call_soon_threadsafe(self._end.set)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from filterd.imap import numset
 from filterd.imap.errors import Fatal
@@ -47,11 +47,17 @@ class View:
         at = bisect_left(self.uids, uid)
         return at + 1 if at < len(self.uids) and self.uids[at] == uid else 0
 
+    def numbers_of(self, uids: Sequence[int]) -> Sequence[int]:
+        """Numbers of UIDs (ascending)."""
+        first = self.number_of(uids[0]) if uids else 0
+        if first and self.number_of(uids[-1]) - first + 1 == len(uids):
+            return range(first, first + len(uids))
+        return [self.number_of(uid) for uid in uids]
+
     def told(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """The client has been (or need not be) told of these (uid, mask, modseq): do not tell it again."""
-        for uid, _, modseq in changes:
-            if len(self._told) < _KNOWN_LIMIT:
-                self._told[uid] = modseq
+        if len(self._told) < _KNOWN_LIMIT:
+            self._told.update([(uid, modseq) for uid, _, modseq in changes])
 
     # -- following the store ------------------------------------------------------------------------------------
     def refresh(
@@ -176,6 +182,23 @@ class Style:
         if self.uid:
             return b"* %d FETCH (UID %d FLAGS (%b))\r\n" % (number, uid, flags)
         return b"* %d FETCH (FLAGS (%b))\r\n" % (number, flags)
+
+    def all_flags(
+        self, numbers: Sequence[int], changed: Sequence[tuple[int, int, int]], table: FlagTable
+    ) -> bytes:
+        """``flags`` for many: (uid, mask, modseq) beside their numbers."""
+        if self.uidonly or self.modseq:
+            return b"".join(
+                [
+                    self.flags(n, uid, table[mask], modseq)
+                    for n, (uid, mask, modseq) in zip(numbers, changed, strict=True)
+                ]
+            )
+        shown = [table[mask] for _, mask, _ in changed]
+        if self.uid:
+            line = b"* %d FETCH (UID %d FLAGS (%b))\r\n".__mod__
+            return b"".join(map(line, zip(numbers, [uid for uid, _, _ in changed], shown, strict=True)))
+        return b"".join(map(b"* %d FETCH (FLAGS (%b))\r\n".__mod__, zip(numbers, shown, strict=True)))
 
 
 def _compare(old: Snapshot, new: Snapshot) -> Iterator[tuple[int, int, int]]:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from filterd.store.base import COLD_FIELDS, DELETED, SEEN, StoreUnavailable
 from filterd.store.durable import Disk
@@ -127,6 +127,17 @@ class HotRow:
     inode: int
     disk_size: int
     mtime: int
+
+
+class FlagRow(NamedTuple):
+    """What of a row of ``hot`` a change of flags must know."""
+
+    mbox: int
+    uid: int
+    flags: int
+    modseq: int
+    fresh: int
+    name: str
 
 
 Cold = tuple[bytes, bytes, bytes, bytes, str, str]  # envelope, body, bodystructure, headers, trace, decision
@@ -323,16 +334,20 @@ class Index:
         for _, hot in copies:
             self._count(box, hot, 1)
 
-    def change(self, box: MailboxRow, changes: Sequence[tuple[HotRow, int, int, int, str]]) -> None:
+    def change(self, box: MailboxRow, changes: Sequence[tuple[HotRow | FlagRow, int, int, int, str]]) -> None:
         """(row, new flags, new modseq, new fresh, new name)."""
         self._db.executemany(
             "update hot set flags=?, modseq=?, fresh=?, name=? where mbox=? and uid=?",
             [(mask, modseq, fresh, name, hot.mbox, hot.uid) for hot, mask, modseq, fresh, name in changes],
         )
         for hot, mask, _, fresh, _ in changes:
-            box.unseen += bool(hot.flags & SEEN) - bool(mask & SEEN)
-            box.deleted += bool(mask & DELETED) - bool(hot.flags & DELETED)
-            box.recent += fresh - hot.fresh
+            changed = hot.flags ^ mask
+            if changed & SEEN:
+                box.unseen += -1 if mask & SEEN else 1
+            if changed & DELETED:
+                box.deleted += 1 if mask & DELETED else -1
+            if hot.fresh:
+                box.recent += fresh - hot.fresh
 
     def replace(self, box: MailboxRow, old: HotRow, new: HotRow, cold: Cold) -> None:
         """The file of a message has other content than when it was rendered."""
@@ -389,6 +404,11 @@ class Index:
         """Of those of ``uids`` that exist, ascending."""
         found = self._chosen(f"select {HOT_COLUMNS} from hot", _Key.hot(mailbox_id), uids, 1)
         return [HotRow(*row) for row in found]  # type: ignore[arg-type]  # HOT_COLUMNS are its fields in order
+
+    def flag_rows(self, mailbox_id: int, uids: Sequence[int]) -> list[FlagRow]:
+        """Of those of ``uids`` that exist, ascending."""
+        select = "select mbox, uid, flags, modseq, fresh, name from hot"
+        return list(map(FlagRow._make, self._chosen(select, _Key.hot(mailbox_id), uids, 1)))
 
     def hot_all(self, mailbox_id: int) -> list[HotRow]:
         rows = self.retry(f"select {HOT_COLUMNS} from hot where mbox=? order by uid", (mailbox_id,))

@@ -17,7 +17,7 @@ from filterd.store import names, quota, rescan, tree
 from filterd.store.base import DELETED, Copied, FlagChange, StoreError
 from filterd.store.core import touched
 from filterd.store.folder import Folder, stem
-from filterd.store.index import HotRow, MailboxRow
+from filterd.store.index import FlagRow, HotRow, MailboxRow
 from filterd.store.memory import new_mask
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def _flag_block(
     changed, modified = out
     row = core.fresh_row(folder)
     mask, keywords = fl.mask_of(flags, row.keyword_list, create=mode != "remove")
-    todo: list[tuple[HotRow, int]] = []
-    for hot in core.index.hot(row.id, uids):
+    todo: list[tuple[FlagRow, int]] = []
+    for hot in core.index.flag_rows(row.id, uids):
         if unchanged_since is not None and hot.modseq > unchanged_since:
             modified.append(hot.uid)
         elif (new := new_mask(hot.flags, mode, mask)) == hot.flags:
@@ -100,18 +100,21 @@ def _flag_block(
 
 
 def _rename_for_flags(
-    core: Core, folder: Folder, todo: list[tuple[HotRow, int]], modseq: int
-) -> tuple[list[tuple[HotRow, int, int, int, str]], list[int]]:
-    changes = []
+    core: Core, folder: Folder, todo: list[tuple[FlagRow, int]], modseq: int
+) -> tuple[list[tuple[HotRow | FlagRow, int, int, int, str]], list[int]]:
+    changes: list[tuple[HotRow | FlagRow, int, int, int, str]] = []
     missing = []
-    rename = core.settings.disk.rename
+    rename, cur = core.settings.disk.rename, folder.cur
+    ends: dict[tuple[str, int], str] = {}  # (letters, mask) -> the end of the new name; there are few
     for hot, mask in todo:
         base, letters = fl.split_name(hot.name)
-        unknown = fl.mask_of_letters(letters)[1] if letters else ""
-        name = base + fl.info_of(mask, unknown)
+        end = ends.get((letters, mask))
+        if end is None:
+            end = ends[letters, mask] = fl.info_of(mask, fl.mask_of_letters(letters)[1] if letters else "")
+        name = base + end
         if name != hot.name or hot.fresh:
             try:
-                rename(folder.place(hot.fresh), hot.name, folder.cur, name)
+                rename(folder.place(hot.fresh), hot.name, cur, name)
             except FileNotFoundError:
                 missing.append(hot.uid)
                 continue

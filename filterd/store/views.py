@@ -166,7 +166,12 @@ def _forward(core: Core, row: MailboxRow, since: int, arrays: Arrays) -> tuple[i
             at = bisect.bisect_left(uids, uid)
             if at < len(uids) and uids[at] == uid:
                 del uids[at], masks[at]
-    for uid, mask in later:
+    changed = later
+    if len(later) > 500:
+        known = {uid: mask for uid, mask in later}  # tells the types
+        masks = array("Q", [known.get(uid, mask) for uid, mask in zip(uids, masks, strict=True)])
+        changed = [(uid, known[uid]) for uid in sorted(known.keys() - set(uids))]
+    for uid, mask in changed:
         at = len(uids) if not uids or uid > uids[-1] else bisect.bisect_left(uids, uid)
         if at < len(uids) and uids[at] == uid:
             masks[at] = mask

@@ -76,7 +76,7 @@ def date_part(moment: datetime, part: str) -> str:
             return str(moment.isoweekday() % 7)
 
 
-def _moment(field: Field) -> datetime | None:
+def moment_of(field: Field) -> datetime | None:
     """The date of a field; in fields like Received it stands behind the last semicolon."""
     if b";" in field:
         found = date.parse(field.rpartition(b";")[2])
@@ -153,7 +153,7 @@ class DateSource:
             moment = run.now()
         else:
             fields = run.view.fields((self.name,))
-            moment = _moment(fields[0]) if fields else None
+            moment = moment_of(fields[0]) if fields else None
         if moment is None:
             return ()
         return (date_part(_Shift(self.zone, self.original)(run, moment), self.part),)
@@ -181,7 +181,7 @@ def _date(bound: Bound) -> TestFn:
         fields = read(run, [field_name(run.expand(name))])
         part = _part(run, wanted)
         moments = [
-            moment for field in (fields[:1] if plain else fields) if (moment := _moment(field)) is not None
+            moment for field in (fields[:1] if plain else fields) if (moment := moment_of(field)) is not None
         ]
         return match(run, [date_part(shift(run, moment), part) for moment in moments])
 

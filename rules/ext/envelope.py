@@ -72,6 +72,7 @@ def envelope_values(run: Run, name: str, part: str, zone: timezone | None = None
         return [envelope.auth] if envelope.auth else []
     if name in DSN_PARTS:
         return dsn_values(run, name, zone)
+    path: str | None
     if name == "from":
         path = envelope.mail_from
     elif name == "to":

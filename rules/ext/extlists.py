@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from rules.context import StateKey
 from rules.errors import RunError
 from rules.match import Matcher, expand, missed, show
 from rules.registry import Extension, Kind, MatchSpec, Param, TagSpec, TestFn, TestSpec
@@ -27,6 +28,9 @@ _BOOK = _URN + "addrbook:"
 DEFAULT_BOOK = _BOOK + "default"
 
 
+CHANGED: StateKey[dict[tuple[str, str], bool]] = StateKey("lists", dict)  # (list, value) -> is it in it now?
+
+
 def list_name(text: str) -> str:
     """RFC 6134 2.5: a leading colon is short for the Sieve URN; names of address books are decoded, "default" has no case."""
     if text.startswith(":"):
@@ -38,7 +42,13 @@ def list_name(text: str) -> str:
 
 
 def contains(run: Run, name: str, value: str) -> bool | None:
-    """Is the value in the list? None: there is no such list (the default address book always is: RFC 6134 2.5)."""
+    """Is the value in the list? None: there is no such list (the default address book always is: RFC 6134 2.5).
+
+    What the run itself added and took away (vnd.filterd.list) counts.
+    """
+    changed = run.get(CHANGED)
+    if changed and (known := changed.get((name, value.strip().lower()))) is not None:
+        return known
     found = run.host.list_contains(name, value)
     return False if found is None and name == DEFAULT_BOOK else found
 

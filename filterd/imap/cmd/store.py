@@ -98,17 +98,23 @@ def _answer(call: Call, result: FlagChange, silent: bool) -> None:
     session, view = call.session, call.view
     if silent and not session.condstore:
         return
-    style, table = session.style(call.uid), view.table
-    lines = []
-    for uid, mask, modseq in result.changed:
-        number = view.number_of(uid)
-        if not silent:
-            lines.append(style.flags(number, uid, table[mask], modseq))
-        elif session.uidonly:
-            lines.append(b"* %d UIDFETCH (MODSEQ (%d))\r\n" % (uid, modseq))
-        else:
-            lines.append(b"* %d FETCH (UID %d MODSEQ (%d))\r\n" % (number, uid, modseq))
-    call.write(b"".join(lines))
+    style = session.style(call.uid)
+    numbers = view.numbers_of([uid for uid, _, _ in result.changed])
+    if not silent:
+        call.write(style.all_flags(numbers, result.changed, view.table))
+    elif session.uidonly:
+        call.write(
+            b"".join(
+                [b"* %d UIDFETCH (MODSEQ (%d))\r\n" % (uid, modseq) for uid, _, modseq in result.changed]
+            )
+        )
+    else:
+        lines = zip(numbers, result.changed, strict=True)
+        call.write(
+            b"".join(
+                [b"* %d FETCH (UID %d MODSEQ (%d))\r\n" % (n, uid, modseq) for n, (uid, _, modseq) in lines]
+            )
+        )
 
 
 STORE = Spec(b"STORE", SELECTED, parse, expunge=False, uid=True)

@@ -70,9 +70,8 @@ def outsider(root: Path, count: int) -> None:
         name = f"{1_700_000_000 + number}.P{os.getpid()}Q{number}.outsider"
         (place / "tmp" / name).write_bytes(text(99, number))
         (place / "tmp" / name).rename(place / "new" / name)
-        for path in pick.sample(
-            sorted((place / "cur").iterdir()), min(3, len(list((place / "cur").iterdir())))
-        ):
+        there = sorted((place / "cur").iterdir())
+        for path in pick.sample(there, min(3, len(there))):
             base, _, letters = path.name.partition(":2,")
             flags = "".join(sorted(set(letters) ^ {"F"}))
             try:

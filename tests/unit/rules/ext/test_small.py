@@ -10,6 +10,7 @@ import pytest
 
 from rules.actions import FileInto, Redirect, RunResult
 from rules.compiler import compile_script
+from rules.errors import ScriptErrors
 from rules.host import ScriptEnvelope
 from rules.interpreter import run
 from rules.mail.message import Message
@@ -124,7 +125,13 @@ def test_envelope_dsn() -> None:
     assert envelope_test('envelope "bytimerelative" "120"', mail_params=mail)
     assert envelope_test('envelope "bytimeabsolute" "2026-01-01T00:02:00Z"', mail_params=mail)
     assert envelope_test('envelope "bymode" "return"', mail_params=mail)
-    assert envelope_test('envelope "bytrace" "true"', mail_params=mail)
+    assert envelope_test('envelope "bytrace" "trace"', mail_params=mail)
+    assert envelope_test('envelope "bytrace" ""', mail_params={"BY": "1;N"})
+    assert not envelope_test('envelope "bytrace" ""', mail_params={})
+    zoned = 'envelope :zone "+0130" "bytimeabsolute" "2026-01-01T01:32:00+01:30"'
+    assert envelope_test(zoned, mail_params=mail)
+    with pytest.raises(ScriptErrors, match="no address"):
+        envelope_test('envelope :domain "ret" "x"')
     assert not envelope_test('envelope :contains ["notify", "ret", "bymode"] ""')
 
 

@@ -1,0 +1,26 @@
+"""What the owner of an account may see of a trace: the message part and his own parts, nothing of other recipients
+(HOUSE item 22)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.trace import MessageTrace, RecipientTrace, Span
+
+_QUEUED = re.compile(r"queued for (?P<address>.+) \([^()]*\)\Z")
+
+
+def view(trace: MessageTrace, parts: Sequence[RecipientTrace]) -> MessageTrace:
+    """The trace with these parts only. Notes on the message part tell whom a filter put in or took out: they go."""
+    spans = [span for span in trace.spans if span.result != "note"]
+    return replace(trace, spans=spans, recipients=list(parts))
+
+
+def events_of(parts: Sequence[RecipientTrace], events: Sequence[Span]) -> list[Span]:
+    """The later events (tries to send) of what these parts sent."""
+    places = [place for part in parts for place in part.places]
+    own = {found["address"] for place in places if (found := _QUEUED.match(place))}
+    starts = tuple(f"{address}{mark}" for address in own for mark in (" at ", ": "))
+    return [event for event in events if event.summary.startswith(starts)] if starts else []
