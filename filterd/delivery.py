@@ -12,7 +12,7 @@ from pathlib import Path
 from filterd.accounts.directory import Account, Directory, Forward, Local
 from filterd.deliverykey import DeliveryKeys
 from filterd.outgoing import Departure
-from filterd.perform import Job, Outcome, Performer, Target
+from filterd.perform import Job, Living, Outcome, Performer, Target
 from filterd.queue.base import Spool
 from filterd.scripts import ScriptService
 from filterd.sieve_host import AccountHost
@@ -124,6 +124,7 @@ class Delivery:
         keys: DeliveryKeys,
         verdict: Verdict,
         trace: MessageTrace,
+        living: Living,
     ) -> list[Outcome]:
         """One Outcome a recipient, in order; on a positive one everything is on disk."""
         parts = [
@@ -133,7 +134,7 @@ class Delivery:
         ]
         # one of several recipients whose copies are handled apart is not alone either
         alone = len(parts) == 1 and len(work.envelope.recipients) == 1
-        job = Job(work, base, keys, verdict, trace, alone)
+        job = Job(work, base, keys, verdict, trace, alone, living)
         first = len(trace.recipients) + 1  # a message may be delivered in two goes
         trace.recipients.extend(part[1] for part in parts)
         if len(parts) == 1:
@@ -181,7 +182,7 @@ class Delivery:
             job.base,
             to=destination.forward,
             kind=kind,
-            key=job.keys.key(destination.address, f"send:{destination.forward}"),
+            key=job.keys.key(destination.address.lower(), f"send:{destination.forward}"),
             params=params,
             passed=destination.address,
         )
@@ -199,8 +200,14 @@ class Delivery:
         if job.alone or job.work.envelope.profile is Profile.LMTP:
             return Outcome(refusal)
         outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
+        trace.outcome, trace.decision = "discarded", "Discarded: this message was forwarded from here before"
+        log.info("message %s for %s discarded: a forwarding loop", job.trace.id, destination.address)
         sender = job.work.envelope.reverse_path
         if sender and _verified(job.work):
+            trace.outcome, trace.decision = (
+                "rejected",
+                "Returned to its sender: it was forwarded from here before",
+            )
             bounce = plans.Bounce(sender, refusal)
             notes = self._departure.generated(job.work, job.base, bounce, job.keys, destination.address)
             outcome.add(await self.performer.send_on(job, notes, RecipientTrace(sender, "")))
@@ -323,11 +330,16 @@ def kept_here(plan: plans.Plan) -> plans.Plan:
     if any(isinstance(step, plans.Store | plans.Execute | plans.Drop) for step in steps):
         return replace(plan, steps=steps, notes=notes)
     decision = f"{plans.INBOX} because it was redirected from here before and came back."
-    return replace(plan, steps=(*steps, plans.Store(plans.INBOX)), outcome="stored", decision=decision, notes=notes)
+    return replace(
+        plan, steps=(*steps, plans.Store(plans.INBOX)), outcome="stored", decision=decision, notes=notes
+    )
 
 
 def _verified(work: Transaction) -> bool:
-    """SPF or an aligned DKIM signature passed: a bounce would reach the real sender (HOUSE item 5)."""
+    """SPF or an aligned DKIM signature passed, or it is the sender's own log-in (which may only send as itself): a bounce
+    would reach the real sender (HOUSE item 5)."""
+    if work.envelope.profile is Profile.SUBMISSION and work.envelope.client.auth:
+        return True
     domain = work.envelope.reverse_path.rpartition("@")[2].lower()
     spf = work.verdicts.get("spf")
     dkim = work.verdicts.get("dkim")

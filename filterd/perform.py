@@ -30,6 +30,7 @@ from filterd.store.base import (
     MailboxExists,
     NewMessage,
     NoSuchMailbox,
+    OverQuota,
     SieveState,
     Stored,
     StoreError,
@@ -63,14 +64,20 @@ class Outcome:
     keys: list[tuple[str, bytes]] = field(default_factory=list)
     queue_keys: list[bytes] = field(default_factory=list)
     late: list[tuple[str, bytes]] = field(default_factory=list)
-    held: list[bytes] = field(default_factory=list)  # counted as living, see Performer
 
     def add(self, other: Outcome) -> None:
         """Take over another outcome's keys."""
         self.keys.extend(other.keys)
         self.queue_keys.extend(other.queue_keys)
         self.late.extend(other.late)
-        self.held.extend(other.held)
+
+
+@dataclass(slots=True)
+class Living:
+    """The session a message came by: while it lives, an equal message of another session is no retry of this one."""
+
+    alive: bool = True
+    keys: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -83,7 +90,10 @@ class Job:
     verdict: Verdict
     trace: MessageTrace
     alone: bool  # no other recipient of this message: a script's reject can still be our reply
-    begun: dict[bytes, asyncio.Future[bool]] = field(default_factory=dict)  # by key: did it come to a good end?
+    living: Living = field(default_factory=Living)
+    begun: dict[bytes, asyncio.Future[bool]] = field(
+        default_factory=dict
+    )  # by key: did it come to a good end?
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +137,13 @@ class Performer:
     ) -> Outcome:
         """Commit and publish; the keys count as living from here until ``ended``."""
         outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
-        twins = _without_twins(job, effects, trace)
-        outcome.held = [store.message.key for store in effects.stores] + [one.key for one in effects.outgoing]
-        self._live.update(outcome.held)
+        twins = _without_twins(job, effects, trace, self._clock.time())
+        held = [store.message.key for store in effects.stores] + [one.key for one in effects.outgoing]
+        if job.living.alive:
+            job.living.keys.extend(held)
+            self._live.update(held)
         end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        job.begun.update(dict.fromkeys(outcome.held, end))
+        job.begun.update(dict.fromkeys(held, end))
         try:
             await self._effects(job, trace, effects, outcome)
             end.set_result(True)
@@ -142,7 +154,6 @@ class Performer:
         except BaseException:
             if not end.done():
                 end.set_result(False)
-            self.ended(outcome)
             raise
         return outcome
 
@@ -154,6 +165,8 @@ class Performer:
         ]
         recorded = len(stores) + len(outgoing) > 1
         pending: tuple[str, ...] = ()
+        if recorded and stores:
+            await self._room(stores)
         if outgoing or recorded:
             pending = await self._commit(outgoing, stores if recorded else [], trace)
             outcome.queue_keys.extend(one.key for one in outgoing)
@@ -169,6 +182,15 @@ class Performer:
             (outcome.late if recorded else outcome.keys).append((store.account, store.message.key))
             if recorded:
                 self._spool.performed([pending[at]])
+
+    async def _room(self, stores: Sequence[PendingStore]) -> None:
+        """Raises OverQuota: what cannot be stored for a long time must not be promised. (A single store finds out itself.)"""
+        try:
+            quota = await self._jobs.run(stores[0].account, lambda opened: opened.quota())
+        except StoreError:
+            return
+        if quota.limit > 0 and quota.used + sum(len(store.message.data) for store in stores) > quota.limit:
+            raise OverQuota("the mailbox is full")
 
     async def _remember(self, plan: Plan, target: Target, effects: Effects) -> None:
         """What belongs to the account and to no store of the plan."""
@@ -264,7 +286,7 @@ class Performer:
 
     async def _known(self, pending: PendingStore, first: Stored) -> Stored:
         """The key is known and unacknowledged: a retry, or an equal message of a session that lives?"""
-        if self._live[pending.message.key] <= 1:
+        if self._live[pending.message.key] <= 1:  # ours alone, or not even that any more
             for pause in LOOK_AGAIN:
                 await asyncio.sleep(pause)
                 found = await self._jobs.deliver(
@@ -279,17 +301,16 @@ class Performer:
         message = replace(pending.message, key=b"")
         return await self._jobs.deliver(pending.account, pending.mailbox, message, pending.state)
 
-    def ended(self, outcome: Outcome) -> None:
-        """Nothing more is heard of this outcome: its session is over, or it was acknowledged, or it came to nothing."""
-        for key in outcome.held:
+    def ended(self, living: Living) -> None:
+        """Nothing more is heard of this message: its session is over, or went on, or came to nothing."""
+        for key in living.keys:
             self._live[key] -= 1
             if self._live[key] <= 0:
                 del self._live[key]
-        outcome.held = []
+        living.keys.clear()
 
     def acknowledge(self, outcome: Outcome) -> None:
         """The client went on after our reply (HOUSE item 11)."""
-        self.ended(outcome)
         self._release(outcome.keys)
         if outcome.queue_keys:
             self._spool.acknowledge(outcome.queue_keys)
@@ -316,14 +337,20 @@ class Performer:
         return await self._jobs.run(account, create)
 
 
-def _without_twins(job: Job, effects: Effects, trace: RecipientTrace) -> list[asyncio.Future[bool]]:
+def _without_twins(
+    job: Job, effects: Effects, trace: RecipientTrace, now: float
+) -> list[asyncio.Future[bool]]:
     """Take out what is already being done for another recipient of this message; who waits for it looks at these."""
     twins = [store for store in effects.stores if store.message.key in job.begun]
     effects.stores = [store for store in effects.stores if store.message.key not in job.begun]
     for twin in twins:
-        trace.places.append(f"{twin.mailbox}: one copy with another recipient of this message")
+        text = f"{twin.mailbox}: one copy, made for another address of the same account"
+        trace.places.append(text)
+        trace.spans.append(Span("store", now, 0.0, "", text))
         effects.state = effects.state or twin.state
-    keys = [twin.message.key for twin in twins] + [one.key for one in effects.outgoing if one.key in job.begun]
+    keys = [twin.message.key for twin in twins] + [
+        one.key for one in effects.outgoing if one.key in job.begun
+    ]
     effects.outgoing = [one for one in effects.outgoing if one.key not in job.begun]
     return [job.begun[key] for key in keys]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ from filterd.explain.traces import TraceWriter
 from filterd.filtered import readdress
 from filterd.generation import run_stages
 from filterd.outgoing import Departure
-from filterd.perform import Outcome
+from filterd.perform import Living, Outcome
 from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
 from pipeline import authres, edits, received
 from pipeline.envelope import Client, Envelope, Profile, Recipient
@@ -53,6 +54,7 @@ log = logging.getLogger("filterd.reception")
 
 MAX_HOPS = 50  # RFC 5321 6.3: Received fields; at least 100 is suggested as the limit of a simple counter, peers use 50
 
+_FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 MESSAGE_ID_KEPT = 998  # characters in a trace
 TRACE_REMOVED = HeaderEdit("remove", "X-Filterd-Trace")  # only we say where a trace is
 OK_SENDER = Reply(250, "2.1.0", "Sender ok")
@@ -81,6 +83,7 @@ class SessionState:
     """What the last final reply promised, until the client shows that it got it."""
 
     promised: list[Outcome] = field(default_factory=list)
+    living: list[Living] = field(default_factory=list)
     over: bool = False  # the connection is gone
 
 
@@ -94,6 +97,12 @@ class ReceptionSettings:
     time_budget: float = 25.0
     split_reject: bool = True
     hide_client: bool = True
+
+
+def _headless(message: Message) -> bool:
+    """Text, but not one line of its head is a field."""
+    fields = message.header.fields
+    return bool(fields) and not any(_FIELD.match(message.data, field.start) for field in fields)
 
 
 class Reception(SmtpService):
@@ -195,6 +204,8 @@ class Reception(SmtpService):
             for outcome in state.promised:
                 self._delivery.performer.acknowledge(outcome)
             state.promised = []
+        if isinstance(state, SessionState):
+            self._forget(state)
 
     def ended(self, session: SmtpSession) -> None:
         state = session.state
@@ -202,11 +213,21 @@ class Reception(SmtpService):
             state.over = True
             self._forget(state)
 
+    def _living(self, session: SmtpSession) -> Living:
+        """What the next message's keys hang on."""
+        state = session.state
+        if not isinstance(state, SessionState):
+            return Living(alive=False)
+        living = Living(alive=not state.over)
+        state.living.append(living)
+        return living
+
     def _forget(self, state: SessionState) -> None:
-        """What was promised and never acknowledged: the client may send it again."""
-        for outcome in state.promised:
-            self._delivery.performer.ended(outcome)
-        state.promised = []
+        """The client went on, or is gone: what it sends again is a message of its own, or a retry."""
+        for living in state.living:
+            living.alive = False
+            self._delivery.performer.ended(living)
+        state.living.clear()
 
     def abort(self, session: SmtpSession, transaction: SmtpTransaction) -> None:
         transaction.state = None
@@ -345,24 +366,21 @@ class Reception(SmtpService):
             parts = [(kept, verdict), (sorted(held), late)]
         else:
             parts = [(list(range(len(where))), verdict)]
+        living = self._living(session)
         found: dict[int, Outcome] = {}
         for places, said in parts:
             chosen = [where[at] for at in places]
             if chosen:
-                done = await self._delivery.deliver(work, base, chosen, keys, said, trace)
+                done = await self._delivery.deliver(work, base, chosen, keys, said, trace, living)
                 found.update(zip(places, done, strict=True))
         answers = [found[at] for at in range(len(where))]
         replies = self._replies(session.profile, answers)
         if all(answer.reply.positive for answer in answers) or session.profile is Profile.LMTP:
             state = session.state
             if isinstance(state, SessionState):
-                self._forget(state)
-                state.promised.extend(answer for answer in answers if answer.reply.positive)
-                if state.over:
-                    self._forget(state)
-        for answer in answers:
-            if not answer.reply.positive or (not replies[0].positive and session.profile is not Profile.LMTP):
-                self._delivery.performer.ended(answer)
+                state.promised = [answer for answer in answers if answer.reply.positive]
+        else:
+            self._delivery.performer.ended(living)
         trace.outcome = "accepted" if any(answer.reply.positive for answer in answers) else "refused"
         trace.reply = replies[0].text
         self._traces.put(trace)
@@ -382,6 +400,8 @@ class Reception(SmtpService):
         """The text with our Received, the stages' fields and Authentication-Results; forged ones of ours taken out."""
         settings = self._settings
         message, envelope = work.message, work.envelope
+        if _headless(message):  # `echo done | filterd-deliver ann`: all of it is body
+            message = Message(b"\r\n" + message.data)
         submitted = session.account is not None
         smtputf8 = "SMTPUTF8" in envelope.mail_params
         line = received.line(

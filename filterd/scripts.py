@@ -7,11 +7,11 @@ log say why. A script is looked up by its text, so activation by another process
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from filterd.accounts.scripts_base import ScriptStore, ScriptStoreError
-from rules import registry
+from rules import includes, registry
 from rules.compiler import CompiledScript, compile_script
 from rules.errors import ScriptErrors, render
 from rules.limits import DEFAULT, Limits
@@ -22,8 +22,48 @@ MAX_STORES = 2048  # accounts whose script folder is remembered
 MAX_COMPILED = 512  # scripts kept compiled in one process
 
 
+def global_script(folder: Path | None, name: str) -> str | None:
+    """The text of a script for ``include :global``; None when there is none, or the name would leave the folder."""
+    if folder is None or "/" in name or "\0" in name or name.startswith("."):
+        return None
+    path = folder / f"{name}.sieve"
+    try:
+        return path.read_text("utf-8", "replace") if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _refusal(text: str) -> str:
+    return "The script is not made active:\n" + text.rstrip("\n")
+
+
+class GatedStore:
+    """An account's storage that asks before a script is made active."""
+
+    def __init__(self, store: ScriptStore, gate: Callable[[str], None]) -> None:
+        self._store = store
+        self._gate = gate
+        self.list = store.list
+        self.get = store.get
+        self.put = store.put
+        self.have_space = store.have_space
+        self.delete = store.delete
+        self.rename = store.rename
+        self.active = store.active
+
+    def activate(self, name: str) -> None:
+        """``""`` deactivates all. Raises ScriptStoreError with every reason."""
+        if name:
+            self._gate(name)
+        self._store.activate(name)
+
+
 class ScriptService:
-    """``store_of`` opens an account's script storage; ``before``/``after``/``default`` are the administrator's files."""
+    """``store_of`` opens an account's script storage; ``before``/``after``/``default`` are the administrator's files.
+
+    ``own_addresses`` gives every address of an account (for the warning about redirects to oneself), ``global_dir`` holds
+    the scripts for ``include :global``.
+    """
 
     def __init__(
         self,
@@ -32,6 +72,8 @@ class ScriptService:
         after: Sequence[Path] = (),
         default: Path | None = None,
         limits: Limits = DEFAULT,
+        own_addresses: Callable[[str], Iterable[str]] | None = None,
+        global_dir: Path | None = None,
     ) -> None:
         self._open_store = store_of
         self._stores: dict[str, ScriptStore] = {}
@@ -42,10 +84,13 @@ class ScriptService:
         self._files: dict[Path, tuple[tuple[int, int, int], str]] = {}
         self._capabilities = registry.capabilities()
         self._limits = limits
+        self._own_addresses = own_addresses
+        self._global_dir = global_dir
 
     # -- servers.ports.Scripts ---------------------------------------------------------------------------
     def of(self, account: str) -> ScriptStore:
-        return self._store_of(account)
+        """The account's storage; a script that cannot run is not activated."""
+        return GatedStore(self._store_of(account), lambda name: self._may_activate(account, name))
 
     def _store_of(self, account: str) -> ScriptStore:
         """The account's storage, kept open: it remembers the active script as long as the file is the same."""
@@ -57,12 +102,39 @@ class ScriptService:
         return found
 
     def check(self, account: str, text: str) -> tuple[list[str], list[str]]:
-        """(errors, warnings) for people, each ``line:column: text``."""
+        """(errors, warnings) for people: each with its place, the source line, a caret and the cure."""
+        own = {account, *(self._own_addresses(account) if self._own_addresses is not None else ())}
         try:
-            compiled = compile_script(text, name="script", limits=self._limits)
+            compiled = compile_script(text, name="script", limits=self._limits, own_addresses=own)
         except ScriptErrors as failure:
             return render(failure.errors, text, "script").splitlines(), []
-        return [], [f"line {w.line}: {w.message}" for w in compiled.warnings]
+        warnings = render(compiled.warnings, text, "script", kind="warning").splitlines()
+        for fault in includes.faults(compiled, self._included(account), self._limits):
+            warnings += fault.render("script", text, kind="warning")
+        return [], warnings
+
+    def _included(self, account: str) -> Callable[[str, str], str | None]:
+        def fetch(location: str, name: str) -> str | None:
+            return self.personal(account, name) if location == "personal" else self.global_script(name)
+
+        return fetch
+
+    def global_script(self, name: str) -> str | None:
+        """The text of one of the administrator's scripts, for ``include :global``; None when there is none."""
+        return global_script(self._global_dir, name)
+
+    def _may_activate(self, account: str, name: str) -> None:
+        """Raises ScriptStoreError when the script, or one that it includes, would fail with the first message."""
+        text = self._store_of(account).get(name)
+        try:
+            compiled = compile_script(text, name=name, limits=self._limits)
+        except ScriptErrors as failure:
+            raise ScriptStoreError("", _refusal(render(failure.errors, text, name))) from None
+        lines: list[str] = []
+        for fault in includes.faults(compiled, self._included(account), self._limits):
+            lines += fault.render(name, text)
+        if lines:
+            raise ScriptStoreError("", _refusal("\n".join(lines)))
 
     def capabilities(self) -> tuple[str, ...]:
         return self._capabilities

@@ -13,10 +13,16 @@ from datetime import UTC, datetime
 from email.utils import make_msgid
 from pathlib import Path
 
+from filterd.scripts import global_script
 from filterd.store.base import AccountStore, MailboxInfo
 from rules.host import Host
 
 LIST_PREFIX = "/private/vendor/filterd/list/"  # server annotations that hold an account's lists
+
+
+def _same_name(one: str, other: str) -> bool:
+    """RFC 9051 5.1: only INBOX has no case."""
+    return one == other or one.upper() == other.upper() == "INBOX"
 
 
 def _no_script(_name: str) -> str | None:
@@ -43,12 +49,14 @@ class AccountHost(Host):
         return datetime.fromtimestamp(self.at, UTC).astimezone()
 
     def mailbox_exists(self, name: str) -> bool:
-        return any(info.name == name for info in self._mailboxes())
+        return any(_same_name(info.name, name) for info in self._mailboxes())
 
     def special_use_exists(self, mailbox: str | None, uses: Sequence[str]) -> bool:
         wanted = {use.lower() for use in uses}
         have = {
-            info.special_use.lower() for info in self._mailboxes() if mailbox is None or info.name == mailbox
+            info.special_use.lower()
+            for info in self._mailboxes()
+            if mailbox is None or _same_name(info.name, mailbox)
         }
         return bool(have) and wanted <= have
 
@@ -82,7 +90,7 @@ class AccountHost(Host):
         members = self.store.get_metadata(None, LIST_PREFIX + list_name)
         if members is None:
             return None
-        return value.lower() in members.lower().split("\n")
+        return value.strip().lower() in members.lower().split("\n")
 
     def environment(self, name: str) -> str | None:
         return self.environment_items.get(name)
@@ -99,10 +107,7 @@ class AccountHost(Host):
     def include(self, location: str, name: str) -> str | None:
         if location == "personal":
             return self.personal(name)
-        if self.global_dir is None or "/" in name or name.startswith("."):
-            return None
-        path = self.global_dir / f"{name}.sieve"
-        return path.read_text("utf-8", "replace") if path.is_file() else None
+        return global_script(self.global_dir, name)
 
     def execute(self, program: str, arguments: Sequence[str], data: bytes) -> tuple[int, bytes] | None:
         return None

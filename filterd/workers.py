@@ -120,7 +120,12 @@ class Group:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes: the others serve on, this one starts later
+            log.error("process %s cannot be started: %s", role.name, error)
+            role.pid, role.due, role.replacing = 0, time.monotonic() + RESTART_PAUSE[-1], False
+            return
         if pid == 0:
             code = 70
             try:

@@ -61,7 +61,7 @@ class Checker:
         self.registry = registry
         self.allowed = frozenset(allowed)
         self.limits = limits
-        self.own_addresses = frozenset(address.lower() for address in own_addresses)
+        self.own_addresses = frozenset(address.lower() for address in own_addresses if address)
         self.active: set[str] = set()
         self.required: set[str] = set()
         self.errors: list[ScriptError] = []

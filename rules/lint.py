@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rules.ast import Number, Strings, Test
 from rules.bound import Bound, constants
+from rules.outaddress import out_address
 from rules.registry import CommandSpec
 
 if TYPE_CHECKING:
@@ -24,8 +25,21 @@ def lint(checker: Checker, bounds: Sequence[Bound]) -> None:
     """Adds warnings about these commands, and all inside them, to the checker."""
     seen: dict[Signature, dict[str, int]] = {}
     whole: dict[Signature, int] = {}
+    begin = 0
     look = len(bounds) <= _MOST_RULES
+    closed = True  # do all branches of the chain so far end the script?
+    ended = 0  # the line of an if-else whose branches all do
     for bound in bounds:
+        if ended and bound.name not in ("elsif", "else"):
+            message = f"this is never reached: every branch of the if in line {ended} ends the script"
+            checker.warn(bound.node.pos, "dead-code", message, "remove it, or move it up")
+            ended = 0
+        if bound.name == "if":
+            closed, begin = True, bound.line
+        if bound.name in ("if", "elsif", "else"):
+            closed = closed and _ends(bound.block or ())
+            if closed and bound.name == "else":
+                ended = begin
         for test in bound.tests:
             _test(checker, test)
         if bound.block is not None:
@@ -60,7 +74,16 @@ def _calm(block: Sequence[Bound]) -> bool:
 
 
 def _ends(block: Sequence[Bound]) -> bool:
-    return bool(block) and isinstance(block[-1].spec, CommandSpec) and block[-1].spec.ends
+    """Does its last command end the script (an if does when all its branches do, and there is an else)?"""
+    if not block:
+        return False
+    last = block[-1]
+    if last.name == "else":
+        index = len(block) - 1
+        while index >= 0 and block[index].name in ("elsif", "else"):
+            index -= 1
+        return index >= 0 and all(_ends(bound.block or ()) for bound in block[index:])
+    return isinstance(last.spec, CommandSpec) and last.spec.ends
 
 
 def _shadowed(
@@ -131,8 +154,14 @@ def _test(checker: Checker, test: Bound) -> None:
         _test(checker, inner)
 
 
+def _bare_address(text: str) -> str:
+    """An address in lower case, without display name and subaddress."""
+    local, at, domain = (out_address(text) or text).lower().rpartition("@")
+    return local.partition("+")[0] + at + domain
+
+
 def _redirect(checker: Checker, bound: Bound) -> None:
     address = bound.text(0)
-    if isinstance(address, str) and address.lower() in checker.own_addresses:
+    if isinstance(address, str) and not bound.has("list") and _bare_address(address) in checker.own_addresses:
         message = f"this redirects to your own address {address}: the mail comes back here"
         checker.warn(checker.where(bound, 0), "redirect-loop", message, "redirect elsewhere, or use keep")

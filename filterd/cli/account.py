@@ -12,9 +12,12 @@ See also: filterd sieve --help, filterd help configuration
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shutil
+import sqlite3
+from pathlib import Path
 
 from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase, Record
@@ -29,6 +32,7 @@ from filterd.cli.ownership import down_to, hand_over
 from filterd.cli.storage import open_store
 from filterd.config.schema import Config
 from filterd.config.values import BadValue, nearest, show_size, size
+from filterd.explain.traces import forget_account
 from filterd.ports import SystemClock
 from filterd.store.durable import RealDisk
 
@@ -164,6 +168,8 @@ def remove(arguments: argparse.Namespace, config: Config, database: AccountDatab
     loses = f" and all its mail in {folder}" if arguments.purge else ""
     confirm(f"Remove {record.id}{loses}?", arguments.yes)
     database.remove(record.id)
+    with contextlib.suppress(sqlite3.Error):  # busy or damaged: they end by their age
+        forget_account(Path(config.server.data_dir) / "traces.db", record.id)
     if arguments.purge:
         shutil.rmtree(folder, ignore_errors=True)
         if os.path.exists(folder):

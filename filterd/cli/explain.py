@@ -117,7 +117,9 @@ def _find(
     if queued is not None:
         return queued, None
     matches = reader.by_message_id(word)
-    mine = (one for one in matches if not account or any(r.account == account.lower() for r in one.recipients))
+    mine = (
+        one for one in matches if not account or any(r.account == account.lower() for r in one.recipients)
+    )
     return _whole(next(mine, None))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,8 +14,12 @@ from email.utils import make_msgid
 
 from filterd import __version__
 from filterd.store.durable import RealDisk, make_dirs, opened, replace_small
+from rules.context import SETTING_PREFIX
+from rules.ext.extlists import list_name
 from rules.host import Host
 from rules.mail.message import Message
+from rules.testkit import status
+from rules.view import View
 
 STATE_FILE = "state.json"
 SUFFIX = ".sieve"
@@ -30,7 +33,7 @@ class Surroundings:
     personal: str = ""
     global_: str = ""
     state: str = ""
-    mailboxes: tuple[str, ...] = ()
+    mailboxes: tuple[str, ...] | None = None  # None: made on demand
     options: Mapping[str, object] = field(default_factory=dict)
     own: tuple[str, ...] = ()
 
@@ -43,31 +46,50 @@ class OneShotHost(Host):
         self._message = message
         self._at = now
         self._memory = _read_state(surroundings.state)
+        self._view = View(message)
         self._uses = {
-            str(name): str(use) for name, use in _table(surroundings.options, "special_use").items()
+            str(name): {str(one).lower() for one in (uses if isinstance(uses, list) else [uses])}
+            for name, uses in _table(surroundings.options, "special_use").items()
         }
+        lists = _table(surroundings.options, "lists")
+        self.lists = {list_name(str(name)): _members(found) for name, found in lists.items()}
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self._at, UTC).astimezone()
 
     def mailbox_exists(self, name: str) -> bool:
-        return name.upper() == "INBOX" or name in self._around.mailboxes or name in self._uses
+        return name.upper() == "INBOX" or name in (self._around.mailboxes or ()) or name in self._uses
+
+    def can_store(self, name: str) -> bool:
+        """Would a fileinto without :create find the mailbox?"""
+        return self._around.mailboxes is None or self.mailbox_exists(name)
 
     def special_use_exists(self, mailbox: str | None, uses: Sequence[str]) -> bool:
-        have = {use.lower() for name, use in self._uses.items() if mailbox is None or name == mailbox}
+        have = {
+            use for name, some in self._uses.items() if mailbox is None or name == mailbox for use in some
+        }
         return bool(have) and {use.lower() for use in uses} <= have
 
     def special_use_mailbox(self, use: str) -> str | None:
-        return next((name for name, kind in self._uses.items() if kind.lower() == use.lower()), None)
+        return next((name for name, some in self._uses.items() if use.lower() in some), None)
+
+    def has_use(self, mailbox: str, use: str) -> bool:
+        """Has this mailbox the use?"""
+        return use.lower() in self._uses.get(mailbox, ())
 
     def mailbox_id_exists(self, mailbox_id: str) -> bool:
         return False
 
     def metadata(self, mailbox: str | None, name: str) -> str | None:
-        """``{"/shared/x": "value", "INBOX": {"/private/y": "value"}}``: server annotations beside those of mailboxes."""
+        """``{"/shared/x": "value", "INBOX": {"/private/y": "value"}}``: server annotations beside those of mailboxes (or
+        under ""). RFC 5464: names have no case."""
         known = _table(self._around.options, "metadata")
-        found = known.get(name) if mailbox is None else _table(known, mailbox).get(name)
-        return found if isinstance(found, str) else None
+        tables = [_table(known, mailbox)] if mailbox is not None else [known, _table(known, "")]
+        for table in tables:
+            for key, value in table.items():
+                if key.lower() == name.lower() and isinstance(value, str):
+                    return value
+        return None
 
     def seen(self, key: bytes) -> bool:
         return self._memory.get(key.hex(), 0.0) > self._at
@@ -84,13 +106,14 @@ class OneShotHost(Host):
         with opened(disk, self._around.state) as folder:
             replace_small(disk, folder, STATE_FILE, json.dumps(kept).encode(), durable=False)
 
-    def list_contains(self, list_name: str, value: str) -> bool | None:
-        members = _table(self._around.options, "lists").get(list_name)
-        if not isinstance(members, list):
-            return None
-        return value.lower() in {str(member).lower() for member in members}
+    def list_contains(self, name: str, value: str) -> bool | None:
+        members = self.lists.get(name)
+        return None if members is None else value.strip().lower() in {member.lower() for member in members}
 
     def environment(self, name: str) -> str | None:
+        if name.startswith(SETTING_PREFIX):
+            found = self._around.options.get(name.removeprefix(SETTING_PREFIX))
+            return None if found is None or isinstance(found, (dict, list)) else str(found)
         items = {"name": "filterd", "version": __version__, "location": "MDA", "phase": "during"}
         extra = _table(self._around.options, "environment").get(name)
         return extra if isinstance(extra, str) else items.get(name)
@@ -99,8 +122,7 @@ class OneShotHost(Host):
         return self._status("spamtest")
 
     def virus_status(self) -> int | None:
-        found = self._status("virustest")
-        return None if found is None else max(0, min(5, round(found[0])))
+        return status.virus_value(self._status("virustest"))
 
     def own_addresses(self) -> Sequence[str]:
         return self._around.own
@@ -122,29 +144,29 @@ class OneShotHost(Host):
     def new_message_id(self) -> str:
         return make_msgid(domain="localhost").strip("<>")
 
-    def _status(self, name: str) -> tuple[float, float] | None:
-        """(value, maximum) from the header the caller names: its number, its length, or a text with a given value."""
-        settings = _table(self._around.options, name)
-        header = str(settings.get("header", ""))
-        raw = self._message.first(header.lower().encode()) if header else None
-        if raw is None:
-            return None
-        text = raw.decode("utf-8", "replace")
-        pattern = str(settings.get("regex", ""))
-        if pattern:
-            match = re.search(pattern, text[:1000])
-            if match is None:
-                return None
-            text = match[1] if match.groups() else match[0]
-        maximum = _number(settings.get("max"), 5.0 if name == "virustest" else 10.0)
-        kind = settings.get("type", "score")
-        if kind == "strlen":
-            return float(len(text.strip())), maximum
-        if kind == "text":
-            values = {str(said): value for value, said in _table(settings, "values").items()}
-            return (_number(values[text.strip()], 0.0), maximum) if text.strip() in values else None
-        found = re.search(r"[-+]?\d+(?:\.\d+)?", text)
-        return (float(found[0]), maximum) if found else None
+    def _status(self, test: str) -> tuple[float, float] | None:
+        """The result that the caller's header tells: {type: score|strlen|text, header, regex, max, values}."""
+        settings = _table(self._around.options, test)
+        header, pattern = str(settings.get("header", "")), str(settings.get("regex", ""))
+        prefix, steps = f"sieve_{test}_", 5 if test == "virustest" else 10
+        config = {
+            prefix + "status_header": f"{header}:{pattern}" if pattern else header,
+            prefix + "status_type": str(settings.get("type", "score")),
+            prefix + "max_value": str(settings.get("max", steps)),
+        }
+        values = settings.get("values")
+        if isinstance(values, list):
+            values = {str(number): text for number, text in enumerate(values)}
+        for key, value in (values if isinstance(values, Mapping) else {}).items():
+            number, text = (key, value) if str(key).isdigit() else (value, key)  # either way round
+            config[f"{prefix}text_value{number}"] = str(text)
+        return status.status(self._view, config, test, steps)
+
+
+def _members(found: object) -> tuple[str, ...]:
+    if isinstance(found, str):
+        found = found.split(",")
+    return tuple(str(one).strip() for one in found) if isinstance(found, list) else ()
 
 
 def _table(options: Mapping[str, object], name: str) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from filterd.cli.sieve_host import OneShotHost, Surroundings
 from rules.actions import (
     Action,
     Discard,
+    Fcc,
     FileInto,
     Keep,
     ListStore,
@@ -42,6 +44,7 @@ from rules.mail.message import Message
 DEFAULT_FROM = "sender@example.com"
 DEFAULT_TO = "recipient@example.com"
 MAX_CACHED = 64  # compiled scripts of a batch
+MERGE_FROM = 1_000  # steps of a script from which rules are dispatched
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 
 
@@ -68,14 +71,19 @@ def answer(request: Request, cache: Cache, now: float) -> dict[str, object]:
     if isinstance(compiled, ScriptErrors):
         return {"compile_errors": [error_as_json(error) for error in compiled.errors]}
     result, envelope, message, host = execute(request, compiled, now)
-    actions = [
-        one
-        for action in result.actions
-        if (one := action_as_json(action, envelope, message, host)) is not None
-    ]
+    actions: list[dict[str, object]] = []
+    fault = result.error
+    for action in result.actions:
+        for one in action_as_json(action, envelope, message, host):
+            if one["type"] == "store" and not one.pop("created", True):
+                fault = fault or f'the mailbox "{one["mailbox"]}" does not exist: the message is in INBOX'
+                one["mailbox"] = "INBOX"
+                if any(same["type"] == "store" and same["mailbox"] == "INBOX" for same in actions):
+                    continue
+            actions.append(one)
     out: dict[str, object] = {"actions": actions, "trace": trace_as_json(result)}
-    if result.error is not None:
-        out = {"runtime_error": result.error, **out}
+    if fault is not None:
+        out = {"runtime_error": fault, **out}
     if result.debug:
         out["debug"] = list(result.debug)
     return out
@@ -90,7 +98,9 @@ def execute(
     if not around.own:
         around = dataclasses.replace(around, own=(envelope.rcpt_to, envelope.orig_to))
     host = OneShotHost(around, message, now)
-    result = run([compiled], message, envelope, host, limits=_limits(around.options))
+    # Every false test is told of, where that is no burden; thousands of rules are dispatched as in the server.
+    merge = len(compiled.code) > MERGE_FROM
+    result = run([compiled], message, envelope, host, limits=_limits(around.options), merge=merge)
     host.remember(_to_remember(result))
     return result, envelope, message, host
 
@@ -117,15 +127,24 @@ def envelope_of(request: Request, message: Message) -> ScriptEnvelope:
     if recipient is None:
         recipient = _first_address(message, (b"envelope-to", b"to"), DEFAULT_TO)
     original = recipient if request.orig_to is None else request.orig_to
-    params = request.surroundings.options.get("rcpt_params")
-    rcpt_params = (
-        {str(name).upper(): str(value) for name, value in params.items()}
-        if isinstance(params, Mapping)
-        else {}
-    )
+    params = _params(request, "rcpt_params")
+    of_mail = {name: params.pop(name) for name in ("RET", "ENVID", "BY") if name in params}
     return ScriptEnvelope(
-        _bare(sender), _bare(recipient), _bare(original), request.auth, rcpt_params=rcpt_params
+        _bare(sender),
+        _bare(recipient),
+        _bare(original),
+        request.auth,
+        mail_params=of_mail | _params(request, "mail_params"),
+        rcpt_params=params,
     )
+
+
+def _params(request: Request, name: str) -> dict[str, str]:
+    """ESMTP parameters of ``--config`` by upper-case name."""
+    params = request.surroundings.options.get(name)
+    if not isinstance(params, Mapping):
+        return {}
+    return {str(key).upper(): str(value) for key, value in params.items() if value is not None}
 
 
 def _first_address(message: Message, names: tuple[bytes, ...], default: str) -> str:
@@ -191,34 +210,19 @@ def trace_as_json(result: RunResult) -> list[dict[str, object]]:
 
 def action_as_json(
     action: Action, envelope: ScriptEnvelope, message: Message, host: OneShotHost
-) -> dict[str, object] | None:
-    """None for what is no action of its own (discard, remembering)."""
+) -> list[dict[str, object]]:
+    """Nothing for what is no action of its own (discard, remembering); a generated mail with :fcc is stored too."""
     match action:
         case Keep():
-            return _store("INBOX", action.flags, action.message, message)
+            return [_store("INBOX", action.flags, action.message or message.data)]
         case FileInto():
-            mailbox = action.mailbox
-            if action.special_use:
-                mailbox = host.special_use_mailbox(action.special_use) or mailbox
-            return _store(mailbox, action.flags, action.message, message)
+            return [_filed(action, message, host)]
         case Redirect():
-            out: dict[str, object] = {
-                "type": "redirect",
-                "to": action.address,
-                "envelope_from": envelope.mail_from,
-            }
-            out["message"] = _text(message.data if action.message is None else action.message)
-            extra = {
-                "notify": action.notify,
-                "ret": action.ret,
-                "by_time": action.by_time,
-                "by_mode": action.by_mode,
-            }
-            return out | {name: value for name, value in extra.items() if value is not None}
+            return _redirects(action, envelope, message, host)
         case Reject():
-            return {"type": "reject", "reason": action.reason, "ereject": action.ereject}
+            return [{"type": "reject", "reason": action.reason, "ereject": action.ereject}]
         case Vacation():
-            return {
+            answer: dict[str, object] = {
                 "type": "vacation",
                 "to": action.to,
                 "from": action.sender,
@@ -226,8 +230,9 @@ def action_as_json(
                 "body": action.body,
                 "message": _text(action.message),
             }
+            return [answer, *_copies(action.fcc, action.message, host)]
         case Notify():
-            return {
+            told: dict[str, object] = {
                 "type": "notify",
                 "method": action.method,
                 "to": ", ".join(action.recipients),
@@ -236,23 +241,76 @@ def action_as_json(
                 "body": action.body,
                 "importance": action.importance,
             }
+            if action.message is not None:
+                told["message"] = _text(action.message)
+            return [told, *_copies(action.fcc, action.message, host)]
         case Pipe():
-            return {"type": "pipe", "program": action.program, "arguments": list(action.arguments)}
+            return [{"type": "pipe", "program": action.program, "arguments": list(action.arguments)}]
         case Report():
-            return {"type": "report", "feedback_type": action.feedback_type, "to": action.to}
+            return [{"type": "report", "feedback_type": action.feedback_type, "to": action.to}]
         case SetScore():
-            return {"type": "score", "value": action.value}
+            return [{"type": "score", "value": action.value}]
         case ListStore():
-            return {"type": "list", "name": action.name, "value": action.value, "remove": action.remove}
+            return [{"type": "list", "name": action.name, "value": action.value, "remove": action.remove}]
         case Discard() | Remember():
-            return None
+            return []
         case _:
             assert_never(action)
 
 
-def _store(mailbox: str, flags: tuple[str, ...], edited: bytes | None, message: Message) -> dict[str, object]:
-    text = _text(message.data if edited is None else edited)
-    return {"type": "store", "mailbox": mailbox, "flags": list(flags), "message": text}
+def _filed(action: FileInto, message: Message, host: OneShotHost) -> dict[str, object]:
+    mailbox = _by_use(action.mailbox, action.special_use, host)
+    stored = _store(mailbox, action.flags, action.message or message.data)
+    return stored | {"created": action.create or host.can_store(mailbox)}
+
+
+def _by_use(mailbox: str, use: str | None, host: OneShotHost) -> str:
+    """RFC 8579 4: the named mailbox when it has the use, else another one that has it, else the named one."""
+    if use is None or host.has_use(mailbox, use):
+        return mailbox
+    return host.special_use_mailbox(use) or mailbox
+
+
+def _redirects(
+    action: Redirect, envelope: ScriptEnvelope, message: Message, host: OneShotHost
+) -> list[dict[str, object]]:
+    """One for each member of a list (RFC 6134 2.3). RFC 6009 6.1, 7.1: with its tags the sender is the owner."""
+    asks = (action.notify, action.ret, action.by_time) != (None, None, None)
+    sender = envelope.rcpt_to if asks and envelope.mail_from else envelope.mail_from
+    extra: dict[str, object] = {
+        "notify": action.notify,
+        "ret": action.ret,
+        "by_time": action.by_time,
+        "by_mode": action.by_mode if action.by_time is not None else None,
+        "by_trace": True if action.by_trace else None,
+        "list": action.list_name,
+    }
+    members = [action.address] if action.list_name is None else host.lists.get(action.list_name, ())
+    return [
+        {
+            "type": "redirect",
+            "to": member,
+            "envelope_from": sender,
+            "message": _text(action.message or message.data),
+        }
+        | {name: value for name, value in extra.items() if value is not None}
+        for member in members
+    ]
+
+
+def _copies(fcc: Fcc | None, text: bytes | None, host: OneShotHost) -> list[dict[str, object]]:
+    """RFC 8580: the copy of a generated message."""
+    if fcc is None or text is None:
+        return []
+    mailbox = _by_use(fcc.mailbox, fcc.special_use, host)
+    return [
+        _store(mailbox, fcc.flags, text)
+        | {"generated": True, "created": fcc.create or host.can_store(mailbox)}
+    ]
+
+
+def _store(mailbox: str, flags: tuple[str, ...], text: bytes) -> dict[str, object]:
+    return {"type": "store", "mailbox": mailbox, "flags": list(flags), "message": _text(text)}
 
 
 def _text(data: bytes) -> str:
@@ -274,10 +332,14 @@ def request_of(fields: Mapping[str, object]) -> Request:
 
     script, message = text("script"), text("message")
     script_text, message_text = text("script_text"), text("message_text")
+    if script is not None and script_text is None and _is_text(script):
+        script, script_text = None, script
+    if message is not None and message_text is None and _is_text(message):
+        message, message_text = None, message
     if (script is None) == (script_text is None) or (message is None) == (message_text is None):
         raise ValueError('a request names "script" (or "script_text") and "message" (or "message_text")')
-    mailboxes = known.get("mailboxes") or []
-    names = mailboxes.split(",") if isinstance(mailboxes, str) else [str(one) for one in as_list(mailboxes)]
+    given = known.get("mailboxes")
+    names = given.split(",") if isinstance(given, str) else [str(one) for one in as_list(given or [])]
     return Request(
         script=read_script(script) if script is not None else str(script_text),
         message=read_bytes(message)
@@ -292,10 +354,15 @@ def request_of(fields: Mapping[str, object]) -> Request:
             personal=text("personal") or "",
             global_=text("global") or "",
             state=text("state") or "",
-            mailboxes=tuple(name.strip() for name in names if name.strip()),
+            mailboxes=None if given is None else tuple(name.strip() for name in names if name.strip()),
             options=options_of(known.get("config")),
         ),
     )
+
+
+def _is_text(value: str) -> bool:
+    """The text itself where a file's name was expected? A batch may hold either."""
+    return "\n" in value or (value.rstrip().endswith((";", "}")) and not os.path.exists(value))
 
 
 def as_list(value: object) -> list[object]:

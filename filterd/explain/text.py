@@ -86,6 +86,8 @@ def explain(
         out.append(f"  {about}")
     out.extend(line(span) for span in trace.spans)
     for at, recipient in enumerate(recipients):
+        if not (recipient.address or recipient.outcome):  # of an account that was removed
+            continue
         if len(recipients) > 1:
             out.append(f"  for {recipient.address}: {headline(trace, recipient) if at else 'see above'}")
         out.extend(line(span) for span in recipient.spans)
@@ -97,7 +99,12 @@ def explain(
     other = _otherwise(trace, recipients)
     if other:
         out.append(f"What would have changed it: {other}")
-    return "\n".join(out) + "\n"
+    return "".join(f"{_visible(text)}\n" for text in out)
+
+
+def _visible(text: str) -> str:
+    """One line for a terminal: what a stranger wrote cannot move its cursor or turn its text round."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def _steps(recipient: RecipientTrace) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filterd.explain.codec import dump, load, plain
-from pipeline.trace import MessageTrace, Span
+from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 log = logging.getLogger("filterd.explain")
 
@@ -164,6 +164,33 @@ class TraceWriter:
         db.execute("delete from alias where trace in (select id from trace where at < ?)", (before,))
         db.execute("delete from trace where at < ?", (before,))
         db.execute("delete from event where at < ?", (before,))
+
+
+def forget_account(path: Path, account: str) -> None:
+    """Take the parts of an account out of every trace; a trace that told of nobody else goes (HOUSE item 22)."""
+    if not path.exists():
+        return
+    db = connect(path)
+    try:
+        db.execute("begin immediate")
+        found = db.execute(
+            "select id, body from trace where id in (select trace from party where account=?)", (account,)
+        ).fetchall()
+        for name, body in found:
+            trace = load(body)
+            # the others keep their numbers, which stand in their messages
+            trace.recipients = [
+                RecipientTrace("", "") if r.account == account else r for r in trace.recipients
+            ]
+            if any(r.address for r in trace.recipients):
+                db.execute("update trace set body=? where id=?", (dump(trace), name))
+                continue
+            for table, column in (("trace", "id"), ("event", "trace"), ("alias", "trace")):
+                db.execute(f"delete from {table} where {column}=?", (name,))
+        db.execute("delete from party where account=?", (account,))
+        db.execute("commit")
+    finally:
+        db.close()
 
 
 class TraceReader:

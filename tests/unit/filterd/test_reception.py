@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from filterd.local_delivery import LocalDelivery
 from pipeline.envelope import Profile
 from pipeline.reply import Reply
 from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
@@ -261,3 +262,112 @@ def test_duplicate_is_remembered_only_with_the_delivery() -> None:
     assert len(house.box("ann")) == 1
     send(house, ANN, data=MAIL + b"b")
     assert len(house.box("ann", "Twice")) == 1
+
+
+def test_two_addresses_of_one_account_leave_one_copy_also_when_the_client_comes_again() -> None:
+    house = House()
+    for _ in range(2):  # the second time is the retry of a client that lost our reply
+        assert codes(send(house, ANN, ANN, "team@here.example", "ann+x@here.example")) == [250]
+        assert len(house.box("ann")) == len(house.box("bob")) == 1
+    assert codes(send(house, ANN, ANN, profile=Profile.LMTP, sender="other@away.example")) == [250, 250]
+    assert len(house.box("ann")) == 2
+
+
+def test_two_addresses_of_one_account_share_the_failure() -> None:
+    house = House()
+    house.jobs.broken.add(ANN)
+    assert codes(send(house, ANN, "ann+x@here.example", profile=Profile.LMTP)) == [451, 451]
+    house.jobs.broken.clear()
+    assert codes(send(house, ANN, "ann+x@here.example", profile=Profile.LMTP)) == [250, 250]
+    assert len(house.box("ann")) == 1
+
+
+def test_two_addresses_of_one_account_with_folders_of_their_own() -> None:
+    house = House()
+    house.script(
+        "ann",
+        'require ["envelope", "subaddress", "fileinto"];'
+        'if envelope :detail "to" "x" { fileinto "X"; redirect "a@away.example"; } else { redirect "a@away.example"; }',
+    )
+    assert codes(send(house, ANN, "ann+x@here.example", ANN, profile=Profile.LMTP)) == [250, 250, 250]
+    assert len(house.box("ann", "X")) == 1 and len(house.spool.outgoing) == 1
+
+
+def test_a_redirect_that_comes_back_is_kept() -> None:
+    house = House()
+    house.script("ann", 'redirect "ann@elsewhere.example";')
+    send(house, ANN)
+    (leaving,) = house.spool.outgoing
+    assert codes(send(house, ANN, data=leaving.data)) == [250]
+    assert len(house.spool.outgoing) == len(house.box("ann")) == 1
+    assert "came back" in house.traces.all[-1].recipients[0].decision
+    house.script("bob", 'require "copy"; redirect :copy "bob@elsewhere.example";')
+    back = leaving.data.replace(b"ann@here.example", b"bob@here.example")
+    assert codes(send(house, BOB, data=back)) == [250]
+    assert len(house.spool.outgoing) == len(house.box("bob")) == 1
+
+
+def test_nothing_is_remembered_of_sessions_that_are_over() -> None:
+    house = House(
+        Verdict("spf", Disposition.CONTINUE, result="pass"),
+    )
+    send(house, "away@here.example", ANN, data=b"Delivered-To: away@here.example\r\n" + MAIL)
+    send(house, ANN, "ann+x@here.example", "away@here.example")
+    assert len(house.spool.outgoing) == 2  # a bounce of the loop, a forward
+    assert not house.reception._delivery.performer._live
+
+
+def test_mail_of_the_queue_for_our_own_people_is_not_remembered_either() -> None:
+    house = House()
+    local = LocalDelivery(house.reception, house.reception._delivery)
+    assert asyncio.run(local.queued("far@away.example", ANN, MAIL)).code == 250
+    assert not house.reception._delivery.performer._live and len(house.box("ann")) == 1
+
+
+def test_a_folder_that_cannot_be_made_holds_both_of_two_equal_messages() -> None:
+    async def story() -> int:
+        house = House()
+        house.script("ann", 'require "fileinto"; fileinto "a//b";')
+        one, other = await house.session(), await house.session()
+        await house.send(ANN, session=one)
+        await house.send(ANN, session=other)
+        return len(house.box("ann"))
+
+    assert asyncio.run(story()) == 2
+
+
+def test_several_copies_for_a_full_mailbox_are_not_promised() -> None:
+    house = House()
+    house.script(
+        "ann", 'require ["fileinto", "copy"]; fileinto :copy "A"; redirect :copy "a@elsewhere.example";'
+    )
+    house.store._quota_of = lambda account: 10
+    assert codes(send(house, ANN)) == [452]
+    assert not house.spool.outgoing and not house.spool.stores
+
+
+def test_a_late_reject_of_our_own_people_goes_back_to_them() -> None:
+    house = House()
+    house.script("bob", 'require "reject"; reject "no";')
+    session = {"profile": Profile.SUBMISSION, "login": ANN, "sender": ANN}
+    assert codes(send(house, ANN, BOB, **session)) == [250]
+    assert [(out.recipient, out.kind) for out in house.spool.outgoing] == [(ANN, "dsn")]
+    assert not house.box("bob")
+
+
+def test_text_without_a_head_is_body() -> None:
+    for text in (b"done\r\n", b"Dear Ann: hi\r\n\r\nmore\r\n", b"\0\r\n", b"no end"):
+        house = House()
+        assert codes(send(house, ANN, data=text)) == [250]
+        (stored,) = house.box("ann")
+        assert stored.partition(b"\r\n\r\n")[2] == text
+    for text in (
+        b"",
+        b"Subject: x\r\n",
+        b"From far Mon\r\nSubject: x\r\n\r\nhi\r\n",
+        b" folded\r\nSubject: x\r\n\r\n",
+    ):
+        house = House()
+        send(house, ANN, data=text)
+        (stored,) = house.box("ann")
+        assert stored.endswith(b"\r\n" + text) and b"\r\n\r\n" + text not in stored

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from filterd.explain import owner
+from filterd.explain.text import explain
+from filterd.explain.traces import TraceReader, TraceWriter, forget_account
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 
 def test_nothing_of_other_recipients() -> None:
     ann = RecipientTrace("ann@here.example", "ann@here.example", places=["queued for a@away.example (Q1)"])
     bob = RecipientTrace("bob@here.example", "bob@here.example", places=["queued for b@away.example (Q2)"])
-    spans = [Span("spf", 1.0, 0.0, "pass", "ok"), Span("milters", 1.0, 0.0, "note", "eve@here.example taken out")]
+    spans = [
+        Span("spf", 1.0, 0.0, "pass", "ok"),
+        Span("milters", 1.0, 0.0, "note", "eve@here.example taken out"),
+    ]
     trace = MessageTrace("AAAAA-BBBBB", 1.0, "mx", spans=spans, recipients=[ann, bob])
     events = [
         Span("send", 2.0, 0.1, "sent", "a@away.example at mx.away.example: 250"),
@@ -21,3 +28,27 @@ def test_nothing_of_other_recipients() -> None:
     assert owner.events_of([ann], events) == [events[0], events[2]]
     assert owner.events_of([RecipientTrace("c@here.example", "c@here.example")], events) == []
     assert len(trace.recipients) == 2  # the trace itself is as it was
+
+
+def test_a_stranger_writes_nothing_to_the_terminal_but_text() -> None:
+    trace = MessageTrace(
+        "AAAAA-BBBBB", 1.0, "mx", subject="\x1b[31mred\x07 \u202eabc", sender="\x1b]0;x\x07@y"
+    )
+    shown = explain(trace)
+    assert all(char.isprintable() or char == "\n" for char in shown) and "red" in shown
+
+
+def test_the_traces_of_an_account_go_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "traces.db"
+    writer = TraceWriter(path, 1e12)
+    ann, bob = (RecipientTrace(f"{name}@here.example", f"{name}@here.example") for name in ("ann", "bob"))
+    writer.put(MessageTrace("AAAAA-00001", 1.0, "mx", recipients=[ann]))
+    writer.put(MessageTrace("AAAAA-00002", 1.0, "mx", recipients=[ann, bob]))
+    writer.close()
+    forget_account(path, "ann@here.example")
+    reader = TraceReader(path)
+    assert reader.get("AAAAA-00001") is None
+    left = reader.get("AAAAA-00002.2")
+    assert left is not None and [part.address for part in left.recipients] == ["", "bob@here.example"]
+    assert "ann" not in explain(left)
+    reader.close()
