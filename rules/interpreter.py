@@ -31,12 +31,14 @@ def run(
     trace: bool = True,
     limits: Limits = DEFAULT,
     merge: bool = True,
+    flags: tuple[str, ...] = (),
 ) -> RunResult:
     """Runs a chain of scripts over one message. Never raises: a failure keeps the original and says why.
 
-    ``merge=False`` walks every rule instead of dispatching runs of rules: slower, with each false test in the trace.
+    ``flags`` are the script's flags at its start (RFC 6785). ``merge=False`` walks every rule instead of dispatching runs of rules: slower, with each false test in the trace.
     """
     state = Run(message, envelope, host, limits, trace=trace, merge=merge)
+    state.flags = flags
     outcome = RunResult(trace=state.trace if state.trace is not None else [], debug=state.debug)
     try:
         last = len(scripts) - 1

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _DEFAULTS = {"name": "filterd", "location": "MDA", "phase": "during", "vnd.dovecot.default-mailbox": "INBOX"}
 
+_EVENT = ("imap.user", "imap.email", "imap.cause", "imap.mailbox", "imap.changedflags")
+
 
 def environment_item(run: Run, name: str) -> str | None:
     """The value of an item, None when it is not known."""
@@ -27,6 +29,8 @@ def environment_item(run: Run, name: str) -> str | None:
     value = run.host.environment(name)
     if value is None and name == "vnd.dovecot.username":
         return run.envelope.rcpt_to.strip("<>")
+    if value is None and name in _EVENT and run.script is not None and "imapsieve" in run.script.uses:
+        return ""  # RFC 6785 4: there was no event
     return _DEFAULTS.get(name) if value is None else value
 
 

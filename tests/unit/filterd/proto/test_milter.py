@@ -141,7 +141,7 @@ def test_a_new_session_on_the_same_connection() -> None:
 
 def test_quit_and_cut() -> None:
     assert fed(EVERYTHING, *SESSION, Bare.QUIT)[1] == [Close()]
-    core, events = fed(EVERYTHING, *SESSION)
+    core, _ = fed(EVERYTHING, *SESSION)
     core.receive_eof()
     assert core.next_event() == Close() and core.next_event() is None
     core, _ = fed(EVERYTHING, *SESSION, *MESSAGE[:3])
