@@ -35,7 +35,8 @@ def run(
 ) -> RunResult:
     """Runs a chain of scripts over one message. Never raises: a failure keeps the original and says why.
 
-    ``flags`` are the script's flags at its start (RFC 6785). ``merge=False`` walks every rule instead of dispatching runs of rules: slower, with each false test in the trace.
+    ``merge=False`` walks every rule instead of dispatching runs of rules: slower, with each false test in the trace.
+    ``flags`` are the script's flags at its start (RFC 6785).
     """
     state = Run(message, envelope, host, limits, trace=trace, merge=merge)
     state.flags = flags

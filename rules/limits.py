@@ -8,6 +8,8 @@ time is an error of the script, at run time a failed run, which keeps the messag
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 MAX_NUMBER = 2**64 - 1  # RFC 5228 2.4.1 asks for at least 2^31 - 1
@@ -73,6 +75,15 @@ class CpuBudget:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._end = 0.0
+
+    @contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """What happens inside is no work of the script (tables that are made once)."""
+        begun = time.thread_time()
+        try:
+            yield
+        finally:
+            self._end += time.thread_time() - begun
 
     def spent(self) -> bool:
         """True when the budget is used up. It begins with the first question: a short script never asks the system."""

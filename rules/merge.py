@@ -94,7 +94,7 @@ class Region:
         """A "1" for each rule that may be true, or has an effect."""
         dispatch = self._dispatch
         if dispatch is None:
-            with collector_held(len(self.rules) > _MANY):
+            with run.cpu.not_counted(), collector_held(len(self.rules) > _MANY):
                 dispatch = self._dispatch = self._build()
         return dispatch.decide(run)
 

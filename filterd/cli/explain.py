@@ -27,7 +27,7 @@ from filterd.cli import FOUND, OK, CliError
 from filterd.cli.options import add_config, add_json, load_config, print_json
 from filterd.cli.storage import open_store
 from filterd.config.schema import Config
-from filterd.explain import owner
+from filterd.explain import owner, partial
 from filterd.explain.text import explain
 from filterd.explain.traces import TraceReader
 from filterd.store.base import Store, StoreError
@@ -154,10 +154,15 @@ def _of_place(
     account: str, mailbox: str, uid: int, reader: TraceReader, store: Store
 ) -> tuple[MessageTrace, RecipientTrace | None] | None:
     try:
-        data = store.account(account).read(mailbox, uid)
+        opened = store.account(account)
+        data = opened.read(mailbox, uid)
+        rows = opened.rows(mailbox, [uid], cold=True)
     except StoreError as error:
         raise CliError(f"{account}/{mailbox}/{uid}: {error}", FOUND) from None
-    return _of_header(data, reader) if data is not None else None
+    if data is None:
+        return None
+    found = _of_header(data, reader)
+    return found if found is not None or not rows else partial.of_row(rows[0], account, mailbox)
 
 
 def _now(trace: MessageTrace, parts: Sequence[RecipientTrace], store: Store) -> str:

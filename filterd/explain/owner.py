@@ -15,7 +15,12 @@ _QUEUED = re.compile(r"queued for (?P<address>.+) \([^()]*\)\Z")
 def view(trace: MessageTrace, parts: Sequence[RecipientTrace]) -> MessageTrace:
     """The trace with these parts only. Notes on the message part tell whom a filter put in or took out: they go."""
     spans = [span for span in trace.spans if span.result != "note"]
-    return replace(trace, spans=spans, recipients=list(parts))
+    if not trace.auth or trace.auth in {part.account for part in parts}:
+        return replace(trace, spans=spans, recipients=list(parts))
+    # somebody who logged in: where he sat is nobody's business, as in our Received line (HOUSE item 8)
+    door = f"logged in as {trace.auth}, {trace.size} octets"
+    spans = [replace(span, summary=door) if span.stage == trace.profile else span for span in spans]
+    return replace(trace, client_ip="", helo="", tls="", spans=spans, recipients=list(parts))
 
 
 def events_of(parts: Sequence[RecipientTrace], events: Sequence[Span]) -> list[Span]:

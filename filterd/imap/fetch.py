@@ -28,10 +28,12 @@ _NO_FACTS = Facts(array("Q"), array("q"))
 
 @dataclass(frozen=True, slots=True)
 class TextItem:
-    """An item that needs the message: ``render`` gives what stands behind the label and a space."""
+    """An item that needs the message: ``render`` gives what stands behind the label and a space; ``whole``: the message
+    as it is."""
 
     label: bytes
     render: Callable[[Body], Sequence[bytes]]
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -190,6 +192,9 @@ def _read(call: Call, uids: list[int], keep: bool, octets: int) -> list[bytes | 
 def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
     view, session = call.view, call.session
     uids = [uid for uid, _ in group]
+    if plan.columns == [col.UID] and not plan.seen and len(plan.texts) == 1 and plan.texts[0].whole:
+        _write_whole(call, plan.texts[0].label, view.numbers_of(uids), group)
+        return 0
     masks = {uid: view.flags[view.number_of(uid) - 1] for uid in uids}
     newly = _mark_seen(call, masks) if plan.seen and not view.read_only else set()
     needs = plan.needs
@@ -215,6 +220,19 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
             head += b" ".join([column.format % (column.values(block)[0],) for column in wanted]) + b" "
         _write_texts(call, plan, head, Body(data))
     return missing
+
+
+def _write_whole(call: Call, label: bytes, numbers: Sequence[int], group: list[tuple[int, bytes]]) -> None:
+    """UID and the whole text, what clients ask for that keep all mail: two pieces a message, nothing looked at."""
+    line = b"* %d FETCH (UID %d " + label + b" {%d}\r\n"
+    end = b""
+    for number, (uid, data) in zip(numbers, group, strict=True):
+        if b"\0" in data:
+            data = data.replace(b"\0", b"\x80")
+        call.write(end + line % (number, uid, len(data)))
+        call.write(data)
+        end = b")\r\n"
+    call.write(end)
 
 
 def _write_texts(call: Call, plan: Plan, head: bytes, body: Body) -> None:

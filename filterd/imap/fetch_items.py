@@ -116,7 +116,8 @@ def _with_section(p: Parser, word: bytes, plan: Plan) -> None:
 def _text(plan: Plan, wanted: Section, *, peek: bool) -> None:
     plan.seen |= not peek
     plan.partial |= wanted.first is not None
-    plan.add_text(TextItem(wanted.label, lambda body: _body(body, wanted)))
+    whole = not wanted.path and not wanted.text and wanted.first is None
+    plan.add_text(TextItem(wanted.label, lambda body: _body(body, wanted), whole))
 
 
 def _body(body: Body, wanted: Section) -> Sequence[bytes]:

@@ -8,7 +8,7 @@ import pytest
 
 from filterd.accounts.scripts import FileScriptStore, ScriptLimits
 from filterd.imapsieve import ENTRY, ImapEvent, ImapOutcome, ImapSieve
-from filterd.ports import SystemIds, SystemClock
+from filterd.ports import SystemClock, SystemIds
 from filterd.scripts import ScriptService
 from filterd.sieve_host import AccountHost
 from filterd.store.base import AccountStore

@@ -167,8 +167,7 @@ def rules(
     body = "".join(f"if {test.format(index)} {{ {block.format(index)} }}\n" for index in range(number))
     return (
         'require ["fileinto", "variables", "editheader", "duplicate", "regex", "imap4flags", "relational", "date", '
-        '"copy", "body"];\n'
-        + body
+        '"copy", "body"];\n' + body
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rules.compiler import compile_script
 from rules.ext import EXTENSIONS
 from rules.registry import capabilities, default_registry
@@ -42,3 +44,22 @@ def test_words_are_whole() -> None:
             *extension.parts,
         ):
             assert set(word.needs) <= known, word
+
+
+def test_the_manual_has_every_word() -> None:
+    manual = (Path(__file__).parents[3] / "filterd" / "docs" / "sieve.md").read_text("utf-8")
+    registry = default_registry()
+    missing = [name for name in registry.known if f"`{name}`" not in manual]
+    assert missing == []
+    for extension in registry.extensions:
+        if extension.dialect == "filterd":
+            for word in (*extension.commands, *extension.tests):
+                assert f"`{word.name} " in manual, word.name
+
+
+def test_the_examples_of_the_manual_compile() -> None:
+    manual = (Path(__file__).parents[3] / "filterd" / "docs" / "sieve.md").read_text("utf-8")
+    blocks = [block for block in manual.split("\n\n") if block.startswith("    require")]
+    assert len(blocks) == 5
+    for block in blocks:
+        assert compile_script(block).warnings == []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filterd.explain import owner
+from filterd.explain import owner, partial
 from filterd.explain.text import explain
 from filterd.explain.traces import TraceReader, TraceWriter, forget_account
+from filterd.store.base import Row
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 
@@ -52,3 +53,28 @@ def test_the_traces_of_an_account_go_with_it(tmp_path: Path) -> None:
     assert left is not None and [part.address for part in left.recipients] == ["", "bob@here.example"]
     assert "ann" not in explain(left)
     reader.close()
+
+
+def test_a_message_whose_trace_was_lost_still_tells_its_decision() -> None:
+    row = Row(7, 0, 1, 100, 1_700_000_000, 0, 50, trace="AAAAA-00001.2", decision="Junk because of line 3.")
+    found = partial.of_row(row, "bob@here.example", "Junk")
+    assert found is not None
+    trace, part = found
+    assert trace.recipients[1] is part
+    shown = explain(trace)
+    assert "Junk because of line 3." in shown and "partial" in shown and "AAAAA-00001" in shown
+    assert partial.of_row(Row(7, 0, 1, 100, 0, 0, 50), "bob@here.example", "Junk") is None
+
+
+def test_where_a_colleague_sat_is_not_told() -> None:
+    trace = MessageTrace(
+        "AAAAA-00001", 1.0, "submission", client_ip="192.0.2.9", helo="laptop", auth="ann@here.example"
+    )
+    trace.spans = [
+        Span("submission", 1.0, 0.0, "", "192.0.2.9 (laptop), logged in as ann@here.example, 9 octets")
+    ]
+    bob = RecipientTrace("bob@here.example", "bob@here.example")
+    shown = explain(owner.view(trace, [bob])) + repr(owner.view(trace, [bob]))
+    assert "192.0.2.9" not in shown and "laptop" not in shown and "logged in as ann@here.example" in shown
+    own = owner.view(trace, [RecipientTrace("ann@here.example", "ann@here.example")])
+    assert own.client_ip == "192.0.2.9"
