@@ -57,6 +57,7 @@ MAX_HOPS = 50  # RFC 5321 6.3: Received fields; at least 100 is suggested as the
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 MESSAGE_ID_KEPT = 998  # characters in a trace
 TRACE_REMOVED = HeaderEdit("remove", "X-Filterd-Trace")  # only we say where a trace is
+BCC_REMOVED = HeaderEdit("remove", "Bcc")  # RFC 5322 3.6.3: the others are not to see it
 OK_SENDER = Reply(250, "2.1.0", "Sender ok")
 OK_RECIPIENT = Reply(250, "2.1.5", "Recipient ok")
 NO_USER = Reply(550, "5.1.1", "No such user here")
@@ -415,6 +416,8 @@ class Reception(SmtpService):
             hide_client=submitted and settings.hide_client,
         )
         own = [TRACE_REMOVED, *outcome.verdict.edits]
+        if submitted:
+            own.append(BCC_REMOVED)
         forged: Sequence[edits.Splice] = ()
         if not submitted:
             # names of our other servers are believed only from those: LMTP, deliver and unix sockets are hops of ours

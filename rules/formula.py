@@ -48,6 +48,7 @@ class Builder:
     captures: bool
     unstable: frozenset[str] = frozenset()
     _nodes: int = 0
+    _frames: dict[tuple[object, ...], Sequence[Source] | None] = field(default_factory=dict)
 
     def rule(self, test: Bound | None, block: Sequence[Bound], alone: bool) -> Formula | None:
         """The formula of ``if test block``; None when the rule cannot be left out. ``alone``: nothing depends on whether the
@@ -125,6 +126,16 @@ class Builder:
         self._nodes += len(nodes) - 1
         return nodes[0] if len(nodes) == 1 else (ALL, False, tuple(nodes))
 
+    def _sources_of(self, test: Bound, spec: TestSpec) -> Sequence[Source] | None:
+        """Where the values come from; asked once for all tests that differ in their keys only."""
+        assert spec.sources is not None
+        if test.tags and test.plan.plain_tags is None:
+            return spec.sources(test)
+        frame = (id(test.plan), *test.args[:-1])
+        if frame not in self._frames:
+            self._frames[frame] = spec.sources(test)
+        return self._frames[frame]
+
     def _atoms(self, test: Bound, spec: TestSpec) -> Sequence[Atom] | None:
         """The look-ups that must all be true for the test to be; None when it is not to be looked up."""
         if spec.atoms is not None:
@@ -136,7 +147,7 @@ class Builder:
             return None
         if match.indexable is not None and not match.indexable(test):
             return None
-        sources = spec.sources(test)
+        sources = self._sources_of(test, spec)
         if not sources or (match.whole and len(sources) > 1):
             return None
         return (_entry(test, sources),)

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import socket
 import sys
+from pathlib import Path
 
+import filterd
 from filterd.cli import CliError
 from filterd.cli.options import add_config, load_config
 
@@ -26,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
+    check_packages()
     from filterd import app, log
 
     log.configure(config.log.format, config.log.level)
@@ -43,6 +47,19 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(IndexError):
             raise CliError(str(error.args[1]), 78) from None
         raise CliError(str(error), 78) from None
+
+
+def check_packages() -> None:
+    """Our other two packages must be ours: `rules` and `pipeline` are names that another distribution may own too."""
+    ours = Path(filterd.__file__).parent.parent
+    for name in ("pipeline", "rules"):
+        found = importlib.util.find_spec(name)
+        origin = found.origin if found is not None else None
+        if origin is None or Path(origin).parent.parent != ours:
+            raise CliError(
+                f"the package “{name}” that Python finds here ({origin}) is not filterd's: give filterd an environment of its own",
+                78,
+            )
 
 
 def _shown(sock: socket.socket) -> str:

@@ -229,13 +229,13 @@ def test_submission_binds_the_sender_and_hides_the_client() -> None:
     house = House()
     (reply,) = send(house, "x@away.example", sender=BOB, profile=Profile.SUBMISSION, login=ANN)
     assert reply.code == 550 and ANN in reply.text
-    data = b"From: ann@here.example\r\nUser-Agent: Secret/1\r\n\r\nHi\r\n"
+    data = b"From: ann@here.example\r\nBcc: bob@here.example\r\nUser-Agent: Secret/1\r\n\r\nHi\r\n"
     assert codes(
         send(house, "x@away.example", BOB, sender=ANN, data=data, profile=Profile.SUBMISSION, login=ANN)
     ) == [250]
     (leaving,) = house.spool.outgoing
     assert leaving.kind == "submission" and leaving.reverse_path == ANN
-    assert b"192.0.2.1" not in leaving.data and b"Secret" not in leaving.data
+    assert b"192.0.2.1" not in leaving.data and b"Secret" not in leaving.data and b"Bcc" not in leaving.data
     assert len(house.box("bob")) == 1
 
 
