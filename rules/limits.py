@@ -83,7 +83,8 @@ class CpuBudget:
         try:
             yield
         finally:
-            self._end += time.thread_time() - begun
+            if self._end:
+                self._end += time.thread_time() - begun
 
     def spent(self) -> bool:
         """True when the budget is used up. It begins with the first question: a short script never asks the system."""

@@ -291,3 +291,22 @@ def test_hostile_keys_and_values() -> None:
     script = compile_script('require "fileinto";\n' + nested)
     mail = Message(b"Subject: " + b"a" * 200_000 + b"b\r\n\r\n")
     assert run([script], mail, ScriptEnvelope(), SimpleHost()).error is None
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("variables", [False, True])
+def test_large_regions_with_many_shapes(variables: bool) -> None:
+    for seed in range(6):
+        maker = Maker(seed, variables)
+        more = ', "variables"' if variables else ""
+        text = "".join(f"if {maker.test()} {maker.block(1)}\n" for _ in range(400))
+        text = text.replace('addheader "Subject" "gamma ray";', "").replace("stop;", "")
+        script = compile_script(_HEAD.format(more=more + ', "editheader"') + text)
+        limits = Limits(actions=2000)
+        for _ in range(5):
+            mail = Message(maker.mail())
+            envelope = ScriptEnvelope(maker.random.choice(["alpha@beta", "b@tag", ""]), "me@x")
+            merged = run([script], mail, envelope, SimpleHost(), limits=limits)
+            plain = run([script], mail, envelope, SimpleHost(), limits=limits, merge=False)
+            assert merged.error == plain.error
+            assert merged.actions == plain.actions
