@@ -65,7 +65,9 @@ async def dkim(context: StageContext, data: bytes) -> Report:
 async def arc(context: StageContext, data: bytes) -> Report:
     """The ARC chain of one message."""
     verdict = await ArcStage(ArcSettings(), context).check(_transaction(data, Sender()))
-    if not verdict.authres:  # on mail nothing is said of a chain that is not there; whoever asks gets an answer
+    if (
+        not verdict.authres
+    ):  # on mail nothing is said of a chain that is not there; whoever asks gets an answer
         verdict = replace(verdict, authres=(AuthResult("arc", verdict.result),))
     return _report(context, verdict, [verdict], _lines(verdict))
 

@@ -1,7 +1,7 @@
 """The errors of the pipeline.
 
-    PipelineError
-    └── StageFault      a stage could not judge: scanner down, odd answer, time limit (carries kind and reason)
+PipelineError
+└── StageFault      a stage could not judge: scanner down, odd answer, time limit (carries kind and reason)
 """
 
 from __future__ import annotations

@@ -88,11 +88,13 @@ class Builder:
             return _TRUE if test.constant else _FALSE
         if test.tests:
             if test.name == "not":
-                return (NOT, False, (self._test(test.tests[0], slots),))
+                inner = self._test(test.tests[0], slots)
+                return inner[2][0] if inner[0] == NOT else (NOT, False, (inner,))
             if test.name == "anyof":
                 return self._any(test.tests, slots)
             if test.name == "allof":
-                return (ALL, False, tuple(self._test(inner, slots) for inner in test.tests))
+                nodes = [self._test(one, slots) for one in test.tests]
+                return nodes[0] if len(nodes) == 1 else (ALL, False, tuple(nodes))
             return _DISTURBING
         return self._leaf(test, slots)
 

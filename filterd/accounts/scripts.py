@@ -63,9 +63,7 @@ class FileScriptStore:
         self._folder = os.path.join(account_folder, FOLDER)
         self._disk = disk
         self._limits = limits
-        self._cached: tuple[Stamp, str, str] | None = (
-            None  # facts of the file, name, text
-        )
+        self._cached: tuple[Stamp, str, str] | None = None  # facts of the file, name, text
 
     # -- reading --------------------------------------------------------------------------------------------------
 

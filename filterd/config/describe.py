@@ -145,7 +145,9 @@ def sample() -> str:
             head = key.name.replace("[]", "")
             bare = f"[[{head}]]" if key.kind is Kind.TABLES else f"[{head}]"
             optional = key.name not in ("server", "domain")
-            example = optional and key.kind is Kind.TABLES  # there may be none: shown, not to be uncommented as it is
+            example = (
+                optional and key.kind is Kind.TABLES
+            )  # there may be none: shown, not to be uncommented as it is
             lines += ["", *_comment(key.doc), f"{'##' if example else '#'} {bare}" if optional else bare]
             table = head
             continue
