@@ -8,6 +8,7 @@ import pytest
 
 from filterd.accounts.scripts import FileScriptStore, ScriptLimits
 from filterd.accounts.scripts_base import ScriptStoreError
+from filterd.proto.managesieve import answer
 from filterd.scripts import ScriptService
 from filterd.store.durable import RealDisk
 
@@ -109,3 +110,10 @@ def test_a_broken_script_is_not_activated(service: ScriptService) -> None:
     with pytest.raises(ScriptStoreError) as caught:
         store.activate("nothing")
     assert caught.value.code == "NONEXISTENT"
+
+
+def test_warnings_as_managesieve_sends_them(service: ScriptService) -> None:
+    _, warnings = service.check(ACCOUNT, "stop;\nkeep;\n")
+    line = answer("OK", "\r\n".join(warnings), "WARNINGS")
+    assert line.startswith(b"OK (WARNINGS) {") and b"script:2:1: warning: this is never reached" in line
+    assert b"    2 | keep;\r\n      | ^" in line
