@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,8 @@ def build(config: Config, name: str) -> Parts:
         after=[Path(path) for path in config.stage.sieve.after],
         default=default_script(config),
         limits=sieve_limits(config),
+        own_addresses=own_addresses(directory),
+        global_dir=root / "sieve" / "global",
     )
     traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
     spool = GroupSpool(root / "queue", clock)
@@ -161,6 +163,16 @@ def quota_of(directory: Directory) -> Callable[[str], int]:
         return found.quota if found is not None else 0
 
     return quota
+
+
+def own_addresses(directory: Directory) -> Callable[[str], Sequence[str]]:
+    """The addresses people know an account by, for warnings about its scripts."""
+
+    def own(account: str) -> Sequence[str]:
+        found = directory.account(account)
+        return directory.own_addresses(found) if found is not None else ()
+
+    return own
 
 
 def no_notice(account: str, mailbox: str, modseq: int) -> None:

@@ -15,7 +15,7 @@ from filterd.outgoing import Departure
 from filterd.perform import Job, Living, Outcome, Performer, Target
 from filterd.queue.base import Spool
 from filterd.scripts import ScriptService
-from filterd.sieve_host import AccountHost
+from filterd.sieve_host import LIST_PREFIX, AccountHost
 from filterd.store.base import AccountStore, OverQuota, StoreError
 from filterd.store.jobs import AccountJobs
 from pipeline import plan as plans
@@ -27,13 +27,14 @@ from pipeline.trace import MessageTrace, RecipientTrace, Span
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, Verdict
 from rules import interpreter
-from rules.actions import Keep, RunResult
+from rules.actions import Action, Keep, Redirect, RunResult
 from rules.host import ScriptEnvelope
 from rules.limits import DEFAULT, Limits
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.delivery")
 
+LIST_REDIRECTS = 100  # members of a list that one redirect reaches
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
@@ -224,6 +225,7 @@ class Delivery:
             if result.error and self._settings.on_script_error_defer:
                 trace.outcome, trace.decision = "deferred", f"Deferred: {result.error}"
                 return Outcome(LATER)
+            await self._expand_lists(local.account.id, result)
             settings = planner.PlanSettings(can_refuse=job.alone, sender_verified=_verified(job.work))
             plan = planner.plan_from(result, recipient, job.work.envelope, settings)
             if self._departure.redirected_before(job.base, local.account.id):
@@ -269,6 +271,26 @@ class Delivery:
         span = Span("sieve", started, self._clock.monotonic() - clock, word, summary)
         trace.spans.append(span)
         return result
+
+    async def _expand_lists(self, account: str, result: RunResult) -> None:
+        """RFC 6134 2.6: ``redirect :list`` goes to every member of the account's list; to nobody means the mail is kept."""
+        names = {one.list_name for one in result.actions if isinstance(one, Redirect) and one.list_name}
+        if not names:
+            return
+
+        def look(store: AccountStore) -> dict[str, list[str]]:
+            texts = {name: store.get_metadata(None, LIST_PREFIX + name) or "" for name in names}
+            return {name: [one for one in text.split("\n") if "@" in one] for name, text in texts.items()}
+
+        members = await self._jobs.run(account, look)
+        actions: list[Action] = []
+        for one in result.actions:
+            if isinstance(one, Redirect) and one.list_name:
+                to = members[one.list_name][:LIST_REDIRECTS]
+                actions.extend(replace(one, address=address, list_name=None) for address in to)
+            else:
+                actions.append(one)
+        result.actions = actions
 
     def _host(self, job: Job, destination: Destination, local: Local) -> AccountHost:
         tags = job.work.tags()

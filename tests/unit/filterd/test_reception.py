@@ -371,3 +371,16 @@ def test_text_without_a_head_is_body() -> None:
         send(house, ANN, data=text)
         (stored,) = house.box("ann")
         assert stored.endswith(b"\r\n" + text) and b"\r\n\r\n" + text not in stored
+
+
+def test_redirect_to_a_list_reaches_its_members_and_an_empty_one_keeps() -> None:
+    house = House()
+    house.script("ann", 'require "extlists"; redirect :list "friends";')
+    send(house, ANN)
+    assert len(house.box("ann")) == 1 and not house.spool.outgoing
+    house.store.account(ANN).set_metadata(
+        None, "/private/vendor/filterd/list/friends", "x@a.example\ny@b.example"
+    )
+    send(house, ANN, data=MAIL + b"more\r\n")
+    assert {leaving.recipient for leaving in house.spool.outgoing} == {"x@a.example", "y@b.example"}
+    assert len(house.box("ann")) == 1
