@@ -86,9 +86,14 @@ class Departure:
             params["RET"] = step.ret
         if step.by_time is not None:
             params["BY"] = f"{step.by_time};{step.by_mode or 'N'}{'T' if step.by_trace else ''}"
+        reverse_path = self._rewritten(step.reverse_path, step.to, account)
+        if (
+            params and step.reverse_path
+        ):  # RFC 6009 6.1, 7.1: who asks for reports gets them, not the first sender
+            reverse_path = account
         return Outgoing(
             key=key,
-            reverse_path=self._rewritten(step.reverse_path, step.to, account),
+            reverse_path=reverse_path,
             recipient=step.to,
             data=self._sealed(work, marks.encode() + data, account),
             kind="redirect",

@@ -384,3 +384,11 @@ def test_redirect_to_a_list_reaches_its_members_and_an_empty_one_keeps() -> None
     send(house, ANN, data=MAIL + b"more\r\n")
     assert {leaving.recipient for leaving in house.spool.outgoing} == {"x@a.example", "y@b.example"}
     assert len(house.box("ann")) == 1
+
+
+def test_a_redirect_that_asks_for_reports_gets_them_itself() -> None:
+    house = House()
+    house.script("ann", 'require "redirect-dsn"; redirect :notify "failure" "x@a.example";')
+    send(house, ANN)
+    (leaving,) = house.spool.outgoing
+    assert leaving.reverse_path == ANN and leaving.params["NOTIFY"] == "FAILURE"
