@@ -128,20 +128,35 @@ def _tell(story: Story, mails: list[samples.Sample]) -> None:
     )
     print(f"The next hop got Bob's forward from <{forwarded.reverse_path}> (SRS).\n")
     for told in story.told:
+        if told.accepted and "EICAR" in told.sample.title:
+            _scanner(story.lab, told.trace)
         if told.accepted and told.sample.expect == "Junk":
             _explain(story.lab, told.trace)
     _check(story, hidden)
 
 
+def _scanner(lab: Lab, trace: str) -> None:
+    """Why the virus was let in: the line of its trace that says so."""
+    said = next(
+        (line for line in _told(lab, trace).splitlines() if " clamav " in line), "  clamav said nothing"
+    )
+    print(f"The virus was delivered to Ann's INBOX. Its trace says why:\n{said}\n")
+
+
 def _explain(lab: Lab, trace: str) -> None:
     print(f"Why is the changed mail where it is?   $ filterd explain {trace}\n")
+    print(_told(lab, trace), flush=True)
+
+
+def _told(lab: Lab, trace: str) -> str:
+    """What `filterd explain` prints; traces are written a moment after the mail."""
     deadline = time.monotonic() + 5
     while True:
         done = lab.command("explain", "-c", str(lab.config), trace)
         if done.returncode == 0 or time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    print(done.stdout or done.stderr, flush=True)
+    return done.stdout or done.stderr
 
 
 def _check(story: Story, hidden: bool) -> None:
