@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         with _store(config) as store:
             found = _find(arguments.what, arguments.account, reader, store)
             if found is None:
+                found = _from_folders(" ".join(arguments.what), arguments.account, config, store)
+            if found is None:
                 wanted = " ".join(arguments.what)
                 raise CliError(
                     f"nothing is known of “{wanted}”; traces are kept for pipeline.keep_traces", FOUND
@@ -194,6 +196,35 @@ def _look(store: Store, account: str, mailbox: str, uid: int, mark: str) -> str:
     except StoreError as error:
         return f"{account}/{mailbox} uid {uid} ({error})"
     return f"no longer in {account}'s folders (was {mailbox} uid {uid})"
+
+
+def _from_folders(
+    word: str, account: str, config: Config, store: Store
+) -> tuple[MessageTrace, RecipientTrace | None] | None:
+    """A crash took the details of this trace: the decision stands with the message, in whose folder it is."""
+    if not TRACE.match(word):
+        return None
+    mark = word.upper().split(".", 1)[0].replace("-", "")
+    accounts = [account.lower()] if account else _accounts(config)
+    for name in accounts:
+        for info in store.account(name).mailboxes():
+            for uid, trace in _rows(store, name, info.name):
+                if trace.split(".", 1)[0].replace("-", "") == mark:
+                    rows = store.account(name).rows(info.name, [uid], cold=True)
+                    return partial.of_row(rows[0], name, info.name) if rows else None
+    return None
+
+
+def _accounts(config: Config) -> list[str]:
+    from filterd.accounts.database import AccountDatabase
+    from filterd.accounts.places import database_path
+    from filterd.ports import SystemClock
+
+    database = AccountDatabase(database_path(config), SystemClock())
+    try:
+        return sorted(database.records())
+    finally:
+        database.close()
 
 
 def _rows(store: Store, account: str, mailbox: str) -> list[tuple[int, str]]:
