@@ -58,8 +58,13 @@ class NumSet:
         return merge(spans)
 
     def beyond(self, count: int) -> bool:
-        """Does any part lie wholly beyond ``count`` (RFC 9051 9: answered BAD)?"""
-        return any(min(first or count, last or count) > count or count == 0 for first, last in self.parts)
+        """Does any part lie wholly beyond ``count`` (RFC 9051 9: answered BAD)?
+
+        ``1:*`` in an empty mailbox names nobody and is no error: clients ask so before they know that it is empty.
+        """
+        if count == 0:
+            return any(first != STAR and last != STAR for first, last in self.parts)
+        return any(min(first or count, last or count) > count for first, last in self.parts)
 
     def spans_of_uids(self, uids: Sequence[int]) -> Spans:
         """Positions of these UIDs in the ascending ``uids``; ``*`` is the last one even when below the range's start."""

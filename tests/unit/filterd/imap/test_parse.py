@@ -106,3 +106,11 @@ def test_patterns() -> None:
     )
     assert Pattern("a*b*c").matches("a/xb/yc") and not Pattern("a*b*c").matches("a/xb/y")
     assert not Pattern("*a" * 100 + "b").matches("a" * 240)
+
+
+def test_a_star_in_an_empty_mailbox_names_nobody() -> None:
+    for text, wrong in ((b"1:*", False), (b"*", False), (b"1", True), (b"1:*,2", True)):
+        numbers = NumSet.parse(text, 100)
+        assert numbers is not None
+        assert numbers.beyond(0) is wrong
+        assert numbers.spans_of_numbers(0) == []
