@@ -253,6 +253,7 @@ class Performer:
             key=job.keys.key(target.account, f"{'fcc' if step.generated else 'store'}:{mailbox}"),
             trace=f"{job.trace.id}.{target.number}",
             decision=plan.decision,
+            crlf=step.data is None and job.base.crlf,
         )
         return PendingStore(target.account, mailbox, message, state, job.trace.id)
 

@@ -276,7 +276,7 @@ class Reception(SmtpService):
         transaction.state = None
         count = len(transaction.recipients) if session.profile is Profile.LMTP else 1
         envelope = self._envelope(session, transaction, pending)
-        message = Message(data)
+        message = Message(data, crlf=True)
         trace = self._open_trace(pending.trace, envelope, message)
         if len(message.header.get_all(b"received")) > MAX_HOPS:
             return self._refuse(trace, envelope, LOOP, "loop", count)
@@ -429,7 +429,9 @@ class Reception(SmtpService):
         if submitted:
             line += self._completed(message, work.trace_id)
         data = edits.apply(message.data, own, forged, message.header)
-        return Message(line + edits.GUARD + data if data[:1] in (b" ", b"\t") else line + data)
+        known = message.crlf and not any(edit.raw for edit in own)  # a filter may have given lines of its own
+        guard = edits.GUARD if data[:1] in (b" ", b"\t") else b""
+        return Message(line + guard + data, crlf=known)
 
     def _completed(self, message: Message, trace: str) -> bytes:
         """RFC 6409 8.1, 8.3: a submission without Date or Message-ID gets them; many receivers refuse mail without."""

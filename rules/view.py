@@ -104,8 +104,12 @@ class View:
     def size(self) -> int:
         """RFC 5228 5.9: octets of the message as it is now, with CRLF line ends whatever it is stored with."""
         if self._size is None:
-            data = self._form() or self.original.data
-            self._size = len(data) + data.count(b"\n") - data.count(b"\r\n")
+            data = self._form()
+            if not data and self.original.crlf:
+                self._size = len(self.original.data)
+            else:
+                data = data or self.original.data
+                self._size = len(data) + data.count(b"\n") - data.count(b"\r\n")
         return self._size
 
     def fields(self, names: Sequence[bytes]) -> list[Field]:

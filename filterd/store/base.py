@@ -175,7 +175,8 @@ class Row:
 class NewMessage:
     """A message to be stored. ``data`` is the final text, CRLF line ends. ``flags`` IMAP names.
 
-    ``key`` is the delivery key (HOUSE item 11), empty for APPEND. ``trace``/``decision`` go with the index row.
+    ``key`` is the delivery key (HOUSE item 11), empty for APPEND. ``trace``/``decision`` go with the index row. ``crlf``: the
+    caller knows that every line end is CRLF; without it the store looks for itself.
     """
 
     data: bytes
@@ -184,6 +185,7 @@ class NewMessage:
     key: bytes = b""
     trace: str = ""
     decision: str = ""
+    crlf: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ class _Batch:
             self.disk.sync(draft.file)
 
     def _draft(self, at: int, folder: Folder, message: NewMessage, state: SieveState | None) -> _Draft:
-        text = to_crlf(message.data)
+        text = message.data if message.crlf else to_crlf(message.data)
         octets, form = to_disk(text, self.core.settings.newline)
         date = int(self.seconds) if message.date is None else message.date
         record = render(text)

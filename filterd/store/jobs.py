@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeGuard, TypeVar
 
 from filterd.store.base import AccountStore, NewMessage, SieveState, Store, Stored, StoreError
 
@@ -31,7 +31,6 @@ MAX_RUNS = 8  # pieces of other work a thread does for one account before others
 log = logging.getLogger("filterd.store")
 
 
-@runtime_checkable
 class BatchStore(Protocol):
     """An account that takes many deliveries at once."""
 
@@ -42,7 +41,6 @@ class BatchStore(Protocol):
     def flush(self) -> None: ...
 
 
-@runtime_checkable
 class BoundedStore(Protocol):
     """A store that says which accounts it would like to close."""
 
@@ -51,7 +49,6 @@ class BoundedStore(Protocol):
     def close_account(self, account: str) -> None: ...
 
 
-@runtime_checkable
 class IndexingStore(Protocol):
     """An account that has work for idle times."""
 
@@ -59,6 +56,19 @@ class IndexingStore(Protocol):
     def unfinished(self) -> bool: ...
 
     def step(self, seconds: float) -> None: ...
+
+
+# Asked for each message: isinstance of a runtime protocol would cost as much as an SQL statement.
+def _is_batch(opened: object) -> TypeGuard[BatchStore]:
+    return hasattr(opened, "deliver_many")
+
+
+def _is_indexing(opened: object) -> TypeGuard[IndexingStore]:
+    return hasattr(opened, "step")
+
+
+def _is_bounded(store: object) -> TypeGuard[BoundedStore]:
+    return hasattr(store, "surplus")
 
 
 @dataclass(slots=True)
@@ -185,19 +195,19 @@ class AccountJobs:
                 _deliver(opened, deliveries)
             for run in runs:
                 run(opened)
-            if idle and isinstance(opened, IndexingStore):
+            if idle and _is_indexing(opened):
                 _step(opened)
-            if closing and isinstance(self._store, BoundedStore):
+            if closing and _is_bounded(self._store):
                 self._store.close_account(account)
         finally:
-            more = isinstance(opened, IndexingStore) and not closing and opened.unfinished
+            more = _is_indexing(opened) and not closing and opened.unfinished
             self._done(account, lane, more)
 
     @staticmethod
     def _acknowledge(opened: AccountStore, acks: list[bytes], riding: bool) -> None:
         if acks:
             opened.acknowledge(acks)
-            if not riding and isinstance(opened, BatchStore):
+            if not riding and _is_batch(opened):
                 try:
                     opened.flush()
                 except StoreError as error:
@@ -210,7 +220,7 @@ class AccountJobs:
                 self._lane(account).idle = True
 
     def _done(self, account: str, lane: _Lane, more: bool) -> None:
-        surplus = self._store.surplus() if isinstance(self._store, BoundedStore) else []
+        surplus = self._store.surplus() if _is_bounded(self._store) else []
         with self._lock:
             if lane.deliveries or lane.runs:
                 self._pool.submit(self._work, account, lane)
@@ -245,7 +255,7 @@ def _deliver(opened: AccountStore | StoreError, deliveries: list[_Delivery]) -> 
     try:
         if isinstance(opened, StoreError):
             results = [opened] * len(deliveries)
-        elif isinstance(opened, BatchStore):
+        elif _is_batch(opened):
             results = opened.deliver_many([delivery.item for delivery in deliveries])
         else:
             results = [_deliver_one(opened, delivery) for delivery in deliveries]

@@ -16,12 +16,13 @@ _BROKEN_ID: Final = re.compile(rb"[^\s<>]++")
 
 
 class Message:
-    """A received message. Header names are given in lower case."""
+    """A received message. Header names are given in lower case. ``crlf``: who made it knows that all line ends are CRLF."""
 
-    __slots__ = ("_header", "_root", "data")
+    __slots__ = ("_header", "_root", "crlf", "data")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, crlf: bool = False) -> None:
         self.data = data
+        self.crlf = crlf
         self._header: HeaderBlock | None = None
         self._root: mime.Part | None = None
 
