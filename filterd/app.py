@@ -57,7 +57,7 @@ MAX_SOCKET_PATH = 107  # octets
 GC_THRESHOLD = (
     20_000  # new objects between two collections: a message makes a few thousand, nearly none in cycles
 )
-GRACE_SECONDS = 8.0  # commands under way may end after SIGTERM
+GRACE_SECONDS = 4.0  # commands under way may end after SIGTERM
 RETIRED_SECONDS = 600.0  # a worker that was replaced serves whom it has so long
 
 
