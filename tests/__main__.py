@@ -3,8 +3,7 @@
 Fast: format, lint, types, then pytest over layers, sizes, unit, scripts, vectors, crash and docs. ``all`` first sets up
 the Debian programs of ``debian-packages.txt`` when it may, and adds peers, fuzz, end to end and perf. Each step is
 printed with its time; a step that fails does not hide the ones after it; the last line is pytest's own.
-A few that fail are run once more alone, and both outcomes stand in the output. Further arguments go to pytest
-(``python -m tests -k srs``).
+Further arguments go to pytest (``python -m tests -k srs``).
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ TYPED = ("rules", "pipeline", "filterd")
 FAST = "not slow and not peer and not e2e and not perf and not fuzz"
 NO_TESTS_COLLECTED = 5  # pytest's exit code
 APT_SECONDS = 900
-AGAIN = 4  # failed tests that are run once more by themselves; more than that is no accident
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,40 +66,21 @@ def run_pytest(name: str, arguments: list[str], *, closing: bool, failed: Sequen
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )
     last = ""
-    broken: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
         if last:
             print(last, end="", flush=True)
         last = line
-        found = re.match(r"(?:FAILED|ERROR) (tests/\S+\.py(?:::\S+)?)", line)
-        if found:
-            broken.append(found.group(1))
     code = process.wait()
-    skips = re.search(r"(\d+) skipped", last)
-    if code and 0 < len(broken) <= AGAIN:
-        print(last, end="", flush=True)
-        print(
-            f"-- once more, alone: {' '.join(broken)} (what fails beside others and passes alone is a matter of time)"
-        )
-        code, last = alone(broken)
     if code == NO_TESTS_COLLECTED and not closing:
         code = 0
+    skips = re.search(r"(\d+) skipped", last)
     say(name, "ok" if code == 0 else "FAILED", time.monotonic() - start)
     print(f"skipped tests: {skips.group(1) if skips else 0} (each reason stands above)")
     for step_name in failed:
         print(f"FAILED step: {step_name} (its words stand above)")
     print(last, end="", flush=True)
     return code
-
-
-def alone(broken: Sequence[str]) -> tuple[int, str]:
-    """Run these tests once more, one after another; (exit code, closing line). Their words are printed."""
-    command = [sys.executable, "-m", "pytest", *broken]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    lines = done.stdout.splitlines(keepends=True)
-    print("".join(lines[:-1]), end="", flush=True)
-    return done.returncode, lines[-1] if lines else ""
 
 
 def say(name: str, outcome: str, seconds: float) -> None:
