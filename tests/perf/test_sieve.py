@@ -228,7 +228,7 @@ def test_compile(count: int, budget: float) -> None:
         first = time.process_time() - started
         del compiled
     print(f"\n{count} rules: compile {best * 1e3:.0f} ms, first message {first * 1e3:.1f} ms")
-    assert best <= 2.5 * budget  # other work shares the machine; alone it is within
+    assert best <= 1.5 * budget  # other work shares the machine
 
 
 @pytest.mark.parametrize(("rule", "count"), [(mergeable, 20), (unmergeable, 20), (mergeable, 10_000)])
@@ -240,4 +240,4 @@ def test_tracing(rule: Callable[[int], str], count: int) -> None:
         without = min(without, message(compiled, trace=False))
         with_trace = min(with_trace, message(compiled))
     print(f"\n{count} rules: {without * 1e6:.1f} us, traced {with_trace * 1e6:.1f} us")
-    assert with_trace <= 1.4 * without  # issue: 1.15; measured 1.02 to 1.10 alone
+    assert with_trace <= 1.2 * without
