@@ -202,11 +202,10 @@ def test_beside_pigeonhole(peer: Pigeonhole) -> None:
         print(
             f"\n{name}: Pigeonhole {theirs * 1e6:.0f} us, ours {ours * 1e6:.0f} us, ratio {theirs / ours:.1f}"
         )
-    # a floor, not the bar of 2: measured 1.7 to 2.1 by itself, 1.0 once in a whole run of all tests
-    assert _ratio(figures["20 mixed"]) >= 0.6, figures
+    assert _ratio(figures["20 mixed"]) >= 1.3, figures  # measured 1.8 to 2.1
     assert _ratio(figures["10000 mergeable"]) >= 200, figures  # measured 600 to 1,000
     assert _ratio(figures["10000 unmergeable"]) >= 5, figures  # measured 400 to 700
-    assert figures["10000 mergeable"][1] <= 4 * figures["20 mixed"][1]  # issue: 3; room for a noisy moment
+    assert figures["10000 mergeable"][1] <= 3 * figures["20 mixed"][1]
 
 
 def _ratio(pair: tuple[float, float]) -> float:
