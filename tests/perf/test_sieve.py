@@ -197,7 +197,14 @@ def test_beside_pigeonhole(peer: Pigeonhole) -> None:
         if count > 20:
             peer.shrink(10)
         text = script(rule, count)
-        theirs, ours = peer.message(text), message(compile_script(text)) - nothing
+        compiled = compile_script(text)
+        rounds = (
+            4 if count == 20 else 1
+        )  # forty short runs fit into one noisy moment of the machine: several, in turn
+        pairs = [
+            (peer.message(text), message(compiled, runs=400 if count == 20 else 40)) for _ in range(rounds)
+        ]
+        theirs, ours = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs) - nothing
         figures[name] = (theirs, ours)
         print(
             f"\n{name}: Pigeonhole {theirs * 1e6:.0f} us, ours {ours * 1e6:.0f} us, ratio {theirs / ours:.1f}"

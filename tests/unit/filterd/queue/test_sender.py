@@ -160,7 +160,9 @@ def test_a_destination_rests_and_the_operator_wakes_it(lab: Lab) -> None:
             lab.put(lab.out(f"b@{domain}"))  # new mail for a host that is down waits without a try of its own
             await lab.later(sender, 10)
             item = by_recipient(lab)[f"b@{domain}"]
-            assert lab.sink.tried["198.51.100.1"] == tried and "4.4.1" in item.last_reply
+            assert (
+                lab.sink.tried["198.51.100.1"] == tried and item.attempts == 0 and "4.4.1" in item.last_reply
+            )
             mood.dead = False
             journal = Journal(lab.queue)
             with journal.transaction():
