@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filterd import keys
+from filterd import __version__, keys
 from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
@@ -32,9 +32,12 @@ from filterd.delivery import Delivery, DeliverySettings
 from filterd.doors import Doors, certificate
 from filterd.explain.traces import TraceWriter
 from filterd.local_delivery import LocalDelivery
+from filterd.imap.events import MailboxEvents
 from filterd.local_text import DELIVER_SOCKET
+from filterd.mailboxscripts import MailboxScripts, MailboxScriptSettings
 from filterd.milter import MilterReception
 from filterd.net import listen
+from filterd.net.share import ShareTable
 from filterd.ports import SystemClock, SystemIds
 from filterd.queue.route import Relay
 from filterd.queue.sender import Sender, SenderSettings
@@ -76,6 +79,7 @@ class Parts:
     delivery: Delivery
     milter: MilterReception
     close: Callable[[], None]
+    events: MailboxEvents | None = None
 
 
 def data_dir(config: Config) -> Path:
@@ -140,6 +144,28 @@ def build(config: Config, name: str) -> Parts:
         ids,
         keys.secret(root, "delivery"),
     )
+    events = MailboxEvents(
+        (
+            MailboxScripts(
+                MailboxScriptSettings(
+                    config.server.hostname,
+                    __version__,
+                    root / "sieve" / "global",
+                    config.accounts.subaddress,
+                    sieve_limits(config),
+                ),
+                scripts,
+                directory,
+                jobs,
+                spool,
+                leaving,
+                traces,
+                clock,
+                ids,
+                keys.secret(root, "delivery"),
+            ),
+        )
+    )
     screening = milter_reception(config, context, arriving, leaving, traces, sieve_limits(config))
 
     def close() -> None:
@@ -151,7 +177,18 @@ def build(config: Config, name: str) -> Parts:
         database.close()
 
     return Parts(
-        config, directory, jobs, notices, scripts, spool, traces, reception, delivery, screening, close
+        config,
+        directory,
+        jobs,
+        notices,
+        scripts,
+        spool,
+        traces,
+        reception,
+        delivery,
+        screening,
+        close,
+        events,
     )
 
 
@@ -241,12 +278,14 @@ def stop_event(*numbers: signal.Signals) -> asyncio.Event:
     return stop
 
 
-async def worker(config: Config, sockets: list[tuple[str, socket.socket]], index: int) -> int:
+async def worker(
+    config: Config, sockets: list[tuple[str, socket.socket]], index: int, table: ShareTable
+) -> int:
     """Serve until told to stop, or until replaced and without a client. The process id is part of the name: two generations
     of a worker live side by side for a while."""
     stop, retired = stop_event(), stop_event(RETIRE)
     parts = build(config, f"worker-{index}-{os.getpid()}")
-    doors = Doors(parts, sockets)
+    doors = Doors(parts, sockets, table, index)
     doors.open()
     gc.freeze()  # what was built so far lives as long as the process: collections need not look at it
     gc.set_threshold(GC_THRESHOLD, 20, 50)
@@ -343,6 +382,7 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     certificate(config)  # made or read once before there are several of us; a fault is said at once
     count = config.server.workers or os.cpu_count() or 1
     current = [config]  # what the next child starts with
+    table = ShareTable(len(sockets), count)
 
     def reload() -> bool:
         """Read the file again; listeners, data_dir and server.user stay as they were until a restart."""
@@ -356,7 +396,7 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
         return True
 
     roles = [
-        Role(f"worker-{index}", lambda index=index: run_loop(worker(current[0], sockets, index)))  # type: ignore[misc]  # index bound now
+        Role(f"worker-{index}", lambda index=index: run_loop(worker(current[0], sockets, index, table)))  # type: ignore[misc]  # index bound now
         for index in range(count)
     ]
     roles.append(Role("sender", lambda: run_loop(sender(current[0])), exclusive=True))

@@ -19,6 +19,7 @@ from filterd.imap.config import ImapServerConfig
 from filterd.net.limits import Admission, AdmissionLimits, Ticket
 from filterd.net.listen import Factory, Server
 from filterd.net.login import LoginGuard
+from filterd.net.share import ShareTable
 from filterd.net.tls import TlsFiles, ensure_self_signed
 from filterd.ports import SystemClock
 from filterd.proto.managesieve import SieveConfig
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from filterd.app import Parts
 
 Context = Callable[[], ssl.SSLContext]
+SIEVE_PORT = 4190  # RFC 5804 3
 IMPLICIT = frozenset({"submissions", "imaps", "pop3s"})
 
 
@@ -72,6 +74,8 @@ class Doors:
 
     parts: Parts
     sockets: list[tuple[str, socket.socket]]
+    table: ShareTable | None = None
+    index: int = 0  # which worker of the table we are
     _servers: list[Server] = field(default_factory=list)
     _admission: Admission | None = None
 
@@ -83,7 +87,7 @@ class Doors:
         self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip))
         clock = SystemClock()
         logins = LoginGuard(self._check, clock)
-        for name, sock in self.sockets:
+        for at, (name, sock) in enumerate(self.sockets):
             factory, refusal = self._door(name, context, logins)
             implicit = name in IMPLICIT
             if implicit and context is None:
@@ -94,6 +98,7 @@ class Doors:
                 Neighbours(self._admission) if name == "milter" else self._admission,
                 context=context if implicit else None,
                 refusal=b"" if implicit else refusal,
+                share=self.table.share(at, self.index) if self.table is not None else None,
             )
             server.start()
             self._servers.append(server)
@@ -139,6 +144,8 @@ class Doors:
                     tls=context is not None,
                     allow_plaintext=plain,
                     version=__version__,
+                    events=self.parts.events,
+                    sieve=self._sieve_url(),
                 ),
                 logins,
                 self.parts.jobs,
@@ -175,6 +182,14 @@ class Doors:
             context,
         )
         return sieve.connection, sieve.REFUSAL
+
+    def _sieve_url(self) -> str:
+        """RFC 5804 3: where the scripts of mailboxes are kept; "" without a ManageSieve door."""
+        config = self.parts.config
+        if self.parts.events is None or not config.listen.sieve:
+            return ""
+        port = config.listen.sieve[0].port
+        return f"sieve://{config.server.hostname}" + (f":{port}" if port and port != SIEVE_PORT else "")
 
     def _smtp(self, name: str, context: Context | None, plain: bool, logins: LoginGuard) -> SmtpDoor:
         config = self.parts.config

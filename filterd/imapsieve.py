@@ -1,7 +1,7 @@
 """Sieve on events of the message store: APPEND, COPY and MOVE, changed flags.
 
-Specification: RFC 6785. The IMAP side calls ``ImapSieve.decide`` after the event has happened (the message is stored, or
-its flags are changed) and performs the outcome; nothing is performed here. The hook, once for each message::
+Specification: RFC 6785. ``ImapSieve.decide`` is called after the event has happened (the message is stored, or its flags are
+changed); nothing is performed here. ``filterd.mailboxscripts`` does it, once for each message::
 
     name = imapsieve.script_name(store, mailbox)            # cheap; "" mostly: then nothing more
     outcome = imapsieve.decide(store, event)                # in the account's job: it runs a script
@@ -35,7 +35,6 @@ from rules.registry import capabilities
 
 log = logging.getLogger("filterd.imapsieve")
 
-CAPABILITY = "imapsieve"
 ENTRY = "/shared/imapsieve/script"  # RFC 6785 2.3.1
 _INAPPLICABLE = ("reject", "ereject", "vacation", "vacation-seconds")  # RFC 6785 3.11
 _MOST_COMPILED = 64
@@ -60,6 +59,7 @@ class ImapOutcome:
     """What is to be done with the message; ``flags`` None: they stay."""
 
     script: str
+    digest: str = ""
     flags: tuple[str, ...] | None = None
     delete: bool = False
     files: tuple[FileInto, ...] = ()
@@ -80,8 +80,7 @@ class ImapSieve:
         self._scripts = scripts
         self._host_of = host_of
         self._limits = limits
-        allowed = [name for name in capabilities() if name not in _INAPPLICABLE]
-        self._capabilities = (*allowed, CAPABILITY)
+        self._capabilities = tuple(name for name in capabilities() if name not in _INAPPLICABLE)
         self._compiled: dict[tuple[str, str], CompiledScript | ScriptErrors] = {}
 
     @staticmethod
@@ -115,17 +114,19 @@ class ImapSieve:
         host = self._host_of(store, event, items)
         envelope = ScriptEnvelope(mail_from=event.email, rcpt_to=event.email, auth=event.login)
         result = run([script], Message(event.data), envelope, host, limits=self._limits, flags=event.flags)
+        digest = script.digest[:16]
         wrong = next((one for one in result.actions if isinstance(one, Reject | Vacation)), None)
         error = result.error or (
             "reject and vacation have no meaning here (RFC 6785 3.11)" if wrong else None
         )
         if error is not None:
             log.warning("account %s: script “%s”: %s", event.account, name, error)
-            return ImapOutcome(name, error=error, trace=tuple(result.trace))
+            return ImapOutcome(name, digest, error=error, trace=tuple(result.trace))
         keep = next((one for one in result.actions if isinstance(one, Keep)), None)
         changed = keep is not None and set(keep.flags) != set(event.flags)
         return ImapOutcome(
             name,
+            digest,
             flags=keep.flags if keep is not None and changed else None,
             delete=keep is None,
             files=tuple(one for one in result.actions if isinstance(one, FileInto)),

@@ -224,6 +224,9 @@ class InlineJobs:
             self.log.append(after or "nothing left")
         return result
 
+    def ready(self, account: str, work: Callable[[AccountStore], T]) -> T | None:
+        return None
+
     def _state(self, inbox: AccountStore) -> str:
         view = inbox.snapshot("INBOX")
         return " ".join(f"{u}{'S' if f & SEEN else ''}" for u, f in zip(view.uids, view.flags, strict=True))

@@ -154,6 +154,9 @@ class DirectJobs:
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
         return work(self._open(account))
 
+    def ready(self, account: str, work: Callable[[AccountStore], T]) -> T | None:
+        return None
+
     async def deliver(
         self, account: str, mailbox: str, message: NewMessage, state: SieveState | None = None
     ) -> Stored:

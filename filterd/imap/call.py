@@ -18,10 +18,13 @@ from filterd.imap.parse import Parser
 from filterd.imap.state import State
 from filterd.imap.view import View
 from filterd.store.base import AccountStore
+from filterd.store.ready import NotReady
 
 if TYPE_CHECKING:
+    from filterd.imap.events import MailboxEvent
     from filterd.imap.session import Session
 
+AT_ONCE = 1_000_000  # nanoseconds
 Steps = Generator[None, None, str]
 Run = Callable[["Call"], "str | Steps | None"]
 Parse = Callable[[Parser, "Session", bool], Run]
@@ -41,12 +44,13 @@ class Spec:
     plain: bool = True  # exists without UID
     look: bool = True  # changes by others are told before it runs, not only after
     still: bool = False  # it changes nothing itself: when it takes one step, that one look is enough
+    quick: bool = False  # worth trying on the loop, with what is in memory (``filterd.store.ready``)
 
 
 class Call:
     """``write`` collects untagged responses; ``full`` says that a step has produced enough."""
 
-    __slots__ = ("_out", "_size", "_store", "session", "tag", "uid")
+    __slots__ = ("_out", "_size", "_store", "events", "session", "tag", "uid")
 
     def __init__(self, session: Session, tag: bytes, uid: bool) -> None:
         self.session = session
@@ -55,6 +59,7 @@ class Call:
         self._out: list[bytes] = []
         self._size = 0
         self._store: AccountStore | None = None
+        self.events: list[MailboxEvent] = []  # told by the shell when the answer is out
 
     @property
     def store(self) -> AccountStore:
@@ -63,6 +68,11 @@ class Call:
 
     def enter(self, store: AccountStore | None) -> None:
         self._store = store
+
+    def costs(self, nanoseconds: int) -> None:
+        """Before anything that takes so long: on the loop there is little time."""
+        if self.at_once and nanoseconds > AT_ONCE:
+            raise NotReady("too much")
 
     def write(self, data: bytes) -> None:
         self._out.append(data)

@@ -6,6 +6,10 @@ Invariant: every buffer, count and depth of the IMAP core is bounded by a field 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filterd.imap.events import MailboxEvents
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class ImapServerConfig:
 
     ``tls``: a TLS context exists, so STARTTLS is offered on clear connections. ``allow_plaintext``: LOGIN and
     AUTHENTICATE are taken without TLS. ``message_size``: octets, for APPEND (APPENDLIMIT). ``name``/``version`` are what
-    ID tells ("" = nothing).
+    ID tells ("" = nothing). ``events``: who is told of changed mailboxes; ``sieve``: the ManageSieve server's URL when
+    scripts run on them (RFC 6785 2.2).
     """
 
     message_size: int = 52_428_800
@@ -53,3 +58,5 @@ class ImapServerConfig:
     version: str = ""
     greeting: str = "ready"
     limits: ImapLimits = field(default_factory=ImapLimits)
+    events: MailboxEvents | None = None
+    sieve: str = ""

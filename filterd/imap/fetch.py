@@ -22,6 +22,7 @@ from filterd.store.base import SEEN, Facts
 
 _ARRAY_BLOCK = 8_000  # messages a step when only the arrays are needed
 _GROUP = 256  # messages whose texts are read together, at most
+_TEXT_COSTS, _LINE_COSTS = 200_000, 1_500  # nanoseconds, rather too many
 _FACTS = frozenset(("size", "date"))
 _NO_FACTS = Facts(array("Q"), array("q"))
 
@@ -66,6 +67,7 @@ def run(call: Call, plan: Plan, spans: numset.Spans) -> Steps:
         plan.columns = [col.UID] + [column for column in plan.columns if column is not col.UID]
     if call.session.uidonly:
         plan.columns = [column for column in plan.columns if column is not col.UID]
+    call.costs(len(uids) * (_TEXT_COSTS if plan.texts else _LINE_COSTS))
     if col.MODSEQ in plan.columns:
         plan.columns = [col.FLAGS_NOW if column is col.FLAGS else column for column in plan.columns]
     if plan.texts:
@@ -89,6 +91,7 @@ def _facts(call: Call, plan: Plan) -> Facts | None:
         return None
     facts = call.store.facts(view.snapshot)
     if facts is not None and facts.shown is None and col.INTERNALDATE in plan.columns:
+        call.costs(_LINE_COSTS * len(view))
         facts.shown = col.dates(facts.dates)
     return facts
 

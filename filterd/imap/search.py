@@ -9,6 +9,8 @@ are tested in one pass. Between blocks the account is let go (``yield``).
 
 from __future__ import annotations
 
+import sys
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
@@ -44,6 +46,7 @@ Found = Generator[None, None, Sequence[int]]
 _ROWS_PER_STEP = 5_000  # rows tested before the account is let go
 _OCTETS_PER_STEP = 1_048_576  # of texts read and decoded
 _END = 2**63
+_PLACE_COSTS, _HEADER_COSTS = 40, 30  # nanoseconds a message, about
 _TEXTS = 256  # messages read together, at most
 
 
@@ -112,6 +115,7 @@ class Searcher:
     # -- the view's arrays ----------------------------------------------------------------------------------------
     def _by_arrays(self, key: Flag | Numbers, places: Sequence[int]) -> Sequence[int]:
         view = self._call.view
+        self._call.costs(_PLACE_COSTS * len(places))
         if isinstance(key, Numbers):
             if key.set.saved:
                 spans = self._call.session.saved_spans(view)
@@ -123,9 +127,7 @@ class Searcher:
         bit = view.table.mask_of(key.name)
         flags = view.flags
         if len(places) == len(flags):
-            if key.on:
-                return [place for place, mask in enumerate(flags) if mask & bit]
-            return [place for place, mask in enumerate(flags) if not mask & bit]
+            return list(compress(places, _having(flags, bit, key.on)))
         return [place for place in places if bool(flags[place] & bit) is key.on]
 
     # -- columns kept beside the view -------------------------------------------------------------------------------
@@ -141,6 +143,7 @@ class Searcher:
         facts = self._call.store.facts(view.snapshot)
         if facts is None:
             return None
+        self._call.costs(_PLACE_COSTS * len(places))
         whole = len(places) == len(view)
         column = facts.sizes if isinstance(key, Size) else facts.dates
         values: Sequence[int] = column if whole else [column[place] for place in places]
@@ -171,6 +174,7 @@ class Searcher:
             return None
         view = self._call.view
         column = self._call.store.header_texts(view.snapshot, key.name)
+        self._call.costs(_HEADER_COSTS * len(view))
         if column is None:
             return None
         hits = find_fields(column, key.text.encode("utf-8", "surrogatepass"))
@@ -311,6 +315,15 @@ def cost(key: Key) -> int:
             return max(cost(inner) for inner in keys)
         case _:
             assert_never(key)
+
+
+def _having(flags: array[int], bit: int, on: bool) -> bytes:
+    """An octet a mask, 1 where ``bit`` is set (is not set: ``on`` False)."""
+    at = max(bit.bit_length() - 1, 0) // 8
+    inside = bit >> 8 * at
+    table = bytes(bool(octet & inside) is on for octet in range(256))
+    start = at if sys.byteorder == "little" else flags.itemsize - 1 - at
+    return flags.tobytes()[start :: flags.itemsize].translate(table)
 
 
 def _inside(places: Sequence[int], spans: numset.Spans, count: int) -> Sequence[int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, Fatal, ImapError, No
 from filterd.store.base import AccountStore, NoSuchMailbox, StoreError
+from filterd.store.ready import NotReady
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
@@ -42,12 +43,13 @@ class Sink(Protocol):
 class Work:
     """One command. ``step`` is called until ``done``; ``bad`` and ``fatal`` tell how it ended."""
 
-    __slots__ = ("_first", "_run", "_spec", "_steps", "bad", "call", "done", "fatal")
+    __slots__ = ("_first", "_run", "_spec", "_steps", "bad", "call", "done", "fatal", "quick")
 
     def __init__(self, call: Call, run: Run, spec: Spec) -> None:
         self.call = call
         self._run: Run | None = run
         self._spec = spec
+        self.quick = spec.quick
         self._steps: Steps | None = None
         self._first = True
         self.done = self.bad = self.fatal = False
@@ -57,6 +59,21 @@ class Work:
         account = self.call.session.account
         assert account is not None
         return account.id
+
+    def attempt(self, store: AccountStore) -> list[bytes]:
+        """The first step on the loop, with what is in memory. After ``NotReady`` nothing has happened."""
+        call, run = self.call, self._run
+        call.at_once = True
+        try:
+            return self._step(store)
+        except NotReady:
+            call.take()
+            if self._steps is not None:
+                self._steps.close()
+            self._run, self._steps, self._first = run, None, True
+            raise
+        finally:
+            call.at_once = False
 
     def step(self, store: AccountStore, sink: Sink | None = None) -> list[bytes]:
         """Some of the answer, as pieces to be written one behind the other; the last one has the tagged line. With a
@@ -132,16 +149,24 @@ class Work:
 class IdleWork:
     """Tell an idling client what changed; EXPUNGE is allowed (RFC 2177)."""
 
-    __slots__ = ("_session", "done", "fatal")
+    __slots__ = ("_session", "done", "fatal", "quick")
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.quick = True
         self.done = self.fatal = False
 
     @property
     def account(self) -> str:
         assert self._session.account is not None
         return self._session.account.id
+
+    def attempt(self, store: AccountStore) -> list[bytes]:
+        """As ``Work.attempt``."""
+        view = self._session.view
+        news = [] if view is None else list(view.refresh(store, expunge=True, style=self._session.style()))
+        self.done = True
+        return news
 
     def step(self, store: AccountStore, sink: Sink | None = None) -> list[bytes]:
         self.done = True

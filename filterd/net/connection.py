@@ -28,6 +28,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar, cast
 from filterd.net.limits import Ticket, plain_ip
 
 HIGH_WATER = 262_144  # octets waiting in a core before reading stops
+AT_ONCE = 16  # events performed without a task before others come to their turn
 FLUSH = 65_536  # octets of replies gathered before they are written
 LINGER = 10.0  # seconds the last replies may take
 STOP_LINGER = 1.0  # the same when the server stops: an idle TLS client may never answer our close_notify
@@ -146,6 +147,10 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
     async def perform(self, event: object) -> None:
         """Do what the core's event says and answer it."""
 
+    def at_once(self, event: object) -> bool:
+        """Perform an event that waits for nothing, without a task; False: ``perform`` must (nothing was done)."""
+        return False
+
     async def send(self, data: bytes) -> None:
         """Write a large answer now, behind what the core has ready; waits while the peer is slow."""
         if self._lost:
@@ -262,22 +267,32 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         if self._task is not None:
             return
         event = self.core.next_event()
+        done = 0
+        while event is not None and done < AT_ONCE and self._drained is None and self._quick(event):
+            done += 1
+            event = self.core.next_event()
         if event is not None:
             self._task = self.loop.create_task(self._run(event))
         else:
-            self._wrote = False
+            self._wrote = done > 0
             self.flush()
             if self._wrote:
                 self._touch()  # the core answered a command by itself
 
     async def _run(self, event: object | None) -> None:
         core = self.core
+        row = 0
         try:
             while event is not None:
                 if type(event) is self.close_event:
                     self._finish()
                     return
-                await self._guarded(event)
+                if self._quick(event):
+                    row += 1
+                    if row % AT_ONCE == 0:
+                        await asyncio.sleep(0)
+                else:
+                    await self._guarded(event)
                 if self._drained is not None:
                     await self.drain()
                 event = core.next_event()
@@ -293,6 +308,14 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         self._touch()
         if self.ticket is not None and core.settled:
             self.ticket.settle()
+
+    def _quick(self, event: object) -> bool:
+        try:
+            return self.at_once(event)
+        except Exception:
+            log.exception("bug while performing %s", type(event).__name__)
+            self.core.internal_error()
+            return True
 
     async def _guarded(self, event: object) -> None:
         try:

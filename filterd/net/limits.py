@@ -23,15 +23,17 @@ class AdmissionLimits:
 class Ticket:
     """One admitted connection. ``settle`` when it has shown what it is; ``release`` when it is over (any number of times).
 
-    The connection sets ``evict`` (cut it at once, to take the place back) and ``stop`` (say good-bye and close).
+    The connection sets ``evict`` (cut it at once, to take the place back) and ``stop`` (say good-bye and close); the
+    listener sets ``gone`` (told once, at the release).
     """
 
-    __slots__ = ("_admission", "evict", "key", "stop")
+    __slots__ = ("_admission", "evict", "gone", "key", "stop")
 
     def __init__(self, admission: Admission, key: str) -> None:
         self._admission: Admission | None = admission
         self.key = key
         self.evict: Callable[[], None] | None = None
+        self.gone: Callable[[], None] | None = None
         self.stop: Callable[[], None] | None = None
 
     def settle(self) -> None:
@@ -42,6 +44,8 @@ class Ticket:
         admission, self._admission = self._admission, None
         if admission is not None:
             admission.release(self)
+            if self.gone is not None:
+                self.gone()
 
 
 class Admission:

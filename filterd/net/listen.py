@@ -5,7 +5,8 @@ bound once, by the parent; each forked worker runs its own ``Server`` on the sam
 
 The accept loop asks ``Admission`` before anything else is spent on a client (no TLS, no task, no object of ours); who is
 refused gets one short line without waiting, or just the end under implicit TLS. One connection is admitted at a time,
-then the loop turns: the other connections get their share, and so do the other workers that the same socket woke.
+then the loop turns: the other connections get their share, and so do the other workers that the same socket woke. Who has
+more connections of a listener than another worker leaves the next one to that for a moment (``filterd.net.share``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from filterd.net.limits import Admission, Ticket, plain_ip
+from filterd.net.share import PATIENCE, Share
 
 REFUSE_BATCH = 64  # refused in one go before other connections get their turn
 BACKLOG = 1024
@@ -155,7 +157,7 @@ class Server:
 
     ``factory(ticket)`` makes the protocol of a connection. ``context`` gives the TLS context of an implicit-TLS
     listener at each connection (so a reloaded certificate is used at once), None for a plain one. ``refusal`` is
-    sent to who is not admitted on a plain listener.
+    sent to who is not admitted on a plain listener. ``share``: what the other workers on this socket have.
     """
 
     def __init__(
@@ -167,8 +169,10 @@ class Server:
         context: Callable[[], ssl.SSLContext] | None = None,
         refusal: bytes = b"",
         handshake_seconds: float = 30.0,
+        share: Share | None = None,
     ) -> None:
         self.sock = sock
+        self._share = share
         self._factory = factory
         self._admission = admission
         self._context = context
@@ -187,6 +191,8 @@ class Server:
         if self._accepting:
             self._accepting = False
             self._loop.remove_reader(self.sock.fileno())
+            if self._share is not None:
+                self._share.close()
 
     def cut_handshakes(self) -> None:
         """The program ends: who has not finished the TLS handshake is not waited for."""
@@ -195,6 +201,19 @@ class Server:
                 task.cancel()
 
     def _accept(self) -> None:
+        if self._share is not None and self._share.others_first:
+            self._loop.remove_reader(self.sock.fileno())
+            self._loop.call_later(PATIENCE, self._take)
+        else:
+            self._take_next()
+
+    def _take(self) -> None:
+        """We waited: whoever is still there is ours."""
+        if self._accepting:
+            self._loop.add_reader(self.sock.fileno(), self._accept)
+            self._take_next()
+
+    def _take_next(self) -> None:
         for _ in range(REFUSE_BATCH):
             try:
                 client, peer = self.sock.accept()
@@ -215,6 +234,9 @@ class Server:
 
     def _admit(self, client: socket.socket, ip: str | None, ticket: Ticket) -> None:
         client.setblocking(False)
+        if self._share is not None:
+            self._share.enter()
+            ticket.gone = self._share.leave
         if ip is not None:
             with contextlib.suppress(OSError):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -2,7 +2,8 @@
 
 Specification: RFC 5321, 2920 (PIPELINING), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8), 2034 and 3463 (enhanced
 codes), 3030 (CHUNKING; without BINARYMIME), 3461 (DSN parameters, kept), 3207 (STARTTLS), 4954 (AUTH), 9422 (LIMITS),
-2033 (LMTP), 6409 (submission: login first), Postfix's XCLIENT_README. Complete: yes, except VRFY and EXPN, which tell
+2033 (LMTP), 6409 (submission: login first), 4865 (FUTURERELEASE), draft-hall-prdr (PRDR), Postfix's XCLIENT_README and
+XFORWARD_README. Complete: yes, except VRFY and EXPN, which tell
 nothing (252, 502).
 
 Theory of operation. Octets go in by ``receive_data``; ``next_event`` hands out one event at a time, or None when it
@@ -20,18 +21,16 @@ say where the next command begins, and both ends must agree. A fault that leaves
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from filterd.proto import sasl, smtp_parse
+from filterd.proto import sasl, smtp_parse, smtp_xclient
 from filterd.proto import smtp_states as fixed
-from filterd.proto.lines import LineFault, LineReader
+from filterd.proto.lines import LineFault
+from filterd.proto.smtp_base import SmtpBase
 from filterd.proto.smtp_data import DotReader
 from filterd.proto.smtp_data import Text as TextOctets
 from filterd.proto.smtp_events import (
-    Abort,
+    NOTHING,
     Acknowledged,
     Auth,
-    Close,
     Connected,
     Event,
     Helo,
@@ -41,77 +40,16 @@ from filterd.proto.smtp_events import (
     Text,
     Xclient,
 )
-from filterd.proto.smtp_limits import SmtpConfig
 from filterd.proto.smtp_parse import SyntaxFault
-from filterd.proto.smtp_states import COMMANDS, State, auth_offered, capabilities
+from filterd.proto.smtp_states import COMMANDS, Standing, State, auth_offered, capabilities
 from pipeline.envelope import Profile
 from pipeline.reply import Reply
 
-Continue = Callable[[tuple[Reply | None, ...]], None]
 
-
-class SmtpCore:
+class SmtpCore(SmtpBase):
     """One connection. See the module's docstring for the order of calls."""
 
-    # fmt: off
-    __slots__ = (
-        "_asked", "_auth_failures", "_blob_last", "_blob_left", "_dots", "_eof", "_errors",
-        "_idle", "_octets", "_open", "_out", "_queue", "_reader", "_refused",
-        "_resume", "_sasl", "_stale", "_transactions", "_unheard", "_utf8", "authenticated", "config",
-        "esmtp", "helo", "recipients", "settled", "state", "tls", "xclient",
-    )
-    # fmt: on
-
-    def __init__(self, config: SmtpConfig, *, tls: bool = False, xclient: bool = False) -> None:
-        """``tls``: the connection began with TLS. ``xclient``: the peer may speak for others."""
-        self.config = config
-        self.tls = tls
-        self.xclient = xclient
-        self.state = State.GREETING
-        self.helo = ""
-        self.esmtp = False
-        self.authenticated = False
-        self.recipients = 0  # accepted in this transaction
-        self.settled = False  # the prelude is over: logged in, or a MAIL accepted where no login is needed
-        self._reader = LineReader(config.limits.command_line)
-        self._out: list[bytes] = []
-        self._queue: list[Event] = []  # seldom more than two
-        self._asked: Continue | None = None
-        self._sasl = sasl.Dialog()
-        self._dots: DotReader | None = None
-        self._octets: TextOctets | None = None  # of a BDAT transaction; None while swallowing
-        self._blob_left = 0
-        self._blob_last = False
-        self._resume = State.READY  # after swallowed BDAT octets
-        self._open = False  # a transaction that must come to Text or Abort
-        self._utf8 = False
-        self._eof = False
-        self._unheard = False
-        self._stale = 0
-        self._errors = self._idle = self._refused = self._auth_failures = self._transactions = 0
-
-    # -- in and out ---------------------------------------------------------------------------------
-    def receive_data(self, data: bytes) -> None:
-        if self.state is not State.TLS and self.state is not State.CLOSED:
-            self._reader.feed(data)
-
-    def receive_eof(self) -> None:
-        self._eof = True
-
-    def lost(self) -> None:
-        """The connection is gone: no more commands, only what is told still comes."""
-        self._asked = None
-        self._queue = [event for event in self._queue if isinstance(event, Abort | Acknowledged | Close)]
-        if self.state is not State.CLOSED:
-            self._end()
-
-    def __len__(self) -> int:
-        return len(self._reader)
-
-    def data_to_send(self) -> bytes:
-        data = b"".join(self._out)
-        self._out.clear()
-        return data
+    __slots__ = ()
 
     def next_event(self) -> Event | None:
         """The next event; None: more octets are needed (or an answer is outstanding)."""
@@ -135,112 +73,6 @@ class SmtpCore:
                     return None
                 self._end()
         return self._queue.pop(0)
-
-    def reply(self, *replies: Reply | None) -> None:
-        """Answer the event that asked."""
-        going_on, self._asked = self._asked, None
-        if going_on is None:
-            return
-        going_on(replies)
-        if (
-            any(reply is not None and reply.code == 421 for reply in replies)
-            and self.state is not State.CLOSED
-        ):
-            self._end()  # RFC 5321 3.8: 421 says that the channel closes
-
-    def tls_started(self) -> None:
-        """The handshake is done; what follows came under TLS."""
-        self.tls = True
-        self._reader.clear()
-        self._enter(State.START)
-
-    def shut_down(self) -> None:
-        self._hang_up(Reply(421, "4.3.2", "Service shutting down"))
-
-    def timed_out(self) -> None:
-        self._hang_up(Reply(421, "4.4.2", "Timeout; closing"))
-
-    def internal_error(self) -> None:
-        """What was asked could not be answered by a fault of ours: temporary, whatever it was."""
-        self.reply(fixed.BUG_CLOSING if self.state is State.GREETING else fixed.BUG)
-
-    def _hang_up(self, reply: Reply) -> None:
-        if self.state is not State.CLOSED:
-            self._asked = None
-            self._put(reply)
-            self._end()
-
-    @property
-    def patience(self) -> float:
-        """Seconds until the next command, or the next block of text, must be here."""
-        limits = self.config.patience
-        return limits.block if self.in_text else limits.command
-
-    @property
-    def prelude(self) -> float:
-        return self.config.patience.prelude
-
-    @property
-    def text_patience(self) -> float:
-        return self.config.patience.text
-
-    @property
-    def in_text(self) -> bool:
-        return self.state is State.TEXT or self.state is State.BLOB
-
-    # -- bookkeeping --------------------------------------------------------------------------------
-    def _put(self, reply: Reply) -> None:
-        text = reply.text
-        if not self._utf8 and not text.isascii():
-            # RFC 6531 3.7.4.2: UTF-8 in a reply only to who asked for it.
-            text = text.encode("ascii", "replace").decode("ascii")
-            reply = Reply(reply.code, reply.enhanced_code, text)
-        if "\n" in text:
-            self._out.append(reply.render())
-        else:  # the same without a list: a third of a small message's replies' cost
-            code = f"{reply.enhanced_code} " if reply.enhanced_code else ""
-            self._out.append(f"{reply.code} {code}{text}\r\n".encode("utf-8", "replace"))
-
-    def _ask(self, event: Event, going_on: Continue) -> None:
-        self._asked = going_on
-        self._queue.append(event)
-
-    def _enter(self, state: State) -> None:
-        limits = self.config.limits
-        sasl_line = state is State.SASL or (
-            state is State.READY and self.config.profile is Profile.SUBMISSION
-        )
-        self._reader.cap = limits.auth_line if sasl_line else limits.command_line
-        self.state = state
-
-    def _end(self) -> None:
-        """Nothing more is read."""
-        self._drop_transaction()
-        self._reader.clear()
-        self.state = State.CLOSED
-        self._queue.append(Close())
-
-    def _drop_transaction(self) -> None:
-        """Back to READY; Abort is told when a transaction was open."""
-        if self._open:
-            self._queue.append(Abort())
-            self._forget_transaction()
-
-    def _forget_transaction(self) -> None:
-        self._open = False
-        self.recipients = 0
-        self._utf8 = False
-        self._dots = None
-        self._octets = None
-        self._enter(State.READY)
-
-    def _error(self, reply: Reply) -> None:
-        """A reply to something the client should not have sent."""
-        self._errors += 1
-        if self._errors > self.config.limits.errors:
-            self._hang_up(Reply(421, "4.7.0", "Too many errors; closing"))
-        else:
-            self._put(reply)
 
     # -- commands -----------------------------------------------------------------------------------
     def _read_line(self) -> bool:
@@ -280,7 +112,7 @@ class SmtpCore:
         limits = self.config.limits
         if len(line) + 2 > limits.command_line and verb != b"AUTH":
             self._error(fixed.LINE_FAULTS[LineFault.TOO_LONG])
-        elif command is None or (verb == b"XCLIENT" and not self.xclient):
+        elif command is None or not self._trusted_with(verb):
             self._error(fixed.UNKNOWN)
         elif self.config.profile not in command.doors:
             self._error(
@@ -297,6 +129,11 @@ class SmtpCore:
                 getattr(self, command.method)(argument.strip(b" "))
             except SyntaxFault as fault:
                 self._error(fault.reply)
+
+    def _trusted_with(self, verb: bytes) -> bool:
+        if verb == b"XCLIENT":
+            return self.xclient
+        return verb != b"XFORWARD" or self.xforward
 
     def _idles_too_long(self) -> bool:
         """Beyond so many commands that send no mail each one counts as an error too."""
@@ -329,6 +166,7 @@ class SmtpCore:
     def _hello(self, argument: bytes, *, esmtp: bool) -> None:
         name = smtp_parse.helo_name(argument)
         self._drop_transaction()
+        self._forwarded = NOTHING
 
         def going_on(replies: tuple[Reply | None, ...]) -> None:
             reply = replies[0] if replies else fixed.BUG
@@ -339,7 +177,10 @@ class SmtpCore:
             self.esmtp = esmtp
             lines = [self.config.hostname]
             if esmtp:
-                lines += capabilities(self.config, self.tls, self.authenticated, self.xclient)
+                trust = (self.xclient, self.xforward)
+                lines += capabilities(
+                    self.config, Standing(self.tls, self.authenticated, *trust, now=self._now())
+                )
             self._put(Reply(250, "", "\n".join(lines)))
             self._enter(State.READY)
 
@@ -355,18 +196,20 @@ class SmtpCore:
             self._hang_up(Reply(421, "4.7.0", "Too many messages in one connection"))
             return
         reverse_path, params = smtp_parse.mail(argument, config, self.esmtp)
-        utf8 = "SMTPUTF8" in params
+        if config.hold_limit:
+            smtp_parse.check_hold(params, config.hold_limit, self._now())
 
         def going_on(replies: tuple[Reply | None, ...]) -> None:
             reply = (replies[0] if replies else None) or fixed.BUG
             self._put(reply)
             if reply.positive:
-                self._utf8 = utf8
+                self._utf8 = "SMTPUTF8" in params
+                self._each = "PRDR" in params
                 self._open = True
                 self.settled = True
                 self._enter(State.MAIL)
 
-        self._ask(Mail(reverse_path, params), going_on)
+        self._ask(Mail(reverse_path, params, self._forwarded), going_on)
 
     def _rcpt(self, argument: bytes) -> None:
         limits = self.config.limits
@@ -438,11 +281,19 @@ class SmtpCore:
         self._drop_transaction()
 
     def _on_text(self, replies: tuple[Reply | None, ...]) -> None:
-        wanted = self.recipients if self.config.profile is Profile.LMTP else 1
+        lmtp = self.config.profile is Profile.LMTP
+        block = self._each and len(replies) == self.recipients > 1
+        wanted = self.recipients if lmtp or block else 1
         answers = [reply or fixed.BUG for reply in replies[:wanted]]
         answers += [fixed.BUG] * (wanted - len(answers))
+        if block:
+            # draft-hall-prdr 4.5: 353, a reply for each recipient in the order of RCPT, then one for the whole. As with Exim
+            # one recipient, or a refusal of the text as a whole, has a single reply instead.
+            self._out.append(fixed.EACH)
         for reply in answers:
             self._put(reply)
+        if block:
+            self._put(fixed.overall(answers))
         self._transactions += 1
         self._idle = 0
         if any(reply.positive for reply in answers):
@@ -504,6 +355,7 @@ class SmtpCore:
     # -- the rest -----------------------------------------------------------------------------------
     def _rset(self, argument: bytes) -> None:
         self._drop_transaction()
+        self._forwarded = NOTHING
         self._out.append(fixed.OK)
 
     def _noop(self, argument: bytes) -> None:
@@ -537,18 +389,24 @@ class SmtpCore:
         self.esmtp = False
         self.authenticated = False
         self._unheard = False
+        self._forwarded = NOTHING
         self._put(Reply(220, "2.0.0", "Ready to start TLS"))
         self.state = State.TLS
         self._queue.append(StartTls())
 
     def _xclient(self, argument: bytes) -> None:
-        facts = smtp_parse.xclient(argument)
+        facts = smtp_xclient.xclient(argument)
+        self._forwarded = NOTHING
         self.helo = ""
         self.esmtp = False
         if "LOGIN" in facts:
             self.authenticated = bool(facts["LOGIN"])
         self._queue.append(Xclient(facts))
         self.state = State.GREETING
+
+    def _xforward(self, argument: bytes) -> None:
+        self._forwarded = {**self._forwarded, **smtp_xclient.xforward(argument)}
+        self._out.append(fixed.OK)
 
     # -- AUTH (RFC 4954) ----------------------------------------------------------------------------
     def _auth(self, argument: bytes) -> None:

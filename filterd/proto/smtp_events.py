@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 # -- asks: the core reads no further before ``reply`` (or ``tls_started``) --------------------------
@@ -30,10 +33,12 @@ class Auth:
 
 @dataclass(slots=True)
 class Mail:
-    """``reverse_path`` without brackets, "" = null; ``params`` by upper-case name, checked, as written."""
+    """``reverse_path`` without brackets, "" = null; ``params`` by upper-case name, checked, as written. ``forwarded``: what
+    XFORWARD told for this transaction, keys NAME ADDR PORT PROTO HELO IDENT SOURCE, decoded, "" = unavailable."""
 
     reverse_path: str
     params: Mapping[str, str]
+    forwarded: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(slots=True)
@@ -46,7 +51,8 @@ class Rcpt:
 
 @dataclass(slots=True)
 class Text:
-    """End of data. ``data``: CRLF line ends, dots unstuffed. LMTP: ``reply`` one Reply a recipient, else one."""
+    """End of data. ``data``: CRLF line ends, dots unstuffed. ``reply``: LMTP one Reply a recipient; with PRDR the same, or one
+    for all; else one."""
 
     data: bytes
     recipients: int

@@ -56,7 +56,8 @@ class SmtpConfig:
     """What the core must know about its listener.
 
     ``hostname`` greets. ``starttls``: a TLS context stands ready. ``auth`` offers AUTH; ``auth_required`` refuses MAIL
-    before it; ``allow_plain_auth`` offers it without TLS. ``xclient`` for a trusted client: the shell decides.
+    before it; ``allow_plain_auth`` offers it without TLS. ``prdr`` offers PRDR: the application answers for each recipient.
+    ``hold_limit`` offers FUTURERELEASE up to so many seconds. XCLIENT and XFORWARD for a trusted client: the shell decides.
     """
 
     hostname: str
@@ -66,6 +67,8 @@ class SmtpConfig:
     auth: bool = False
     auth_required: bool = False
     allow_plain_auth: bool = False
+    prdr: bool = False
+    hold_limit: int = 0
     banner: str = "ESMTP"
     limits: SmtpLimits = field(default_factory=SmtpLimits)
     patience: SmtpPatience = field(default_factory=SmtpPatience)

@@ -1,7 +1,8 @@
 """The grammar of SMTP commands: paths, parameters, names.
 
 Specification: RFC 5321 4.1.2 and 4.1.3 (paths, address literals), RFC 6531 3.3 (UTF-8), RFC 1870 (SIZE), RFC 6152
-(BODY), RFC 3461 (RET, ENVID, NOTIFY, ORCPT, xtext), RFC 4954 5 (AUTH=). Complete: yes, but no quoted controls.
+(BODY), RFC 3461 (RET, ENVID, NOTIFY, ORCPT, xtext), RFC 4954 5 (AUTH=), RFC 4865 (HOLDFOR, HOLDUNTIL), draft-hall-prdr
+(PRDR). Complete: yes, but no quoted controls.
 
 All functions take the octets of a command line without CR LF and raise ``SyntaxFault`` with the reply to send. Source
 routes are read and dropped (RFC 5321 appendix C); ``%`` and ``!`` in local parts mean nothing here.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
 from pipeline.reply import Reply
@@ -41,17 +43,20 @@ _PLAIN_PATH = re.compile(
     rb"<([A-Za-z0-9_+\-]+(?:\.[A-Za-z0-9_+\-]+)*@[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)>"
     rb"(?= |$)"
 )
-_HELO = re.compile(rb"[A-Za-z0-9._\-:\[\]\x80-\xff]{1,255}")
+HELO_NAME = re.compile(rb"[A-Za-z0-9._\-:\[\]\x80-\xff]{1,255}")
 _PARAM = re.compile(rb"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([!-<>-~\x80-\xff]+))?")
 _XTEXT = re.compile(rb"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*")
-_XCHAR = re.compile(rb"\+([0-9A-Fa-f]{2})")
+XCHAR = re.compile(rb"\+([0-9A-Fa-f]{2})")
+_DATE_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 def helo_name(argument: bytes) -> str:
     """The argument of HELO, EHLO, LHLO: a domain or address literal, believed as little as RFC 5321 4.1.4 asks."""
     if not argument:
         raise SyntaxFault(501, "5.5.4", "A domain name is needed")
-    if not _HELO.fullmatch(argument):
+    if not HELO_NAME.fullmatch(argument):
         raise SyntaxFault(501, "5.5.4", "Not a domain name")
     try:
         return argument.decode("utf-8")
@@ -210,7 +215,7 @@ def _envid(value: str) -> None:
         or decoded is None
         or len(value) > 300
         or not 0 < len(decoded) <= 100
-        or not _printable(decoded)
+        or not printable(decoded)
     ):
         raise _refuse("ENVID")
 
@@ -242,6 +247,22 @@ def _auth(value: str) -> None:
         raise _refuse("AUTH")
 
 
+def _prdr(value: str) -> None:
+    if value:
+        raise _refuse("PRDR")
+
+
+def _hold_for(value: str) -> None:
+    # RFC 4865 4: one to nine digits, no leading zero.
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", value):
+        raise _refuse("HOLDFOR")
+
+
+def _hold_until(value: str) -> None:
+    if date_time(value) is None:
+        raise _refuse("HOLDUNTIL")
+
+
 MAIL_PARAMETERS: Mapping[str, Callable[[str], None]] = {
     "SIZE": _size,
     "BODY": _body,
@@ -250,10 +271,11 @@ MAIL_PARAMETERS: Mapping[str, Callable[[str], None]] = {
     "ENVID": _envid,
 }
 MAIL_PARAMETERS_AUTH: Mapping[str, Callable[[str], None]] = {**MAIL_PARAMETERS, "AUTH": _auth}
+MAIL_PARAMETERS_HOLD: Mapping[str, Callable[[str], None]] = {"HOLDFOR": _hold_for, "HOLDUNTIL": _hold_until}
 RCPT_PARAMETERS: Mapping[str, Callable[[str], None]] = {"NOTIFY": _notify, "ORCPT": _orcpt}
 
 
-def _printable(text: str) -> bool:
+def printable(text: str) -> bool:
     return all(" " <= char <= "~" for char in text)
 
 
@@ -265,11 +287,48 @@ def xtext(value: str) -> str | None:
         return None
     if not _XTEXT.fullmatch(raw):
         return None
-    decoded = _XCHAR.sub(lambda found: bytes((int(found[1], 16),)), raw)
+    decoded = XCHAR.sub(lambda found: bytes((int(found[1], 16),)), raw)
     try:
         return decoded.decode("utf-8")
     except UnicodeDecodeError:
         return decoded.decode("latin-1")
+
+
+def mail_parameters(config: SmtpConfig) -> Mapping[str, Callable[[str], None]]:
+    """The parameters of MAIL that this door offers."""
+    checks = MAIL_PARAMETERS_AUTH if config.auth else MAIL_PARAMETERS
+    if config.prdr:
+        checks = {**checks, "PRDR": _prdr}
+    return {**checks, **MAIL_PARAMETERS_HOLD} if config.hold_limit else checks
+
+
+def date_time(text: str) -> float | None:
+    """Seconds since the epoch of an RFC 3339 date-time with its zone (RFC 4865 and erratum 2040); None when it is none."""
+    if not _DATE_TIME.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text.upper().replace("Z", "+00:00"))
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def held_until(params: Mapping[str, str], now: float) -> float:
+    """When a message may be released (RFC 4865), in seconds since the epoch; 0 when it need not wait."""
+    if "HOLDFOR" in params:
+        return now + int(params["HOLDFOR"])
+    return (date_time(params["HOLDUNTIL"]) or 0.0) if "HOLDUNTIL" in params else 0.0
+
+
+def check_hold(params: Mapping[str, str], limit: int, now: float) -> None:
+    """RFC 4865 4: one of the two parameters, and not beyond what EHLO announced. Raises SyntaxFault."""
+    if "HOLDFOR" in params and "HOLDUNTIL" in params:
+        raise SyntaxFault(501, "5.5.4", "HOLDFOR and HOLDUNTIL exclude each other")
+    until = held_until(params, now)
+    if until > now + limit:
+        raise SyntaxFault(501, "5.5.4", f"The message may be held for {limit} seconds at most")
+    if "HOLDUNTIL" in params and until < now:
+        raise SyntaxFault(501, "5.5.4", "HOLDUNTIL has passed already")
 
 
 def mail(argument: bytes, config: SmtpConfig, esmtp: bool) -> tuple[str, dict[str, str]]:
@@ -279,7 +338,7 @@ def mail(argument: bytes, config: SmtpConfig, esmtp: bool) -> tuple[str, dict[st
     reverse_path, rest = path(argument[5:].lstrip(b" "), config.limits, reverse=True)
     params: dict[str, str] = {}
     if rest:
-        params = _extensions(rest, MAIL_PARAMETERS_AUTH if config.auth else MAIL_PARAMETERS, esmtp)
+        params = _extensions(rest, mail_parameters(config), esmtp)
     if "SMTPUTF8" not in params and not reverse_path.isascii():
         raise SyntaxFault(553, "5.6.7", "A UTF-8 address needs SMTPUTF8")
     if int(params.get("SIZE") or 0) > config.size_limit:
@@ -310,49 +369,3 @@ def _extensions(rest: bytes, checks: Mapping[str, Callable[[str], None]], esmtp:
     if not esmtp and rest.strip():
         raise SyntaxFault(555, "5.5.4", "Parameters need EHLO")
     return parameters(rest, checks)
-
-
-_XCLIENT_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
-
-
-def xclient(argument: bytes) -> dict[str, str]:
-    """Attributes of XCLIENT, decoded and checked; "" for [UNAVAILABLE] and [TEMPUNAVAIL]; addresses without "IPV6:"."""
-    facts: dict[str, str] = {}
-    for token in argument.split():
-        raw_name, equals, raw_value = token.partition(b"=")
-        name = raw_name.decode("latin-1").upper()
-        if not equals or name not in _XCLIENT_NAMES:
-            raise SyntaxFault(501, "5.5.4", "Bad XCLIENT attribute")
-        # Some clients write the hex of xtext in lower case: it is read in any case.
-        value = xtext(_XCHAR.sub(lambda found: found[0].upper(), raw_value).decode("latin-1"))
-        if value is None or (not _printable(value) and name != "LOGIN"):
-            raise SyntaxFault(501, "5.5.4", f"Bad value of {name}")
-        if value.upper() in ("[UNAVAILABLE]", "[TEMPUNAVAIL]"):
-            value = ""
-        facts[name] = _xclient_value(name, value)
-    if not facts:
-        raise SyntaxFault(501, "5.5.4", "XCLIENT needs attributes")
-    return facts
-
-
-def _xclient_value(name: str, value: str) -> str:
-    bad = SyntaxFault(501, "5.5.4", f"Bad value of {name}")
-    if name in ("ADDR", "DESTADDR") and value:
-        if value[:5].upper() == "IPV6:":
-            value = value[5:]
-        try:
-            address = ipaddress.ip_address(value)
-        except ValueError:
-            raise bad from None
-        mapped = address.ipv4_mapped if address.version == 6 else None
-        return str(mapped or address)
-    if name in ("PORT", "DESTPORT") and value:
-        if not (value.isascii() and value.isdigit() and len(value) <= 5 and int(value) < 65536):
-            raise bad
-    if name == "PROTO":
-        value = value.upper()
-        if value not in ("", "SMTP", "ESMTP"):
-            raise bad
-    if name in ("HELO", "NAME") and value and not _HELO.fullmatch(value.encode("utf-8")):
-        raise bad
-    return value

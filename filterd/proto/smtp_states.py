@@ -5,12 +5,15 @@ In any other state than those of its row a command is answered 503; at any other
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 
 from filterd.proto import sasl
 from filterd.proto.lines import LineFault
 from filterd.proto.smtp_limits import SmtpConfig
+from filterd.proto.smtp_xclient import XCLIENT_NAMES, XFORWARD_NAMES
 from pipeline.envelope import Profile
 from pipeline.reply import Reply
 
@@ -67,9 +70,11 @@ COMMANDS: dict[bytes, Command] = {
     b"STARTTLS": Command("_starttls", _IDLE, bare=True),
     b"AUTH": Command("_auth", _READY, frozenset((Profile.SUBMISSION,))),
     b"XCLIENT": Command("_xclient", _IDLE),
+    b"XFORWARD": Command("_xforward", _IDLE, frozenset((Profile.MX, Profile.LMTP))),
 }
 
 OK = Reply(250, "2.0.0", "Ok").render()
+EACH = b"353 2.0.0 A reply for each recipient follows, then one for the message\r\n"
 GO_ON = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 NEED_HELO = Reply(503, "5.5.1", "Send EHLO first")
 NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
@@ -87,21 +92,50 @@ LINE_FAULTS = {
 }
 
 
+def overall(answers: Sequence[Reply]) -> Reply:
+    """The last reply of a PRDR block. Clients that see a refusal here take it for all: only when nobody has the message."""
+    taken = sum(reply.positive for reply in answers)
+    if taken:
+        return Reply(250, "2.0.0", f"Ok for {taken} of {len(answers)} recipients")
+    for reply in answers:
+        if reply.temporary:
+            return Reply(450, reply.enhanced_code or "4.0.0", "Taken for no recipient; try again later")
+    return Reply(550, answers[0].enhanced_code or "5.0.0", "Refused for all recipients")
+
+
 def auth_offered(config: SmtpConfig, tls: bool) -> bool:
     """Never on port 25, never in clear unless the operator asked for it."""
     return config.auth and config.profile is Profile.SUBMISSION and (tls or config.allow_plain_auth)
 
 
-def capabilities(config: SmtpConfig, tls: bool, authenticated: bool, xclient: bool) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a connection has reached, and what its peer is trusted with."""
+
+    tls: bool
+    authenticated: bool
+    xclient: bool
+    xforward: bool
+    now: float = 0.0
+
+
+def capabilities(config: SmtpConfig, standing: Standing) -> list[str]:
     """What EHLO announces now, in order."""
     limits = config.limits
     lines = ["PIPELINING", f"SIZE {config.size_limit}"]
-    if config.starttls and not tls:
+    if config.starttls and not standing.tls:
         lines.append("STARTTLS")
-    if auth_offered(config, tls) and not authenticated:
+    if auth_offered(config, standing.tls) and not standing.authenticated:
         lines.append("AUTH " + " ".join(sasl.MECHANISMS))
     lines += ["8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN", "CHUNKING"]
+    if config.prdr:
+        lines.append("PRDR")
+    if config.hold_limit:
+        last = datetime.fromtimestamp(standing.now + config.hold_limit, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        lines.append(f"FUTURERELEASE {config.hold_limit} {last}")
     lines.append(f"LIMITS MAILMAX={limits.transactions} RCPTMAX={limits.recipients}")
-    if xclient:
-        lines.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
+    if standing.xforward and config.profile is not Profile.SUBMISSION:
+        lines.append("XFORWARD " + " ".join(XFORWARD_NAMES))
+    if standing.xclient:
+        lines.append("XCLIENT " + " ".join(XCLIENT_NAMES))
     return lines

@@ -84,6 +84,8 @@ class ImapConnection(Connection[Session]):
         match event:
             case Work() | IdleWork():
                 await self._work(event)
+                if type(event) is Work and event.call.events and self.door.config.events is not None:
+                    await self.door.config.events.told(event.call.events)
             case Authenticate(login, password):
                 self.core.authenticated(
                     await self.door.login.authenticate(login, password, self.client, "imap")
@@ -97,8 +99,20 @@ class ImapConnection(Connection[Session]):
             case StartCompress(rest):
                 self._start_compress(rest)
 
+    def at_once(self, event: object) -> bool:
+        if not isinstance(event, (Work, IdleWork)) or not event.quick or self._lost:
+            return False
+        event.quick = False  # it is tried once
+        pieces = self.door.jobs.ready(event.account, event.attempt)
+        if pieces is None:
+            return False
+        self._put(pieces)
+        if event.done:
+            self.core.work_done(event)
+        return event.done
+
     async def _work(self, work: Work | IdleWork) -> None:
-        """Job by job; what the pool's thread could not write itself is written, and taken by the client, before the next."""
+        """At once if that can be, else job by job; what the pool's thread could not write itself is written, and taken by the client, before the next."""
         sink = None
         slow = False
         try:

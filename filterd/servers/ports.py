@@ -92,6 +92,10 @@ class Jobs(Protocol):
 
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T: ...
 
+    def ready(self, account: str, work: Callable[[AccountStore], T]) -> T | None:
+        """``work`` done at once with what is in memory; None when it must be ``run``."""
+        ...
+
 
 class Notices(Protocol):
     """Change notices between the workers and from foreign programs."""

@@ -29,6 +29,7 @@ from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
 from filterd.store.index import AFTER_KILL, AFTER_POWER, Index, MailboxRow
+from filterd.store.nowait import CachedOpen
 from filterd.store.shelf import Shelf
 from pipeline.ports import Clock, Ids
 
@@ -52,6 +53,7 @@ class Settings:
     newline: str
     notify: Callable[[str, str, int], None] = lambda account, mailbox, modseq: None
     shelf: Shelf = field(default_factory=Shelf)
+    open_cached: CachedOpen = field(default_factory=CachedOpen)
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Core:
     index_path: str
     settings: Settings
     limit: Callable[[], int]
+    local: bool = field(init=False)  # a stat does not wait
     root: Dir = field(init=False)
     index_dir: Dir = field(init=False)
     lock: durable.Lock = field(init=False)
@@ -92,6 +95,7 @@ class Core:
             raise StoreUnavailable(
                 f"the index must not lie on {kind} ({self.index_path}): set store.index_dir"
             )
+        self.local = not durable.network_file_system(self.path)
         self.root = disk.open_dir(self.path)
         self.index_dir = disk.open_dir(self.index_path)
         self.lock = disk.open_lock(self.index_dir, LOCK_FILE)
@@ -196,6 +200,7 @@ class Core:
         """The account's writer lock; may be taken again inside."""
         if self._held == 0:
             self.lock.acquire(LOCK_SECONDS)
+            self.lock.begin_turn()
         self._held += 1
         try:
             if self._held == 1:
@@ -204,7 +209,10 @@ class Core:
         finally:
             self._held -= 1
             if self._held == 0:
-                self.lock.release()
+                try:
+                    self.lock.end_turn()
+                finally:
+                    self.lock.release()
 
     def _prepare(self) -> None:
         """Under the lock, before anything else: is the index there, and did the last holder finish?"""
@@ -272,6 +280,10 @@ class Core:
             if folder.name == mailbox:
                 return folder
         return self.box(mailbox)[0]
+
+    def open_folder(self, mailbox_id: int) -> Folder | None:
+        """As it was seen last; None when it was not kept open."""
+        return self._folders.get(mailbox_id)
 
     def _heal(self, folder: Folder) -> None:
         """Slice by slice, so that others come to their turn."""

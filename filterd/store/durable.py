@@ -29,12 +29,14 @@ from pathlib import Path
 from typing import Protocol
 
 from filterd.store.base import StoreUnavailable
+from filterd.store.nowait import read_cached
 
 LOCK_SECONDS = 10.0
 LOCK_STEPS = (0.0, 0.0001, 0.0002, 0.0004, 0.0008, 0.0016)  # the last one repeats
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 MAX_LOCK_MARK = 4096
+TURN_OCTETS = 8  # behind the note: the number of the holder's turn
 EVERYTHING = b"*"  # the note when what was touched does not fit
 NETWORK_KINDS = frozenset(
     (
@@ -92,6 +94,20 @@ class Lock(Protocol):
     def note(self) -> bytes: ...
 
     def set_note(self, note: bytes) -> None: ...
+
+    def begin_turn(self) -> None:
+        """The holder begins: from now on ``turn`` is odd. A holder that was killed leaves it so."""
+        ...
+
+    def end_turn(self) -> None:
+        """The holder has committed all: ``turn`` is even and larger than it ever was."""
+        ...
+
+    def turn(self) -> int:
+        """For whoever does not hold the lock, on the loop too: while this is the same even number nothing was changed.
+
+        -1 when it cannot be told without waiting."""
+        ...
 
     def close(self) -> None: ...
 
@@ -153,6 +169,7 @@ class FlockLock(Lock):
         self._fd = fd
         self._path = path
         self._written = 0  # octets of the note to wipe
+        self._turn = 1
 
     def acquire(self, seconds: float) -> None:
         deadline = 0.0
@@ -180,6 +197,17 @@ class FlockLock(Lock):
             note = EVERYTHING
         os.pwrite(self._fd, note + b"\0" * (self._written - len(note)), 0)
         self._written = len(note)
+
+    def begin_turn(self) -> None:
+        self._turn = int.from_bytes(os.pread(self._fd, TURN_OCTETS, MAX_LOCK_MARK), "little") | 1
+        os.pwrite(self._fd, self._turn.to_bytes(TURN_OCTETS, "little"), MAX_LOCK_MARK)
+
+    def end_turn(self) -> None:
+        os.pwrite(self._fd, (self._turn + 1).to_bytes(TURN_OCTETS, "little"), MAX_LOCK_MARK)
+
+    def turn(self) -> int:
+        data = read_cached(self._fd, TURN_OCTETS, MAX_LOCK_MARK)
+        return -1 if data is None else int.from_bytes(data, "little")
 
     def close(self) -> None:
         if self._fd >= 0:

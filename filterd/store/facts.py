@@ -36,6 +36,18 @@ class _Kept(Generic[V]):
     value: V
 
 
+def kept_facts(core: Core, snapshot: Snapshot) -> Facts | None:
+    """Those that are there already."""
+    kept = core.settings.shelf.get((core.account, snapshot.info.id, "facts"))
+    return kept.value if isinstance(kept, _Kept) and kept.uids is snapshot.uids else None
+
+
+def kept_header_texts(core: Core, snapshot: Snapshot, name: bytes) -> HeaderTexts | None:
+    """The same."""
+    kept = core.settings.shelf.get((core.account, snapshot.info.id, f"header {name.decode('latin-1')}"))
+    return kept.value if isinstance(kept, _Kept) and kept.uids is snapshot.uids else None
+
+
 def facts(core: Core, snapshot: Snapshot) -> Facts | None:
     shelf, key = core.settings.shelf, (core.account, snapshot.info.id, "facts")
     kept = shelf.get(key)

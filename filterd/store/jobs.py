@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, TypeVar
 
 from filterd.store.base import AccountStore, NewMessage, SieveState, Store, Stored, StoreError
+from filterd.store.ready import NotReady
 
 T = TypeVar("T")
 
@@ -41,8 +42,16 @@ class BatchStore(Protocol):
     def flush(self) -> None: ...
 
 
+class ReadyStore(Protocol):
+    """An account that can tell something at once."""
+
+    def ready(self) -> AccountStore: ...
+
+
 class BoundedStore(Protocol):
-    """A store that says which accounts it would like to close."""
+    """A store that says which accounts are open, and which it would like to close."""
+
+    def opened(self, account: str) -> ReadyStore | None: ...
 
     def surplus(self) -> list[str]: ...
 
@@ -121,6 +130,35 @@ class AccountJobs:
         with self._lock:
             self._lane(account).runs.append(job)
         return await future
+
+    def ready(self, account: str, work: Callable[[AccountStore], T]) -> T | None:
+        """Do ``work`` here and now with what the account has in memory; None: a job must do it (``run``).
+
+        The account is ours meanwhile: no thread has it, and none comes in. ``work`` may raise ``NotReady``.
+        """
+        lane = _Lane(running=True)
+        with self._lock:
+            if account in self._lanes or self._closed:
+                return None
+            store = self._ready(account)
+            if store is None:
+                return None
+            self._lanes[account] = lane
+        try:
+            return work(store)
+        except NotReady:
+            return None
+        finally:
+            with self._lock:
+                if lane.deliveries or lane.runs or lane.acks or lane.closing or lane.idle:
+                    self._pool.submit(self._work, account, lane)
+                else:
+                    del self._lanes[account]
+
+    def _ready(self, account: str) -> AccountStore | None:
+        store = self._store
+        opened = store.opened(account) if _is_bounded(store) else None
+        return opened.ready() if opened is not None else None
 
     async def deliver(
         self, account: str, mailbox: str, message: NewMessage, state: SieveState | None = None

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from filterd.store import delivery, facts, names, quota, textpack, transfer, tree, views
+from filterd.store import delivery, facts, names, quota, ready, textpack, transfer, tree, views
 from filterd.store.base import (
     AccountStore,
     Changes,
@@ -51,6 +51,7 @@ class MaildirAccount(AccountStore):
         self._core = core
         self._views = views.Views(core)
         self._texts = textpack.TextPacks(core)
+        self._ready: AccountStore | None = None
 
     # -- mailboxes ------------------------------------------------------------------------------------------------
     def mailboxes(self) -> tuple[MailboxInfo, ...]:
@@ -132,6 +133,12 @@ class MaildirAccount(AccountStore):
     def text_hits(self, mailbox: str, needle: str, header: bool, uids: Sequence[int]) -> TextHits | None:
         with self._core.guard():
             return self._texts.hits(mailbox, needle, header, uids)
+
+    def ready(self) -> AccountStore:
+        """What can be told at once, on the loop; ``ready.NotReady`` for the rest."""
+        if self._ready is None:
+            self._ready = ready.ready(self._core, self._views, self._core.settings.open_cached)
+        return self._ready
 
     @property
     def unfinished(self) -> bool:
@@ -276,11 +283,9 @@ class MaildirStore(Store):
 
     def account(self, account: str) -> MaildirAccount:
         """Raises StoreUnavailable when it cannot be opened. Different accounts may be asked for by different threads."""
-        with self._lock:
-            found = self._open.get(account)
-            if found is not None:
-                self._open.move_to_end(account)
-                return found
+        found = self.opened(account)
+        if found is not None:
+            return found
         path = self.path(account)
         index_path = (
             f"{self._index_root}/{self._below(account)}" if self._index_root else f"{path}/{INDEX_DIRECTORY}"
@@ -294,6 +299,14 @@ class MaildirStore(Store):
         with self._lock:
             self._open[account] = opened
         return opened
+
+    def opened(self, account: str) -> MaildirAccount | None:
+        """The account if it is open."""
+        with self._lock:
+            found = self._open.get(account)
+            if found is not None:
+                self._open.move_to_end(account)
+            return found
 
     def surplus(self) -> list[str]:
         """Accounts that should be closed, longest unused first (``close_account``): more than OPEN_ACCOUNTS are open."""

@@ -12,7 +12,8 @@ import contextlib
 import os
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from filterd.store import intake, rescan, tree
 from filterd.store.base import Changes, Field, Row, Snapshot, Status, StoreUnavailable
@@ -27,21 +28,35 @@ VIEW_FROM = 1000
 VIEW_AGE = 2000
 KEPT_VIEWS = 32
 READ_BLOCK = 32  # files looked up at once
+PLACES = 128  # messages whose files are remembered together
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 Arrays = tuple["array[int]", "array[int]"]
 
 
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """By what it is known that a snapshot is still the newest (``ready``)."""
+
+    id: int
+    turn: int
+    times: tuple[int, int]
+    unsure: int
+    snapshot: Snapshot
+
+
 class Views:
-    """The snapshots of one account."""
+    """The snapshots of one account. ``stamps``: by the name asked for."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._kept: dict[int, Snapshot] = {}
+        self.stamps: dict[str, Stamp] = {}
 
     def snapshot(self, mailbox: str) -> Snapshot:
         core = self._core
+        turn = core.lock.turn()  # first: what is changed from here on has another one
         folder, row = core.box(mailbox)
         row = rescan.refresh(core, folder, row)
         kept = self._kept.pop(row.id, None)
@@ -51,7 +66,16 @@ class Views:
         self._kept[row.id] = kept  # last used is last
         while len(self._kept) > KEPT_VIEWS:
             del self._kept[next(iter(self._kept))]
+        self._stamp(mailbox, turn, row, kept)
         return kept
+
+    def _stamp(self, mailbox: str, turn: int, row: MailboxRow, snapshot: Snapshot) -> None:
+        self.stamps.pop(mailbox, None)
+        if turn >= 0 and not turn & 1 and self._core.local and snapshot.modseq == row.modseq:
+            stamp = Stamp(row.id, turn, (row.new_mtime, row.cur_mtime), row.unsure, snapshot)
+            self.stamps[mailbox] = stamp
+            while len(self.stamps) > KEPT_VIEWS:
+                del self.stamps[next(iter(self.stamps))]
 
     def _build(self, mailbox_id: int, kept: Snapshot | None) -> Snapshot:
         core, index = self._core, self._core.index
@@ -204,18 +228,49 @@ def fields(core: Core, mailbox: str, uids: Sequence[int], wanted: Sequence[str])
 _FILE = ("name", "fresh", "form", "inode", "disk_size", "mtime")
 
 
+class Place(NamedTuple):
+    """Columns of _FILE: where a text is, and by what its file is known again."""
+
+    name: str
+    fresh: int
+    form: int
+    inode: int
+    size: int
+    mtime: int
+
+
+def kept_place(core: Core, mid: str, uid: int) -> Place | None:
+    """Where the file of a message was when it was read last, or one near it."""
+    found = core.settings.shelf.get((core.account, mid, f"files {uid // PLACES}"))
+    return cast(dict[int, Place], found).get(uid) if found is not None else None
+
+
+def _keep_places(core: Core, folder: Folder, uid: int) -> dict[int, Place]:
+    """Those of the messages around ``uid``, for who asks for one after the other."""
+    block = uid // PLACES
+    uids = range(max(1, block * PLACES), (block + 1) * PLACES)
+    rows = core.index.columns(folder.id, uids, _FILE)
+    places = {int(row[0] or 0): Place._make(row[1:]) for row in rows}  # type: ignore[arg-type]  # columns of _FILE
+    core.settings.shelf.put((core.account, folder.mid, f"files {block}"), places, 400 * len(places))
+    return places
+
+
 def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
     """Where a file is as the index says it is read without another look; else like ``read``."""
     folder = core.seen(mailbox)
     texts: list[bytes | None] = []
     for start in range(0, len(uids), READ_BLOCK):
         block = uids[start : start + READ_BLOCK]
-        known = {row[0]: row for row in core.index.columns(folder.id, block, _FILE)}
+        if len(uids) == 1:
+            known = _keep_places(core, folder, uids[0])
+        else:
+            rows = core.index.columns(folder.id, block, _FILE)
+            known = {int(row[0] or 0): Place._make(row[1:]) for row in rows}  # type: ignore[arg-type]  # columns of _FILE
         for uid in block:
-            row = known.get(uid)
+            place = known.get(uid)
             text = None
-            if row is not None:
-                text = _read_known(folder, *row[1:])  # type: ignore[arg-type]  # columns of _FILE
+            if place is not None:
+                text = _read_known(folder, place)
                 if text is None:
                     text = read(core, mailbox, uid)
             texts.append(text)
@@ -226,10 +281,9 @@ def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> lis
     return texts
 
 
-def _read_known(
-    folder: Folder, name: str, fresh: int, form: int, inode: int, size: int, mtime: int
-) -> bytes | None:
+def _read_known(folder: Folder, place: Place) -> bytes | None:
     """The text of a file that is just as the index knows it; None: look closer."""
+    name, fresh, form, inode, size, mtime = place
     try:
         fd = os.open(name, _READ, dir_fd=folder.place(fresh).fd)
     except FileNotFoundError:

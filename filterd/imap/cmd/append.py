@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from filterd.imap import catenate, numset
+from filterd.imap import catenate, events, numset
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.errors import Bad, No
 from filterd.imap.parse import Parser
@@ -65,9 +65,11 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
 def store(call: Call, mailbox: str, uploads: list[Upload]) -> tuple[Stored, ...]:
     try:
         call.store.info(mailbox)
-        return call.store.append(mailbox, [upload.message(call) for upload in uploads])
+        stored = call.store.append(mailbox, [upload.message(call) for upload in uploads])
     except NoSuchMailbox as error:
         raise translate(error, create=True) from None
+    events.stored(call, stored)
+    return stored
 
 
 def parse_upload(p: Parser) -> Upload:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filterd.imap import numset
+from filterd.imap import events, numset
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.errors import No
 from filterd.imap.parse import Parser
@@ -50,6 +50,7 @@ def _parse(p: Parser, *, move: bool) -> Run:
             if uids:
                 raise No("The messages are gone", "EXPUNGEISSUED")
             return "Nothing to do"
+        events.copied(call, view.mailbox, copied, move=move)
         code = copyuid(copied)
         if not move:
             return f"[{code}] Copied"

@@ -87,4 +87,4 @@ def _narrow(call: Call, wanted: NumSet, spans: numset.Spans, modifiers: Modifier
     return spans
 
 
-FETCH = Spec(b"FETCH", SELECTED, parse, expunge=False, uid=True, still=True)
+FETCH = Spec(b"FETCH", SELECTED, parse, expunge=False, uid=True, still=True, quick=True)

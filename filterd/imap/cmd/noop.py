@@ -17,5 +17,5 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     return lambda call: "Completed"
 
 
-NOOP = Spec(b"NOOP", ANY, parse, look=False)
-CHECK = Spec(b"CHECK", SELECTED, parse, look=False)
+NOOP = Spec(b"NOOP", ANY, parse, look=False, quick=True)
+CHECK = Spec(b"CHECK", SELECTED, parse, look=False, quick=True)

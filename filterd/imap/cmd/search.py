@@ -49,4 +49,4 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     return run
 
 
-SEARCH = Spec(b"SEARCH", SELECTED, parse, expunge=False, uid=True, still=True)
+SEARCH = Spec(b"SEARCH", SELECTED, parse, expunge=False, uid=True, still=True, quick=True)

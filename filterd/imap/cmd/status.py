@@ -69,4 +69,4 @@ def line(session: Session, info: MailboxInfo, status: Status, items: tuple[bytes
     return b"* STATUS %b (%b)\r\n" % (names.encode(info.name, session.utf8 or session.rev2), shown)
 
 
-STATUS = Spec(b"STATUS", AFTER, parse, still=True)
+STATUS = Spec(b"STATUS", AFTER, parse, still=True, quick=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from filterd.imap import numset
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, No
+from filterd.imap.events import FlagWatch
 from filterd.imap.parse import Parser
 from filterd.imap.state import SELECTED
 from filterd.store.base import FlagChange
@@ -75,7 +76,10 @@ def _store(
     for start in range(0, len(uids), _BLOCK):
         block = uids[start : start + _BLOCK]
         view = call.view
+        watch = FlagWatch.of(call, view.mailbox, block)
         result = call.store.set_flags(view.mailbox, block, mode, flags, unchanged)
+        if watch is not None:
+            watch.changed(result)
         modified += result.modified
         missing += len(block) - len(result.changed) - len(result.modified)
         for line in view.learn_keywords(call.store.snapshot(view.mailbox).keywords):

@@ -50,6 +50,7 @@ EXTENSIONS: tuple[Extension, ...] = (
     simple.PREVIEW,
     simple.UTF8,
     simple.UIDONLY,
+    simple.IMAPSIEVE,
     QUOTA,
     METADATA,
     REPLACE,

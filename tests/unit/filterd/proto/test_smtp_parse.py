@@ -114,13 +114,13 @@ def test_xtext_round_trip(text: str) -> None:
 
 
 def test_xclient() -> None:
-    assert smtp_parse.xclient(b"addr=ipv6:2001:DB8::1 name=[unavailable] login=A+2b+3Db port=25") == {
+    assert smtp_xclient.xclient(b"addr=ipv6:2001:DB8::1 name=[unavailable] login=A+2b+3Db port=25") == {
         "ADDR": "2001:db8::1",
         "NAME": "",
         "LOGIN": "A+=b",
         "PORT": "25",
     }
-    assert smtp_parse.xclient(b"ADDR=IPV6:::ffff:192.0.2.1") == {"ADDR": "192.0.2.1"}
+    assert smtp_xclient.xclient(b"ADDR=IPV6:::ffff:192.0.2.1") == {"ADDR": "192.0.2.1"}
     for bad in (b"", b"ADDR", b"FOO=1", b"ADDR=x", b"PORT=-1", b"PROTO=X", b"NAME=a+0D+0Ab", b"HELO=a+20b"):
         with pytest.raises(SyntaxFault):
-            smtp_parse.xclient(bad)
+            smtp_xclient.xclient(bad)
