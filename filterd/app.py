@@ -15,6 +15,7 @@ import signal
 import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from filterd import __version__, keys
@@ -22,14 +23,16 @@ from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
-from filterd.accounts.places import account_folder, database_path, mail_root, scripts_of
+from filterd.accounts.places import account_folder, database_path, mail_root, scripts_of, tests_of
 from filterd.assembly import departure, dns, incoming, milter_reception, reporting, srs_of, stage_context
+from filterd.board import Board, Desk, alone
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
 from filterd.config.schema import Config
+from filterd.config.values import Relay as ConfiguredRelay
 from filterd.config.values import SocketAddress
 from filterd.delivery import Delivery, DeliverySettings
-from filterd.doors import Doors, certificate
+from filterd.doors import PROXIED, Doors, certificate
 from filterd.explain.traces import TraceWriter
 from filterd.local_delivery import LocalDelivery
 from filterd.imap.events import MailboxEvents
@@ -80,14 +83,16 @@ class Parts:
     milter: MilterReception
     close: Callable[[], None]
     events: MailboxEvents | None = None
+    desk: Desk | None = None
 
 
 def data_dir(config: Config) -> Path:
     return Path(config.server.data_dir)
 
 
-def build(config: Config, name: str) -> Parts:
-    """All parts of the process ``name`` ("worker-0", "sender", "deliver"); the loop is running."""
+def build(config: Config, name: str, board: Board | None = None) -> Parts:
+    """All parts of the process ``name`` ("worker-0", "sender", "deliver"); the loop is running. ``board``: what it has in common
+    with the other processes of a server."""
     clock, ids, disk = SystemClock(), SystemIds(), RealDisk()
     root = data_dir(config)
     srs = srs_of(config, clock)
@@ -105,9 +110,11 @@ def build(config: Config, name: str) -> Parts:
         limits=sieve_limits(config),
         own_addresses=own_addresses(directory),
         global_dir=root / "sieve" / "global",
+        tests_of=lambda account: tests_of(config, account),
     )
     traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
     spool = GroupSpool(root / "queue", clock)
+    desk = board.take(clock, root / "run") if board is not None else alone(clock)
     context = stage_context(config, clock, ids, dns(config, clock, ids))
     leaving = departure(config, context, srs)
     delivery = Delivery(
@@ -124,7 +131,9 @@ def build(config: Config, name: str) -> Parts:
         spool,
         leaving,
         clock,
+        desk,
     )
+    spool.fresh = delivery.performer.fresh
     names = frozenset({config.server.hostname, config.pipeline.authserv_id, *(d.name for d in config.domain)})
     arriving = incoming(config, context)
     reception = Reception(
@@ -134,6 +143,7 @@ def build(config: Config, name: str) -> Parts:
             our_ids=frozenset(name for name in names if name),
             time_budget=config.pipeline.time_budget,
             hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
+            relay_trusted=tuple(ip_network(network) for network in config.server.relay_trusted),
         ),
         directory,
         arriving,
@@ -175,6 +185,7 @@ def build(config: Config, name: str) -> Parts:
         notices.close()
         store.close()
         database.close()
+        desk.leave()
 
     return Parts(
         config,
@@ -189,6 +200,7 @@ def build(config: Config, name: str) -> Parts:
         screening,
         close,
         events,
+        desk,
     )
 
 
@@ -279,12 +291,16 @@ def stop_event(*numbers: signal.Signals) -> asyncio.Event:
 
 
 async def worker(
-    config: Config, sockets: list[tuple[str, socket.socket]], index: int, table: ShareTable
+    config: Config,
+    sockets: list[tuple[str, socket.socket]],
+    index: int,
+    table: ShareTable | None = None,
+    board: Board | None = None,
 ) -> int:
     """Serve until told to stop, or until replaced and without a client. The process id is part of the name: two generations
     of a worker live side by side for a while."""
     stop, retired = stop_event(), stop_event(RETIRE)
-    parts = build(config, f"worker-{index}-{os.getpid()}")
+    parts = build(config, f"worker-{index}-{os.getpid()}", board)
     doors = Doors(parts, sockets, table, index)
     doors.open()
     gc.freeze()  # what was built so far lives as long as the process: collections need not look at it
@@ -300,24 +316,29 @@ async def worker(
     return 0
 
 
-async def sender(config: Config) -> int:
+def next_hop(relay: ConfiguredRelay | None) -> Relay | None:
+    if relay is None:
+        return None
+    login = (relay.user, relay.password) if relay.user else None
+    return Relay(relay.host, relay.port, login, relay.lmtp, relay.path)
+
+
+async def sender(config: Config, board: Board | None = None) -> int:
     """Send until told to stop."""
     stop = stop_event()
-    parts = build(config, f"sender-{os.getpid()}")
+    parts = build(config, f"sender-{os.getpid()}", board)
     local = LocalDelivery(parts.reception, parts.delivery)
-    relay = config.queue.relay
     clock, ids = SystemClock(), SystemIds()
     settings = SenderSettings(
         directory=data_dir(config) / "queue",
         hostname=config.server.hostname,
-        relay=Relay(relay.host, relay.port, (relay.user, relay.password) if relay.user else None)
-        if relay
-        else None,
+        relay=next_hop(config.queue.relay),
         retry=config.queue.retry,
         max_age=config.queue.max_age,
         warn_after=config.queue.warn_after,
         our_names=frozenset({config.server.hostname}),
-        our_domains=frozenset(domain.name for domain in config.domain),
+        our_domains=frozenset(domain.name for domain in config.domain if domain.relay is None),
+        relays={domain.name: hop for domain in config.domain if (hop := next_hop(domain.relay)) is not None},
     )
     sending = Sender(
         settings, dns(config, clock, ids), clock, ids, parts.traces, local.queued, local.store_later
@@ -333,11 +354,13 @@ async def sender(config: Config) -> int:
 
 
 def bind_all(config: Config) -> list[tuple[str, socket.socket]]:
-    """Every configured listener, by name. Raises OSError with the address in its text."""
+    """Every configured listener, by name; with "+proxy" where each connection begins with a PROXY header. Raises OSError with
+    the address in its text."""
     out: list[tuple[str, socket.socket]] = []
     for name in LISTENERS:
         for address in getattr(config.listen, name):
-            out.append((name, bind(address)))
+            marked = {name, str(address)} & set(config.server.proxy_listeners)
+            out.append((f"{name}{PROXIED}" if marked else name, bind(address)))
     return out
 
 
@@ -382,7 +405,7 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     certificate(config)  # made or read once before there are several of us; a fault is said at once
     count = config.server.workers or os.cpu_count() or 1
     current = [config]  # what the next child starts with
-    table = ShareTable(len(sockets), count)
+    table, board = ShareTable(len(sockets), count), Board()
 
     def reload() -> bool:
         """Read the file again; listeners, data_dir and server.user stay as they were until a restart."""
@@ -396,10 +419,10 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
         return True
 
     roles = [
-        Role(f"worker-{index}", lambda index=index: run_loop(worker(current[0], sockets, index, table)))  # type: ignore[misc]  # index bound now
-        for index in range(count)
+        Role(f"worker-{at}", lambda at=at: run_loop(worker(current[0], sockets, at, table, board)))  # type: ignore[misc]  # at bound now
+        for at in range(count)
     ]
-    roles.append(Role("sender", lambda: run_loop(sender(current[0])), exclusive=True))
+    roles.append(Role("sender", lambda: run_loop(sender(current[0], board)), exclusive=True))
     pid_file = root / "run" / "filterd.pid"
     return Group(roles, pid_file, ready=lambda: announce(shown), reload=reload).run()
 

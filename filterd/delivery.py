@@ -7,13 +7,17 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import make_msgid
+from functools import partial
 from pathlib import Path
 
 from filterd.accounts.directory import Account, Directory, Forward, Local
+from filterd.board import Desk
 from filterd.deliverykey import DeliveryKeys
 from filterd.outgoing import Departure
 from filterd.perform import Job, Living, Outcome, Performer, Target
-from filterd.queue.base import Spool
+from filterd.queue.base import Outgoing, Spool
 from filterd.scripts import ScriptService
 from filterd.sieve_host import LIST_PREFIX, AccountHost
 from filterd.store.base import AccountStore, OverQuota, StoreError
@@ -27,7 +31,8 @@ from pipeline.trace import MessageTrace, RecipientTrace, Span
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, Verdict
 from rules import interpreter
-from rules.actions import Action, Keep, Redirect, RunResult
+from rules.actions import Action, Keep, Redirect, Report, RunResult
+from rules.ext.vnd_report import compose_report
 from rules.host import ScriptEnvelope
 from rules.limits import DEFAULT, Limits
 from rules.mail.message import Message
@@ -35,6 +40,7 @@ from rules.mail.message import Message
 log = logging.getLogger("filterd.delivery")
 
 LIST_REDIRECTS = 100  # members of a list that one redirect reaches
+QUARANTINE_TEXT = 200  # characters of X-Filterd-Quarantine
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
@@ -43,7 +49,8 @@ LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where one RCPT leads: an account here (``local``), or an address elsewhere (``forward``)."""
+    """Where one RCPT leads: an account here (``local``), or an address elsewhere (``forward``); ``relayed``: passed on as it
+    is, to a store behind us or for a mail server of ours."""
 
     address: str
     local: Local | None = None
@@ -51,12 +58,13 @@ class Destination:
     via: tuple[str, ...] = ()
     submitted: bool = False
     group: bool = False  # an alias of several people
+    relayed: bool = False
 
     @classmethod
     def of(cls, target: Local | Forward, address: str, group: bool = False) -> Destination:
         if isinstance(target, Local):
             return cls(address=address, local=target, via=target.via, group=group)
-        return cls(address=address, forward=target.address, via=target.via)
+        return cls(address=address, forward=target.address, via=target.via, relayed=target.relayed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,7 @@ class Delivery:
         spool: Spool,
         departure: Departure,
         clock: Clock,
+        desk: Desk | None = None,
     ) -> None:
         self._settings = settings
         self._directory = directory
@@ -88,7 +97,7 @@ class Delivery:
         self._spool = spool
         self._departure = departure
         self._clock = clock
-        self.performer = Performer(jobs, spool, departure, clock)
+        self.performer = Performer(jobs, spool, departure, clock, desk)
         self._quotas: dict[str, tuple[int, float]] = {}  # room left, believed until
 
     # -- asked at RCPT ---------------------------------------------------------------------------
@@ -141,8 +150,9 @@ class Delivery:
         if len(parts) == 1:
             results = [await self._one(job, parts[0][2], parts[0][1], first)]
         else:
+            jobs = {at: _job_of(job, len(where)) for at, where in enumerate(destinations)}
             results = await asyncio.gather(
-                *(self._one(job, d, part, number) for number, (_, part, d) in enumerate(parts, first))
+                *(self._one(jobs[at], d, part, number) for number, (at, part, d) in enumerate(parts, first))
             )
         outcomes: list[Outcome] = []
         for at in range(len(destinations)):
@@ -172,11 +182,11 @@ class Delivery:
 
     async def _leave(self, job: Job, destination: Destination, trace: RecipientTrace) -> Outcome:
         """Straight to an address elsewhere: an alias, a bounce to an SRS address, a submission."""
-        kind = "submission" if destination.submitted else "forward"
+        kind = "submission" if destination.submitted else "relay" if destination.relayed else "forward"
         params = next(
             (r.params for r in job.work.envelope.recipients if r.address == destination.address), {}
         )
-        if not destination.submitted and self._departure.loops(job.base, destination.address):
+        if kind == "forward" and self._departure.loops(job.base, destination.address):
             return await self._loop_found(job, destination, trace)
         outgoing = self._departure.outgoing(
             job.work,
@@ -187,8 +197,10 @@ class Delivery:
             params=params,
             passed=destination.address,
         )
+        if kind == "relay" and job.verdict.disposition is Disposition.QUARANTINE:
+            outgoing = quarantined(outgoing, job.verdict)
         outcome = await self.performer.send_on(job, [outgoing], trace)
-        trace.outcome = "sent on" if kind == "submission" else "redirected"
+        trace.outcome = "redirected" if kind == "forward" else "quarantined" if outgoing.held else "sent on"
         trace.decision = f"On its way to {destination.forward}" + (
             f" because {destination.address} leads there." if kind == "forward" else "."
         )
@@ -218,15 +230,20 @@ class Delivery:
         self, job: Job, destination: Destination, local: Local, trace: RecipientTrace, number: int
     ) -> Outcome:
         recipient = next(r for r in job.work.envelope.recipients if r.address == destination.address)
+        host: AccountHost | None = None
         if job.verdict.disposition is Disposition.QUARANTINE:
             plan = planner.quarantine_plan(recipient, job.verdict)
         else:
-            result = await self._run_scripts(job, destination, local, trace)
+            result, host = await self._run_scripts(job, destination, local, trace)
             if result.error and self._settings.on_script_error_defer:
                 trace.outcome, trace.decision = "deferred", f"Deferred: {result.error}"
                 return Outcome(LATER)
             await self._expand_lists(local.account.id, result)
-            settings = planner.PlanSettings(can_refuse=job.alone, sender_verified=_verified(job.work))
+            settings = planner.PlanSettings(
+                can_refuse=job.alone,
+                sender_verified=_verified(job.work),
+                report=partial(self._report, job, destination, local.account.id),
+            )
             plan = planner.plan_from(result, recipient, job.work.envelope, settings)
             if self._departure.redirected_before(job.base, local.account.id):
                 plan = kept_here(plan)
@@ -235,14 +252,15 @@ class Delivery:
             trace.spans.append(Span("plan", self._clock.time(), 0.0, "note", note))
         if plan.refusal is not None:
             return Outcome(plan.refusal)
+        marks = host.marks(plan.remember) if plan.remember and host is not None else ()
         return await self.performer.perform(
-            job, plan, Target(local.account.id, destination.address, number), trace
+            job, plan, Target(local.account.id, destination.address, number, marks), trace
         )
 
     # -- Sieve ---------------------------------------------------------------------------
     async def _run_scripts(
         self, job: Job, destination: Destination, local: Local, trace: RecipientTrace
-    ) -> RunResult:
+    ) -> tuple[RunResult, AccountHost | None]:
         account = local.account.id
         started, clock = self._clock.time(), self._clock.monotonic()
         scripts, error = self._scripts.chain(account)
@@ -250,7 +268,7 @@ class Delivery:
             result = RunResult(actions=[Keep(implicit=True)], error=error)
             if error:
                 trace.spans.append(Span("sieve", started, 0.0, "error", error))
-            return result
+            return result, None
         host = self._host(job, destination, local)
         envelope = self._script_envelope(job.work.envelope, destination)
         limits = self._settings.limits
@@ -270,7 +288,7 @@ class Delivery:
         word = "error" if result.error else ""
         span = Span("sieve", started, self._clock.monotonic() - clock, word, summary)
         trace.spans.append(span)
-        return result
+        return result, host
 
     async def _expand_lists(self, account: str, result: RunResult) -> None:
         """RFC 6134 2.6: ``redirect :list`` goes to every member of the account's list; to nobody means the mail is kept."""
@@ -322,6 +340,8 @@ class Delivery:
             global_dir=self._settings.global_scripts,
             spam=(float(score), float(threshold)) if score and threshold else None,
             virus=int(virus) if virus and virus.isdigit() else None,
+            delivery=job.keys.key(local.account.id, "state"),
+            retry=self.performer.unheard,
         )
 
     @staticmethod
@@ -339,8 +359,37 @@ class Delivery:
             rcpt_params=params,
         )
 
+    def _report(self, job: Job, destination: Destination, account: str, action: Report) -> bytes:
+        """vnd.dovecot.report: the abuse report as mail of the postmaster's."""
+        return compose_report(
+            action,
+            job.base.data,
+            self._script_envelope(job.work.envelope, destination),
+            sender=f"postmaster@{account.rpartition('@')[2]}",
+            moment=datetime.fromtimestamp(self._clock.time(), UTC).astimezone(),
+            message_id=make_msgid(domain=self._settings.hostname).strip("<>"),
+            user=account,
+        )
+
     def _span(self, stage: str, started: float, result: str, summary: str) -> Span:
         return Span(stage, started, self._clock.time() - started, result, summary)
+
+
+def _job_of(job: Job, parts: int) -> Job:
+    """With PRDR each recipient has a reply of his own: a script's reject is an SMTP refusal whoever else gets the message."""
+    envelope = job.work.envelope
+    each = "PRDR" in envelope.mail_params and envelope.profile is not Profile.LMTP
+    return replace(job, alone=True) if each and parts == 1 else job
+
+
+def quarantined(outgoing: Outgoing, verdict: Verdict) -> Outgoing:
+    """What a check holds back, for a mailbox behind us: a virus waits in the queue until the operator has looked at it, all
+    else goes on with a field that a rule there can file by."""
+    why = f"{verdict.stage}: {verdict.summary or verdict.result or 'held back'}"
+    if verdict.stage == "clamav":
+        return replace(outgoing, held=f"quarantined by {why}")
+    text = "".join(char if " " <= char <= "~" else "?" for char in why)[:QUARANTINE_TEXT]
+    return replace(outgoing, data=f"X-Filterd-Quarantine: {text}\r\n".encode() + outgoing.data)
 
 
 def kept_here(plan: plans.Plan) -> plans.Plan:

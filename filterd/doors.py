@@ -19,6 +19,7 @@ from filterd.imap.config import ImapServerConfig
 from filterd.net.limits import Admission, AdmissionLimits, Ticket
 from filterd.net.listen import Factory, Server
 from filterd.net.login import LoginGuard
+from filterd.net.proxy import Proxies
 from filterd.net.share import ShareTable
 from filterd.net.tls import TlsFiles, ensure_self_signed
 from filterd.ports import SystemClock
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 Context = Callable[[], ssl.SSLContext]
 SIEVE_PORT = 4190  # RFC 5804 3
+PROXIED = "+proxy"  # behind a listener's name: each connection begins with a PROXY header
 IMPLICIT = frozenset({"submissions", "imaps", "pop3s"})
 
 
@@ -67,6 +69,9 @@ class Neighbours(Admission):
     def admit(self, ip: str | None) -> Ticket | None:
         return self._places.admit(None)
 
+    def readmit(self, ticket: Ticket, ip: str) -> bool:
+        return True
+
 
 @dataclass(slots=True)
 class Doors:
@@ -87,7 +92,9 @@ class Doors:
         self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip))
         clock = SystemClock()
         logins = LoginGuard(self._check, clock)
-        for at, (name, sock) in enumerate(self.sockets):
+        proxies = Proxies([ipaddress.ip_network(network) for network in config.server.proxy_trusted])
+        for at, (full_name, sock) in enumerate(self.sockets):
+            name = full_name.removesuffix(PROXIED)
             factory, refusal = self._door(name, context, logins)
             implicit = name in IMPLICIT
             if implicit and context is None:
@@ -99,6 +106,7 @@ class Doors:
                 context=context if implicit else None,
                 refusal=b"" if implicit else refusal,
                 share=self.table.share(at, self.index) if self.table is not None else None,
+                proxies=proxies if full_name != name else None,
             )
             server.start()
             self._servers.append(server)
@@ -175,6 +183,7 @@ class Doors:
                 allow_plain_auth=plain,
                 max_redirects=config.stage.sieve.limits.redirects,
                 notify=("mailto",) if "enotify" in self.parts.scripts.capabilities() else (),
+                extlists=("urn", "tag") if "extlists" in self.parts.scripts.capabilities() else (),
                 script_size=config.stage.sieve.limits.script,
             ),
             logins,
@@ -204,12 +213,15 @@ class Doors:
                 auth=submission,
                 auth_required=submission,
                 allow_plain_auth=plain,
+                prdr=profile is not Profile.LMTP,
+                hold_limit=int(config.queue.future_release) if submission else 0,
                 limits=SmtpLimits(recipients=config.limits.recipients),
             ),
             self.parts.reception,
             listener=name,
             context=context,
             xclient_trusted=[ipaddress.ip_network(network) for network in config.server.xclient_trusted],
+            xforward_trusted=[ipaddress.ip_network(network) for network in config.server.xforward_trusted],
             xclient_unix=True,
             logins=logins,
         )

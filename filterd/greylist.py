@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from filterd.wal import enter_wal
 from pipeline.errors import StageFault
 from pipeline.stages.greylist import Limits, Noted, Row, Triplets, step
 
@@ -77,7 +78,7 @@ class SqliteTriplets(Triplets):
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        db.execute("pragma journal_mode=wal")
+        enter_wal(db, BUSY_SECONDS)
         db.execute("pragma synchronous=off")
         db.executescript(SCHEMA)
         return db

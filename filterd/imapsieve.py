@@ -24,7 +24,18 @@ from dataclasses import dataclass, field
 from filterd.scripts import ScriptService
 from filterd.sieve_host import AccountHost
 from filterd.store.base import AccountStore, StoreError
-from rules.actions import FileInto, Keep, ListStore, Notify, Redirect, Reject, Remember, TraceStep, Vacation
+from rules.actions import (
+    FileInto,
+    Keep,
+    ListStore,
+    Notify,
+    Redirect,
+    Reject,
+    Remember,
+    Report,
+    TraceStep,
+    Vacation,
+)
 from rules.compiler import CompiledScript, compile_script
 from rules.errors import ScriptErrors
 from rules.host import ScriptEnvelope
@@ -63,7 +74,7 @@ class ImapOutcome:
     flags: tuple[str, ...] | None = None
     delete: bool = False
     files: tuple[FileInto, ...] = ()
-    sends: tuple[Redirect | Notify, ...] = ()
+    sends: tuple[Redirect | Notify | Report, ...] = ()
     remember: tuple[Remember, ...] = ()
     lists: tuple[ListStore, ...] = ()
     error: str | None = None
@@ -130,7 +141,7 @@ class ImapSieve:
             flags=keep.flags if keep is not None and changed else None,
             delete=keep is None,
             files=tuple(one for one in result.actions if isinstance(one, FileInto)),
-            sends=tuple(one for one in result.actions if isinstance(one, Redirect | Notify)),
+            sends=tuple(one for one in result.actions if isinstance(one, Redirect | Notify | Report)),
             remember=tuple(one for one in result.actions if isinstance(one, Remember)),
             lists=tuple(one for one in result.actions if isinstance(one, ListStore)),
             trace=tuple(result.trace),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from filterd.accounts.directory import Account
 from filterd.delivery import Delivery
 from filterd.local_text import crlf
-from filterd.queue.base import PendingStore
+from filterd.queue.base import PendingChange, PendingStore
 from filterd.reception import Reception
 from filterd.servers.ports import SmtpSession, SmtpTransaction
 from pipeline.envelope import Client, Profile
@@ -71,6 +71,6 @@ class LocalDelivery:
         finally:
             self.reception.ended(session)
 
-    async def store_later(self, pending: PendingStore) -> None:
-        """Roll a store forward that a worker began (HOUSE item 10). Raises StoreError."""
-        await self.delivery.performer.store(pending)
+    async def store_later(self, pending: PendingStore | PendingChange) -> None:
+        """Roll forward what a worker began (HOUSE item 10). Raises StoreError."""
+        await self.delivery.performer.redo(pending)

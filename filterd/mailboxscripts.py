@@ -13,6 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import make_msgid
 from functools import partial
 from pathlib import Path
 
@@ -42,7 +44,9 @@ from pipeline.envelope import Client, Envelope, Profile, Recipient
 from pipeline.ports import Clock, Ids
 from pipeline.trace import VALUE_LIMIT, MessageTrace, RecipientTrace, Span, trace_id
 from pipeline.transaction import Transaction
-from rules.actions import Redirect
+from rules.actions import Redirect, Report
+from rules.ext.vnd_report import compose_report
+from rules.host import ScriptEnvelope
 from rules.limits import DEFAULT, Limits
 from rules.mail.message import Message
 
@@ -236,6 +240,10 @@ class MailboxScripts:
         keys = DeliveryKeys.of(self._secret, envelope, trace.encode())  # each event sends for itself
         out: list[Outgoing] = []
         for action in outcome.sends:
+            if isinstance(action, Report):
+                answer = plans.Answer((action.to,), self._report(event, action), "report", action.place)
+                out.extend(self._departure.generated(work, base, answer, keys, event.account))
+                continue
             if not isinstance(action, Redirect):
                 if action.message is not None and action.recipients:
                     answer = plans.Answer(action.recipients, action.message, "notify", action.place)
@@ -251,6 +259,17 @@ class MailboxScripts:
                 key = keys.key(event.account, f"send:{to}")
                 out.append(self._departure.redirected(work, base, step, key, event.account))
         return out
+
+    def _report(self, event: ImapEvent, action: Report) -> bytes:
+        return compose_report(
+            action,
+            event.data,
+            ScriptEnvelope(event.email, event.email, auth=event.login),
+            sender=f"postmaster@{event.account.rpartition('@')[2]}",
+            moment=datetime.fromtimestamp(self._clock.time(), UTC).astimezone(),
+            message_id=make_msgid(domain=self._settings.hostname).strip("<>"),
+            user=event.account,
+        )
 
     # -- facts ----------------------------------------------------------------------------------------------------------
     def _host(self, store: AccountStore, event: ImapEvent, items: dict[str, str]) -> AccountHost:

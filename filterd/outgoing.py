@@ -7,12 +7,15 @@ what is forwarded) and signing come last.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from filterd.deliverykey import DeliveryKeys
 from filterd.queue.base import Outgoing
+from filterd.queue.rows import FORWARD, HOLD
 from pipeline import edits
+from pipeline.envelope import Client
 from pipeline.plan import Answer, Bounce, Send
 from pipeline.reply import Reply
 from pipeline.runner import Runner
@@ -55,7 +58,10 @@ class Departure:
         params: Mapping[str, str],
         passed: str,
     ) -> Outgoing:
-        """A submission (``kind`` "submission") or a forward by alias. ``passed`` is the address of ours it came by."""
+        """A submission (``kind`` "submission"), what is passed on as it is ("relay") or a forward by alias. ``passed`` is the
+        address of ours it came by."""
+        if kind == "relay":
+            return self._passed_on(work, base, to, key, params)
         submitted = kind == "submission"
         data = self._clean(work, base.data, forwarded=not submitted)
         reverse_path = work.envelope.reverse_path
@@ -72,6 +78,23 @@ class Departure:
             kind=kind,
             trace=work.trace_id,
             params=relayed(work.envelope.mail_params, params),
+            hold_until=float(work.envelope.mail_params.get(HOLD, 0)),
+        )
+
+    def _passed_on(
+        self, work: Transaction, base: Message, to: str, key: bytes, params: Mapping[str, str]
+    ) -> Outgoing:
+        """To a store behind us, or on its way between two servers of ours: nothing is rewritten, and the next hop is told whom
+        it came from."""
+        facts = json.dumps(forward_facts(work.envelope.client, work.trace_id))
+        return Outgoing(
+            key=key,
+            reverse_path=work.envelope.reverse_path,
+            recipient=to,
+            data=base.data,
+            kind="relay",
+            trace=work.trace_id,
+            params={**relayed(work.envelope.mail_params, params), FORWARD: facts},
         )
 
     def redirected(self, work: Transaction, base: Message, step: Send, key: bytes, account: str) -> Outgoing:
@@ -164,6 +187,20 @@ class Departure:
 def _marked(base: Message, name: bytes, address: str) -> bool:
     mark = address.lower().encode("utf-8", "surrogateescape")
     return any(value.strip().lower() == mark for value in base.header.get_all(name))
+
+
+def forward_facts(client: Client, ident: str) -> dict[str, str]:
+    """What XFORWARD tells a next hop of ours about the first client ("" = unavailable). A hop of ours is not that client."""
+    ip = client.ip or "" if client.facts_trusted else ""
+    return {
+        "NAME": client.name if ip else "",
+        "ADDR": f"IPV6:{ip}" if ":" in ip else ip,
+        "PORT": str(client.port) if ip and client.port else "",
+        "PROTO": "ESMTP" if client.esmtp else "SMTP",
+        "HELO": client.helo if ip else "",
+        "IDENT": ident,
+        "SOURCE": "REMOTE",
+    }
 
 
 def relayed(mail_params: Mapping[str, str], rcpt_params: Mapping[str, str]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """Perform a plan: prepare, commit, publish (HOUSE item 10).
 
-A recipient whose plan is one local store needs no record: the store's own link is the commit. A plan with several effects is
-first written to the queue's database as one transaction (that is the commit); the stores are done then, and struck from the
-record; what a crash leaves behind is rolled forward by the sending process. Every effect has a delivery key, so doing it twice
-changes nothing. The keys of stores in a record are released only when the record has long been struck out.
+A recipient whose plan is one local store needs no record: the store's own link is the commit, and Sieve state goes with it. A
+plan with several effects (stores, what leaves, Sieve state that no store takes along, list entries) is first written to the
+queue's database as one transaction (that is the commit); the stores and changes are done then, and struck from the record; what
+a crash leaves behind is rolled forward by the sending process. Every effect has a delivery key or may be repeated, so doing it
+twice changes nothing. The key of a store in a record is released when the record is struck out and the client has gone on.
 
 A known key means: the same client lost our reply and sends again. A message that is equal octet for octet and comes while the
-first one's session still lives is no such retry, and is stored for itself; so is one that another worker's session overtook.
+first one's session still lives is no such retry, and is delivered for itself; so is one whose equal was acknowledged. Which
+sessions live in other processes, and what they have just acknowledged, is on the server's board (``filterd.board``).
 Within one message a key is served once: two addresses of one account (RCPT twice, an alias beside its member) leave one copy in
 a mailbox.
 """
@@ -18,10 +20,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from filterd.board import Desk, alone
 from filterd.deliverykey import DeliveryKeys
 from filterd.outgoing import Departure
-from filterd.queue.base import Outgoing, PendingStore, Spool
+from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool
 from filterd.sieve_host import LIST_PREFIX
 from filterd.store.base import (
     AccountStore,
@@ -36,6 +40,7 @@ from filterd.store.base import (
     StoreError,
     StoreUnavailable,
 )
+from filterd.store.delivery import fingerprint
 from filterd.store.jobs import RIDE_SECONDS, AccountJobs
 from pipeline import plan as plans
 from pipeline.plan import INBOX, Plan
@@ -51,19 +56,30 @@ log = logging.getLogger("filterd.delivery")
 
 JUNK = "\\Junk"
 LIST_MEMBERS = 5000  # entries of one list of an account
-# A session of another worker goes on at once and its acknowledgement is written within RIDE_SECONDS: looked for so often.
+# An equal message's session in another process: it goes on or is found dead within a moment. What it acknowledged is in the
+# database within RIDE_SECONDS. Looked for so often.
 LOOK_AGAIN = (RIDE_SECONDS, 0.1, 0.2, 0.3)
-LATE_SECONDS = 30.0  # keys of recorded stores live on so long after the client's acknowledgement
+MARK_SECONDS = 86_400  # like a delivery key
+
+
+@dataclass(slots=True)
+class Recorded:
+    """The key of a store that was part of a record: released when the record is struck out and the client has gone on."""
+
+    account: str
+    key: bytes
+    struck: bool = False
+    heard: bool = False
 
 
 @dataclass(slots=True)
 class Outcome:
-    """The answer for one recipient and the delivery keys its acknowledgement will release (``late``: after a while)."""
+    """The answer for one recipient and the delivery keys its acknowledgement will release (``late``: those of a record)."""
 
     reply: Reply
     keys: list[tuple[str, bytes]] = field(default_factory=list)
     queue_keys: list[bytes] = field(default_factory=list)
-    late: list[tuple[str, bytes]] = field(default_factory=list)
+    late: list[Recorded] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
         """Take over another outcome's keys."""
@@ -98,11 +114,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """For whom: the account, the address asked for, and which recipient of the message it is."""
+    """For whom: the account, the address asked for, and which recipient of the message it is. ``marks``: of the Sieve state that is
+    new with this delivery (``sieve_host``)."""
 
     account: str
     address: str
     number: int
+    marks: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -111,18 +129,31 @@ class Effects:
 
     stores: list[PendingStore] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
-    state: SieveState | None = None  # not yet part of a store
+    changes: list[PendingChange] = field(default_factory=list)
+    state: SieveState | None = None  # not yet part of a store or a change
 
 
 class Performer:
     """One a worker."""
 
-    def __init__(self, jobs: AccountJobs, spool: Spool, departure: Departure, clock: Clock) -> None:
+    def __init__(
+        self, jobs: AccountJobs, spool: Spool, departure: Departure, clock: Clock, desk: Desk | None = None
+    ) -> None:
         self._jobs = jobs
         self._spool = spool
         self._departure = departure
         self._clock = clock
         self._live: Counter[bytes] = Counter()  # keys of messages whose sessions of this process still live
+        self._desk = desk or alone(clock)
+
+    def fresh(self, key: bytes, created: float) -> bool:
+        """Was the delivery with this key, made at ``created``, acknowledged, though the queue does not say so yet? Then an equal
+        one is meant for itself. Asked by any thread."""
+        return self._desk.heard(key, created)
+
+    def unheard(self, key: bytes) -> bool:
+        """May what is known by this key be a retry: nobody acknowledged it, and no session lives that brought it?"""
+        return not (self._live[key] > 0 or self._desk.heard(key) or self._desk.elsewhere(key))
 
     async def perform(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> Outcome:
         """On a positive reply everything is on disk. Raises StoreError when nothing was promised."""
@@ -135,22 +166,32 @@ class Performer:
     async def carry_out(
         self, job: Job, plan: Plan | None, target: Target | None, trace: RecipientTrace, effects: Effects
     ) -> Outcome:
-        """Commit and publish; the keys count as living from here until ``ended``."""
+        """Commit and publish; the keys count as living from here until ``ended``. What another recipient of this message began is
+        waited for first: state must not be remembered for a copy that then failed."""
         outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
         twins = _without_twins(job, effects, trace, self._clock.time())
+        if effects.state is not None and target is not None:
+            effects.changes.append(PendingChange(target.account, effects.state.remember, (), job.trace.id))
         held = [store.message.key for store in effects.stores] + [one.key for one in effects.outgoing]
         if job.living.alive:
             job.living.keys.extend(held)
             self._live.update(held)
+            for key in held:
+                self._desk.hold(key)
+            if target is not None and target.marks:
+                job.living.keys.extend(target.marks)
+                self._live.update(target.marks)
+                for mark in target.marks:
+                    self._desk.hold(mark)
         end: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         job.begun.update(dict.fromkeys(held, end))
         try:
-            await self._effects(job, trace, effects, outcome)
-            end.set_result(True)
-            if plan is not None and target is not None:
-                await self._remember(plan, target, effects)
             if not all([await twin for twin in twins]):
                 raise StoreUnavailable("the same copy for another recipient failed")
+            await self._effects(job, trace, effects, outcome)
+            end.set_result(True)
+            if target is not None:
+                outcome.keys.extend((target.account, mark) for mark in target.marks)
         except BaseException:
             if not end.done():
                 end.set_result(False)
@@ -158,17 +199,18 @@ class Performer:
         return outcome
 
     async def _effects(self, job: Job, trace: RecipientTrace, effects: Effects, outcome: Outcome) -> None:
-        stores = effects.stores
+        stores, changes = effects.stores, effects.changes
         outgoing = [
-            replace(one, key=one.key + job.trace.id.encode()) if self._live[one.key] > 1 else one
+            replace(one, key=one.key + job.trace.id.encode()) if await self._beside(one.key) else one
             for one in effects.outgoing
         ]
-        recorded = len(stores) + len(outgoing) > 1
+        # more than one thing that a crash could part: written down first
+        recorded = len(stores) + len(outgoing) + len(changes) > 1 or any(one.lists for one in changes)
         pending: tuple[str, ...] = ()
         if recorded and stores:
             await self._room(stores)
         if outgoing or recorded:
-            pending = await self._commit(outgoing, stores if recorded else [], trace)
+            pending = await self._commit(outgoing, stores, changes, trace)
             outcome.queue_keys.extend(one.key for one in outgoing)
         for at, store in enumerate(stores):
             try:
@@ -179,9 +221,32 @@ class Performer:
                 log.warning("store of %s left to the queue: %s", job.trace.id, error)
                 trace.places.append(f"{store.mailbox}: will be stored later ({error})")
                 continue
-            (outcome.late if recorded else outcome.keys).append((store.account, store.message.key))
+            if recorded:
+                late = Recorded(store.account, store.message.key)
+                outcome.late.append(late)
+                self._spool.performed([pending[at]], partial(self._struck, late))
+            else:
+                outcome.keys.append((store.account, store.message.key))
+        for at, change in enumerate(changes, len(stores)):
+            try:
+                await self.change(change)
+            except StoreError as error:
+                if not recorded:
+                    raise
+                log.warning("Sieve state of %s left to the queue: %s", job.trace.id, error)
+                continue
             if recorded:
                 self._spool.performed([pending[at]])
+
+    async def _beside(self, key: bytes) -> bool:
+        """Does the session of an equal message live? One in another process is given a moment: will it go on, or is it dead?"""
+        if self._live[key] > 1:
+            return True
+        for pause in LOOK_AGAIN:
+            if not self._desk.elsewhere(key):
+                return False
+            await asyncio.sleep(pause)
+        return True
 
     async def _room(self, stores: Sequence[PendingStore]) -> None:
         """Raises OverQuota: what cannot be stored for a long time must not be promised. (A single store finds out itself.)"""
@@ -192,16 +257,28 @@ class Performer:
         if quota.limit > 0 and quota.used + sum(len(store.message.data) for store in stores) > quota.limit:
             raise OverQuota("the mailbox is full")
 
-    async def _remember(self, plan: Plan, target: Target, effects: Effects) -> None:
-        """What belongs to the account and to no store of the plan."""
-        if effects.state is not None:
-            state = effects.state
-            await self._jobs.run(target.account, lambda opened: opened.remember(state))
-        if plan.lists:
-            await self._jobs.run(target.account, lambda opened: change_lists(opened, plan.lists))
+    async def change(self, change: PendingChange) -> None:
+        """Sieve state and lists of an account; durable on return. Raises StoreError."""
+
+        def work(opened: AccountStore) -> None:
+            if change.remember:
+                opened.remember(SieveState(change.remember))
+            change_lists(opened, change.lists)
+
+        await self._jobs.run(change.account, work)
+
+    async def redo(self, pending: PendingStore | PendingChange) -> None:
+        """Roll forward what a worker began and did not strike out; a known key tells that it was done. Raises StoreError."""
+        if isinstance(pending, PendingChange):
+            await self.change(pending)
+        else:
+            await self.store(pending, again=True)
 
     async def _prepare(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> Effects:
-        effects = Effects(state=SieveState(plan.remember) if plan.remember else None)
+        effects = Effects()
+        if plan.remember:
+            marks = {fingerprint(mark): MARK_SECONDS for mark in target.marks}
+            effects.state = SieveState({**plan.remember, **marks})
         for step in plan.steps:
             match step:
                 case plans.Store():
@@ -221,13 +298,21 @@ class Performer:
                     trace.decision += " (no program service here: kept)"
                 case _:
                     pass
+        if plan.lists:
+            state, effects.state = effects.state, None
+            remember = state.remember if state is not None else {}
+            effects.changes.append(PendingChange(target.account, remember, plan.lists, job.trace.id))
         return effects
 
     async def _commit(
-        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore], trace: RecipientTrace
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore],
+        changes: Sequence[PendingChange],
+        trace: RecipientTrace,
     ) -> tuple[str, ...]:
         started = self._clock.time()
-        ids, pending = await self._spool.enqueue(outgoing, stores)
+        ids, pending = await self._spool.enqueue(outgoing, stores, changes)
         for name, one in zip(ids, outgoing, strict=True):
             trace.places.append(f"queued for {one.recipient} ({name})")
             duration = self._clock.time() - started
@@ -257,22 +342,27 @@ class Performer:
         )
         return PendingStore(target.account, mailbox, message, state, job.trace.id)
 
-    async def store(self, pending: PendingStore, trace: RecipientTrace | None = None) -> Stored:
-        """Do a store now; a mailbox that is missing is made, or INBOX takes its place. Raises StoreError."""
+    async def store(
+        self, pending: PendingStore, trace: RecipientTrace | None = None, again: bool = False
+    ) -> Stored:
+        """Do a store now; a mailbox that is missing is made, or INBOX takes its place. ``again``: it may have been done
+        before, then its key is known. Raises StoreError."""
         started, clock = self._clock.time(), self._clock.monotonic()
         note = ""
         try:
             stored = await self._jobs.deliver(
                 pending.account, pending.mailbox, pending.message, pending.state
             )
-            if stored.duplicate:
+            if stored.duplicate and not again:
                 stored = await self._known(pending, stored)
         except NoSuchMailbox:
             note = await self._create(pending.account, pending.mailbox)
             mailbox = INBOX if note else pending.mailbox
             stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
-            if stored.duplicate:
+            if stored.duplicate and not again:
                 stored = await self._known(replace(pending, mailbox=mailbox), stored)
+        if stored.duplicate and pending.state is not None:  # perhaps it was killed between the link and the index
+            await self.change(PendingChange(pending.account, pending.state.remember))
         if trace is not None:
             if note and trace.decision:
                 trace.decision += f" ({note})"
@@ -286,9 +376,12 @@ class Performer:
         return stored
 
     async def _known(self, pending: PendingStore, first: Stored) -> Stored:
-        """The key is known and unacknowledged: a retry, or an equal message of a session that lives?"""
-        if self._live[pending.message.key] <= 1:  # ours alone, or not even that any more
+        """The key is known: a retry, or an equal message of a session that lives, or one that was just acknowledged?"""
+        key = pending.message.key
+        if self._live[key] <= 1:  # ours alone, or not even that any more
             for pause in LOOK_AGAIN:
+                if not (self._desk.elsewhere(key) or self._desk.heard(key, first.at)):
+                    return first
                 await asyncio.sleep(pause)
                 found = await self._jobs.deliver(
                     pending.account, pending.mailbox, pending.message, pending.state
@@ -297,14 +390,13 @@ class Performer:
                     return found
                 if found.uid != first.uid:  # the first was acknowledged, and another one came after us
                     break
-            else:
-                return first
         message = replace(pending.message, key=b"")
         return await self._jobs.deliver(pending.account, pending.mailbox, message, pending.state)
 
     def ended(self, living: Living) -> None:
         """Nothing more is heard of this message: its session is over, or went on, or came to nothing."""
         for key in living.keys:
+            self._desk.let_go(key)
             self._live[key] -= 1
             if self._live[key] <= 0:
                 del self._live[key]
@@ -312,16 +404,26 @@ class Performer:
 
     def acknowledge(self, outcome: Outcome) -> None:
         """The client went on after our reply (HOUSE item 11)."""
-        self._release(outcome.keys)
+        for account, key in outcome.keys:
+            self._desk.hear(key)
+            self._jobs.acknowledge(account, key)
+        for key in outcome.queue_keys:
+            self._desk.hear(key)
         if outcome.queue_keys:
             self._spool.acknowledge(outcome.queue_keys)
-        if outcome.late:
-            # a record may still be rolled forward after a crash: until it is surely struck out its keys must be known
-            asyncio.get_running_loop().call_later(LATE_SECONDS, self._release, tuple(outcome.late))
+        for late in outcome.late:
+            self._desk.hear(late.key)
+            late.heard = True
+            self._release(late)
 
-    def _release(self, keys: Sequence[tuple[str, bytes]]) -> None:
-        for account, key in keys:
-            self._jobs.acknowledge(account, key)
+    def _struck(self, late: Recorded) -> None:
+        late.struck = True
+        self._release(late)
+
+    def _release(self, late: Recorded) -> None:
+        """A record may still be rolled forward after a crash: until it is surely struck out its keys must be known."""
+        if late.struck and late.heard:
+            self._jobs.acknowledge(late.account, late.key)
 
     async def _create(self, account: str, mailbox: str) -> str:
         """A note when it cannot be created."""

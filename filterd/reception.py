@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from filterd.accounts.directory import (
     Account,
@@ -36,6 +37,8 @@ from filterd.filtered import readdress
 from filterd.generation import run_stages
 from filterd.outgoing import Departure
 from filterd.perform import Living, Outcome
+from filterd.proto.smtp_parse import held_until
+from filterd.queue.rows import HOLD
 from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
 from pipeline import authres, edits, received
 from pipeline.envelope import Client, Envelope, Profile, Recipient
@@ -57,6 +60,7 @@ MAX_HOPS = 50  # RFC 5321 6.3: Received fields; at least 100 is suggested as the
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 MESSAGE_ID_KEPT = 998  # characters in a trace
 TRACE_REMOVED = HeaderEdit("remove", "X-Filterd-Trace")  # only we say where a trace is
+MARK_REMOVED = HeaderEdit("remove", "X-Filterd-Quarantine")  # and what was held back
 BCC_REMOVED = HeaderEdit("remove", "Bcc")  # RFC 5322 3.6.3: the others are not to see it
 OK_SENDER = Reply(250, "2.1.0", "Sender ok")
 OK_RECIPIENT = Reply(250, "2.1.5", "Recipient ok")
@@ -98,6 +102,16 @@ class ReceptionSettings:
     time_budget: float = 25.0
     split_reject: bool = True
     hide_client: bool = True
+    relay_trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+def _each(session: SmtpSession, what: SmtpTransaction | Envelope) -> bool:
+    """Has each recipient a reply of his own: LMTP, or PRDR was asked for?"""
+    return session.profile is Profile.LMTP or "PRDR" in what.mail_params
+
+
+def _held(transaction: SmtpTransaction) -> bool:
+    return "HOLDFOR" in transaction.mail_params or "HOLDUNTIL" in transaction.mail_params
 
 
 def _headless(message: Message) -> bool:
@@ -144,8 +158,9 @@ class Reception(SmtpService):
         transaction.state = Pending(trace=self._new_trace())
         if session.profile is not Profile.SUBMISSION:
             if session.account is None:  # look-ups run while the client still talks
+                client = transaction.client_of(session)
                 for early in self._early:
-                    early(Envelope(transaction.reverse_path, (), session.client, session.profile))
+                    early(Envelope(transaction.reverse_path, (), client, session.profile))
             return OK_SENDER
         if session.account is None:
             return NEED_AUTH
@@ -164,6 +179,9 @@ class Reception(SmtpService):
         reply, destinations = self._judge(session, transaction, address, found)
         if not destinations:
             return reply
+        if session.profile is Profile.SUBMISSION and _held(transaction):
+            # RFC 4865: nobody has it before its time, our own people neither: the queue delivers to them then
+            destinations = (Destination(address=address, forward=address, submitted=True),)
         locals_ = [d for d in destinations if d.local is not None]
         for destination in locals_:
             assert destination.local is not None
@@ -171,7 +189,7 @@ class Reception(SmtpService):
                 destination.local.account, int(transaction.mail_params.get("SIZE", 0) or 0)
             ):
                 return FULL
-        if self._settings.split_reject and session.profile is Profile.MX:
+        if self._settings.split_reject and session.profile is Profile.MX and not _each(session, transaction):
             refuses = any(self._delivery.can_reject(d.local.account) for d in locals_ if d.local is not None)
             if pending.destinations and (refuses or pending.splits):
                 return SPLIT
@@ -189,8 +207,9 @@ class Reception(SmtpService):
         if session.account is not None or not self._incoming.has(Phase.RCPT):
             return None
         recipient = Recipient(address, params)
+        client = transaction.client_of(session)
         envelope = Envelope(
-            transaction.reverse_path, (recipient,), session.client, session.profile, transaction.mail_params
+            transaction.reverse_path, (recipient,), client, session.profile, transaction.mail_params
         )
         deadline = self._clock.monotonic() + self._settings.time_budget
         outcome = await self._incoming.run(Phase.RCPT, Transaction(Message(b""), envelope, "", deadline))
@@ -259,13 +278,27 @@ class Reception(SmtpService):
                     return NO_BOUNCE_TARGET, ()
                 return OK_RECIPIENT, (Destination(address=address, forward=original, via=(address,)),)
             case Foreign(address=foreign):
-                if session.account is None:
+                if session.account is None and not self._may_relay(session.client):
                     return NO_RELAY, ()
+                if session.account is None:
+                    return OK_RECIPIENT, (Destination(address=address, forward=foreign, relayed=True),)
                 return OK_RECIPIENT, (Destination(address=address, forward=foreign, submitted=True),)
             case TryLater():
                 return LATER, ()
             case Unknown():
                 return NO_USER, ()
+
+    def _may_relay(self, client: Client) -> bool:
+        """Is it a mail server of ours that passes everything through us? Who speaks for another one (XCLIENT) has that one's
+        rights."""
+        if client.ip is None or not self._settings.relay_trusted:
+            return False
+        address = ip_address(client.ip)
+        return any(
+            address in network
+            for network in self._settings.relay_trusted
+            if network.version == address.version
+        )
 
     # -- the text ---------------------------------------------------------------------------
     async def message(
@@ -312,7 +345,7 @@ class Reception(SmtpService):
         """A filter changed the envelope: other recipients, another reverse-path."""
         found = readdress(work.envelope, pending.destinations, outcome.verdict, self._leads)
         trace.spans.extend(Span("milters", self._clock.time(), 0.0, "note", note) for note in found.notes)
-        each = session.profile is Profile.LMTP
+        each = _each(session, work.envelope)
         for recipient, end in zip(work.envelope.recipients, found.origin, strict=True):
             if isinstance(end, Reply) and not end.positive:
                 why = f"Refused by a filter: {end.text}"
@@ -375,8 +408,9 @@ class Reception(SmtpService):
                 done = await self._delivery.deliver(work, base, chosen, keys, said, trace, living)
                 found.update(zip(places, done, strict=True))
         answers = [found[at] for at in range(len(where))]
-        replies = self._replies(session.profile, answers)
-        if all(answer.reply.positive for answer in answers) or session.profile is Profile.LMTP:
+        each = _each(session, work.envelope)
+        replies = self._replies(each, answers)
+        if all(answer.reply.positive for answer in answers) or each:
             state = session.state
             if isinstance(state, SessionState):
                 state.promised = [answer for answer in answers if answer.reply.positive]
@@ -387,9 +421,9 @@ class Reception(SmtpService):
         self._traces.put(trace)
         return replies
 
-    def _replies(self, profile: Profile, answers: Sequence[Outcome]) -> list[Reply]:
-        """LMTP: one each. Else one for all: a refusal only when all are refused, a 4xx when any of them must come again."""
-        if profile is Profile.LMTP:
+    def _replies(self, each: bool, answers: Sequence[Outcome]) -> list[Reply]:
+        """One each. Else one for all: a refusal only when all are refused, a 4xx when any of them must come again."""
+        if each:
             return [answer.reply for answer in answers]
         later = next((answer.reply for answer in answers if answer.reply.temporary), None)
         if later is not None:
@@ -406,7 +440,7 @@ class Reception(SmtpService):
         submitted = session.account is not None
         smtputf8 = "SMTPUTF8" in envelope.mail_params
         line = received.line(
-            envelope.client,
+            session.client,  # the hop we talked to; who sent it first (XFORWARD) is in that hop's own line
             envelope.profile,
             settings.hostname,
             work.trace_id,
@@ -415,13 +449,13 @@ class Reception(SmtpService):
             smtputf8,
             hide_client=submitted and settings.hide_client,
         )
-        own = [TRACE_REMOVED, *outcome.verdict.edits]
+        own = [TRACE_REMOVED, MARK_REMOVED, *outcome.verdict.edits]
         if submitted:
             own.append(BCC_REMOVED)
         forged: Sequence[edits.Splice] = ()
         if not submitted:
             # names of our other servers are believed only from those: LMTP, deliver and unix sockets are hops of ours
-            outside = envelope.profile not in BEHIND_MTA and envelope.client.ip is not None
+            outside = envelope.profile not in BEHIND_MTA and session.client.ip is not None
             others = self._departure.trusted_authserv if outside else frozenset()
             forged = authres.forged(message.header, settings.our_ids | others)
             if outcome.verdict.authres:
@@ -496,10 +530,18 @@ class Reception(SmtpService):
         return Envelope(
             reverse_path=transaction.reverse_path,
             recipients=recipients,
-            client=session.client,
+            client=transaction.client_of(session),
             profile=session.profile,
-            mail_params=transaction.mail_params,
+            mail_params=self._mail_params(transaction),
         )
+
+    def _mail_params(self, transaction: SmtpTransaction) -> Mapping[str, str]:
+        """As given; HOLDFOR and HOLDUNTIL as one moment, in seconds since the epoch."""
+        if not _held(transaction):
+            return transaction.mail_params
+        until = held_until(transaction.mail_params, self._clock.time())
+        params = {name: value for name, value in transaction.mail_params.items() if name != "HOLDFOR"}
+        return {**params, HOLD: f"{until:.0f}"}
 
     def _open_trace(self, name: str, envelope: Envelope, message: Message) -> MessageTrace:
         client: Client = envelope.client
@@ -525,5 +567,7 @@ class Reception(SmtpService):
             summary += f", {client.tls.split(' ')[0]}"
         if client.auth:
             summary += f", logged in as {client.auth}"
+        if client.told:
+            summary += f", told by {client.told}"
         trace.spans.append(Span(envelope.profile.value, now, 0.0, "", f"{summary}, {message.size} octets"))
         return trace

@@ -3,11 +3,16 @@
 Facts of the store (mailboxes, remembered ids, metadata) need the account's index. Most scripts never ask for them, so a
 script first runs on the loop without a store; when it asked all the same, ``needed_store`` is set, the run's result is
 thrown away and the script runs again in the account's job, where the store is at hand. Answers stay the same in one run.
+
+A client that lost our reply sends again what is already remembered. The script must then act as it did at first, or a copy goes
+where duplicates go. So beside each id that is new stands a mark of the delivery that brought it, until the client acknowledges;
+to this delivery the id is still unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import make_msgid
@@ -15,6 +20,7 @@ from pathlib import Path
 
 from filterd.scripts import global_script
 from filterd.store.base import AccountStore, MailboxInfo
+from filterd.store.delivery import fingerprint
 from rules.host import Host
 
 LIST_PREFIX = "/private/vendor/filterd/list/"  # server annotations that hold an account's lists
@@ -27,6 +33,10 @@ def _same_name(one: str, other: str) -> bool:
 
 def _no_script(_name: str) -> str | None:
     return None
+
+
+def _never(_mark: bytes) -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -43,6 +53,8 @@ class AccountHost(Host):
     virus: int | None = None
     store: AccountStore | None = None
     needed_store: bool = False
+    delivery: bytes = b""  # names this message to this account; empty: nobody will send it again
+    retry: Callable[[bytes], bool] = _never  # may this mark be that of a reply which was lost?
     _seen: dict[bytes, bool] = field(default_factory=dict)
 
     def now(self) -> datetime:
@@ -80,8 +92,21 @@ class AccountHost(Host):
             if self.store is None:
                 self.needed_store = True
                 return False
-            self._seen[key] = self.store.remembered(key, self.at)
+            known = self.store.remembered(key, self.at)
+            if known and self.delivery:
+                mark = self._mark(key)
+                known = not (self.store.remembered(fingerprint(mark), self.at) and self.retry(mark))
+            self._seen[key] = known
         return self._seen[key]
+
+    def marks(self, remember: Iterable[bytes]) -> tuple[bytes, ...]:
+        """The marks of those keys that were new to this run, as delivery keys to be acknowledged."""
+        if not self.delivery:
+            return ()
+        return tuple(self._mark(key) for key in remember if self._seen.get(key) is False)
+
+    def _mark(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, key=self.delivery, digest_size=16).digest()
 
     def list_contains(self, list_name: str, value: str) -> bool | None:
         if self.store is None:

@@ -5,6 +5,9 @@ connection, writes the pid file, and restarts what dies (with growing pauses whe
 everything in order; SIGHUP replaces the workers one generation by another: the old ones (told by SIGUSR1) take nobody new
 and serve whom they have to the end. An exclusive role (the sender) never runs twice: the old one ends first. When the parent
 is killed its children die with it, so that the next start finds the ports free.
+No signal is lost while a process starts: the parent holds them back from before the fork until the child has let go of the
+parent's handlers; what came meanwhile ends the child then, which has begun nothing yet. SIGHUP is the parent's alone: its
+children ignore it, so that one sent to the whole group (a closed terminal, ``pkill -HUP``) cuts nobody off.
 systemd: READY, STOPPING and STATUS are told through NOTIFY_SOCKET (sd_notify protocol).
 """
 
@@ -23,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 log = logging.getLogger("filterd.workers")
 
@@ -31,6 +35,7 @@ RESTART_PAUSE = (0.1, 0.5, 2.0, 5.0, 15.0)
 STEADY_SECONDS = 30.0  # a process that lived this long starts again with the first pause
 RETIRE = signal.SIGUSR1  # to a worker of the last generation
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+ENDING = (signal.SIGTERM, signal.SIGINT, RETIRE)  # end a child that has no handlers of its own yet
 
 
 def sd_notify(text: str) -> None:
@@ -50,6 +55,11 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(70)
+
+
+def hold_reload() -> None:
+    """Before the configuration is read: a SIGHUP from now on waits for the group, instead of ending a server that starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
 
 
 @dataclass(slots=True)
@@ -88,13 +98,16 @@ class Group:
         wake, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # see hold_reload
         if self.pid_file is not None:
             self.pid_file.write_text(f"{os.getpid()}\n")
         try:
             for role in self.roles:
-                self._start(role)
-            self.ready()
-            sd_notify("READY=1\nSTATUS=serving")
+                if not self._stop:
+                    self._start(role)
+            if not self._stop:
+                self.ready()
+                sd_notify("READY=1\nSTATUS=serving")
             while not self._stop:
                 self._reap()
                 self._restart_due()
@@ -120,29 +133,17 @@ class Group:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDING, signal.SIGHUP, signal.SIGCHLD))
         try:
             pid = os.fork()
+            if pid == 0:
+                _child(role, parent, mask)
         except OSError as error:  # too many processes: the others serve on, this one starts later
             log.error("process %s cannot be started: %s", role.name, error)
             role.pid, role.due, role.replacing = 0, time.monotonic() + RESTART_PAUSE[-1], False
             return
-        if pid == 0:
-            code = 70
-            try:
-                die_with(parent)
-                signal.set_wakeup_fd(-1)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-                    signal.signal(number, signal.SIG_DFL)
-                code = role.main()
-            except SystemExit as exit_:
-                code = int(exit_.code or 0) if not isinstance(exit_.code, str) else 70
-            except (
-                BaseException
-            ):  # the last line of defence of a forked child: report, never run the parent's code
-                logging.getLogger("filterd").exception("process %s failed", role.name)
-            finally:
-                logging.shutdown()
-                os._exit(code)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         role.pid, role.started, role.due, role.replacing = pid, time.monotonic(), 0.0, False
         self._children[pid] = role
 
@@ -197,13 +198,43 @@ class Group:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
-        while self._children and time.monotonic() < deadline:
-            with contextlib.suppress(ChildProcessError):
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-                if pid:
-                    self._children.pop(pid, None)
-                    continue
+        while self._ended() and time.monotonic() < deadline:
             time.sleep(0.01)
-        for pid in self._children:
+        for pid, role in self._children.items():
+            log.error("process %s did not end within %.0f s and is killed", role.name, STOP_SECONDS)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        while self._children:  # they hold the ports until they are gone
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._children.popitem()[0], 0)
+
+    def _ended(self) -> int:
+        """Forget the children that ended; how many are left."""
+        for pid in list(self._children):
+            try:
+                gone = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                gone = pid
+            if gone:
+                del self._children[pid]
+        return len(self._children)
+
+
+def _child(role: Role, parent: int, mask: set[int | signal.Signals]) -> NoReturn:
+    """In the forked process, with the signals still held back: run the role and exit. Never returns to the parent's code."""
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (*ENDING, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        die_with(parent)
+        code = role.main()
+    except SystemExit as exit_:
+        code = int(exit_.code or 0) if not isinstance(exit_.code, str) else 70
+    except BaseException:  # the last line of defence of a forked child: report, never run the parent's code
+        logging.getLogger("filterd").exception("process %s failed", role.name)
+    finally:
+        logging.shutdown()
+        os._exit(code)

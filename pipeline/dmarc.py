@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from pipeline.adapters.publicsuffix import is_suffix, organisational
@@ -48,7 +49,12 @@ class Record:
 
 def parse(text: str, domain: str) -> Record | None:
     """Read one TXT record; None when it is not DMARC or cannot be used (RFC 7489 6.6.3)."""
-    if len(text) > RECORD_LIMIT or not _VERSION.match(text):
+    return None if len(text) > RECORD_LIMIT else _parse(text, domain)
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str, domain: str) -> Record | None:
+    if not _VERSION.match(text):
         return None
     tags: dict[str, str] = {}
     for item in text.split(";")[1:]:

@@ -7,13 +7,20 @@ No master-file escapes: a backslash is an octet like any other (SPF macros can p
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 LABEL_LIMIT = 63
 NAME_LIMIT = 253  # visible form without the trailing dot = 255 octets on the wire
+_KNOWN = 8192  # names whose form is remembered: a message asks for its few again and again
 
 
 def normalise(name: str) -> str | None:
     """Lower-case, without the trailing dot, U-labels as A-labels; None when it cannot be a DNS name."""
+    return _normalised(name) if len(name) <= NAME_LIMIT + 1 else None
+
+
+@lru_cache(maxsize=_KNOWN)
+def _normalised(name: str) -> str | None:
     if name.endswith("."):
         name = name[:-1]
     if not name or len(name) > NAME_LIMIT:

@@ -20,8 +20,8 @@ from rules.mail.header import HeaderBlock, HeaderField, scan, unfold
 
 LINE = 78  # RFC 5322 2.1.1: a line SHOULD be no more than 78 characters
 _WHOLE = re.compile(rb"[!-9;-~]+[ \t]*:[^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+\r\n")
+_NAME = re.compile(r"[!-9;-~]{1,77}")
 LINE_LIMIT = 998  # RFC 5322 2.1.1: and MUST be no more than 998, without CRLF
-NAME_LIMIT = 77  # room for the colon in a line of LINE
 _WORD = re.compile(rb"[ \t]*[^ \t]+")
 # A message that begins with a blank would continue our last field: what it says would be taken for ours.
 GUARD = b"X-Filterd-Malformed: the message began with a continuation line\r\n"
@@ -60,7 +60,7 @@ def _place(one: Splice) -> tuple[int, int, bytes]:
 
 def render_field(name: str, value: str) -> bytes:
     """``Name: value`` CRLF, folded before blanks. Raises ValueError for what may not stand in a header."""
-    if not name or len(name) > NAME_LIMIT or any(not 33 <= ord(char) <= 126 or char == ":" for char in name):
+    if not _NAME.fullmatch(name):  # with room for the colon in a line of LINE
         raise ValueError(f"not a header field name: {name[:80]!r}")
     if "\r" in value or "\n" in value or "\0" in value:
         raise ValueError(f"CR, LF or NUL in the value of {name}")
@@ -73,7 +73,7 @@ def render_field(name: str, value: str) -> bytes:
         else:
             line += word if at else b" " + word
     out.append(line)
-    if any(len(part) > LINE_LIMIT for part in out):
+    if max(map(len, out)) > LINE_LIMIT:
         raise ValueError(f"a word in the value of {name} is longer than a line may be ({LINE_LIMIT} octets)")
     return b"\r\n".join(out) + b"\r\n"
 

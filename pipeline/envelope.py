@@ -26,7 +26,8 @@ class Client:
     """Facts about the SMTP client.
 
     ``ip`` is None when unknown (a command, or LMTP from a hop that told nothing). ``facts_trusted`` is False when
-    ip/helo belong to a hop of ours and not to the outside sender: SPF, DMARC and DNSBL then do not run.
+    ip/helo belong to a hop of ours and not to the outside sender: SPF, DMARC and DNSBL then do not run. ``told`` says who
+    told the facts when we do not see them ourselves: "XFORWARD by 192.0.2.1".
     """
 
     ip: str | None = None
@@ -37,6 +38,7 @@ class Client:
     auth: str = ""  # login name of an authenticated client
     esmtp: bool = True
     facts_trusted: bool = True
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,6 +247,7 @@ def _copy(draft: _Draft, fcc: Fcc | None, message: bytes, place: Place | None) -
                 fcc.create,
                 message,
                 fcc.special_use,
+                fcc.mailbox_id,
                 generated=True,
                 place=place,
             )

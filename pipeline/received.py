@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from pipeline.envelope import Client, Profile
 from rules.mail import date
@@ -75,6 +76,7 @@ def _name(name: str) -> str:
     return name if _DOMAIN.fullmatch(name) else ""
 
 
+@lru_cache(maxsize=1024)
 def _literal(ip: str | None) -> str:
     """RFC 5321 4.1.3."""
     if not ip:

@@ -138,6 +138,7 @@ class Pipe:
     attempt: bool = False  # :try
     copy: bool = False
     place: Place | None = None
+    message: bytes | None = None  # as in Keep
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,8 @@ class Emitter:
         self.marks: dict[str, list[Label]] = {}  # open structures by name, for commands that leave them
         self._fixups: list[tuple[int, bool, Label]] = []
         self._captures = checker.uses_match
+        altering = (spec for spec in checker.registry.tests.values() if spec.alters)
+        self._merging = not any(need in checker.active for spec in altering for need in spec.needs)
 
     # -- for control structures -------------------------------------------------------------------------
 
@@ -186,7 +188,7 @@ class Emitter:
         index = 0
         planned = 0
         while index < count:
-            if index >= planned and bounds[index].name == "if":
+            if index >= planned and bounds[index].name == "if" and self._merging:
                 planned, region = merge.plan(bounds, index, self._captures)
                 if region is not None:
                     self._region(bounds, region)

@@ -84,7 +84,8 @@ class Host(Protocol):
         ...
 
     def execute(self, program: str, arguments: Sequence[str], data: bytes) -> tuple[int, bytes] | None:
-        """Run an allow-listed program (exit status, output); None when there is no such service."""
+        """Run an allow-listed program: (exit status, output), a status below 0 when it was ended or could not be waited for;
+        None when there is no such program or service. The one question whose answer may take time."""
         ...
 
     def new_message_id(self) -> str:

@@ -318,11 +318,16 @@ class SizeTable:
 
     def look_up(self, run: Run, hits: Hits) -> None:
         """RFC 5228 5.9: over and under are both without the limit itself."""
-        size = (0, run.view.size)
-        if place := bisect_left(self._over.keys, size):
-            self._over.below(place, hits)
-        if (place := bisect_right(self._under.keys, size)) < len(self._under.keys):
-            self._under.above(place, hits)
+        over, under = self._over.keys, self._under.keys
+        least, most = run.view.size_bounds
+        left, right = bisect_left(over, (0, least)), bisect_right(under, (0, least))
+        if least != most and (left, right) != (bisect_left(over, (0, most)), bisect_right(under, (0, most))):
+            size = (0, run.view.size)  # a limit lies between the two: the line ends decide
+            left, right = bisect_left(over, size), bisect_right(under, size)
+        if left:
+            self._over.below(left, hits)
+        if right < len(under):
+            self._under.above(right, hits)
 
     def give_up(self, hits: Hits) -> None:
         """Every test here may be true."""

@@ -133,7 +133,8 @@ class TestSpec:
     comparators; its key list is its last parameter. ``part`` says that it takes address parts. ``reads`` is what it looks at:
     "header", "envelope", "body", "size", "other"; a test that changes something (duplicate) says "state". ``sources`` names where
     its values come from (``rules/sources.py``), None when they are not fixed: then the test takes no part in merging.
-    ``depends``: which of "flags" and "variables" its sources read. ``atoms`` is for tests that do not match: the look-ups that
+    ``depends``: which of "flags" and "variables" its sources read. ``alters``: it changes the message or variables (no rule of
+    a script that may use such a test is merged). ``atoms`` is for tests that do not match: the look-ups that
     are all true exactly when the test is (``rules/lookup.py``), None when this use cannot be looked up."""
 
     __test__ = False
@@ -152,6 +153,7 @@ class TestSpec:
     depends: tuple[str, ...] = ()
     atoms: Callable[[Bound], tuple[Atom, ...] | None] | None = None
     emit: Callable[[Emitter, Bound], None] | None = None
+    alters: bool = False
 
 
 @dataclass(frozen=True, slots=True)

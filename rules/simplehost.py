@@ -32,6 +32,7 @@ class SimpleHost:
     addresses: Sequence[str] = ()
     scripts: dict[tuple[str, str], str] = field(default_factory=dict)
     run_program: Execute | None = None
+    fetch: Callable[[str, str], str | None] | None = None  # further scripts to include, by location and name
     message_ids: int = 0
 
     def setting(self, name: str, value: str) -> None:
@@ -95,7 +96,8 @@ class SimpleHost:
 
     def include(self, location: str, name: str) -> str | None:
         """A script's text."""
-        return self.scripts.get((location, name))
+        found = self.scripts.get((location, name))
+        return self.fetch(location, name) if found is None and self.fetch is not None else found
 
     def execute(self, program: str, arguments: Sequence[str], data: bytes) -> tuple[int, bytes] | None:
         """Runs nothing unless told how."""

@@ -112,6 +112,14 @@ class View:
                 self._size = len(data) + data.count(b"\n") - data.count(b"\r\n")
         return self._size
 
+    @property
+    def size_bounds(self) -> tuple[int, int]:
+        """The least and the most that ``size`` can be, without counting line ends: each LF adds one octet at most."""
+        if self._size is None and self.version == 0 and not self.original.crlf:
+            octets = len(self.original.data)
+            return octets, 2 * octets
+        return self.size, self.size
+
     def fields(self, names: Sequence[bytes]) -> list[Field]:
         """The values of all fields with these lower-case names, in the order of the names."""
         if len(names) == 1:

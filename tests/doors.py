@@ -2,7 +2,8 @@
 
 The application of the SMTP doors: ann, bob and carl at example.org live here; full@ is over quota, later@ cannot be looked
 up now, crash@ raises; other people of example.org are unknown, other domains are relayed for logged-in clients only. A
-text with REJECT or DEFER in it is refused so, one with CRASH raises. Log in with ann@example.org / secret.
+text with REJECT or DEFER in it is refused so, one with CRASH raises. With PRDR bob refuses each text and carl is full, unless
+WHOLE is in it. Log in with ann@example.org / secret.
 
 POP3: ann has three small messages (``MAILDROP``), bob an empty maildrop, carl's is in use, dora's store fails. After each job
 that changed something the log gets the messages that are there, with S for seen: ``1S 3``. ManageSieve: a script with ERROR
@@ -63,6 +64,10 @@ class SmtpApplication:
 
     async def mail(self, session: SmtpSession, transaction: SmtpTransaction) -> Reply:
         self.log.append(_with(f"mail <{transaction.reverse_path}>", transaction.mail_params))
+        if transaction.client is not None:
+            told = transaction.client
+            trust = "" if told.facts_trusted else " untrusted"
+            self.log.append(f"for {told.ip} {told.port} {told.name} {told.helo} {told.told}{trust}")
         if transaction.reverse_path == "spammer@example.net":
             return Reply(550, "5.7.1", "Sender refused")
         if transaction.reverse_path == "crash@example.net":
@@ -102,10 +107,14 @@ class SmtpApplication:
             answer = Reply(550, "5.7.1", "Refused")
         elif b"DEFER" in data:
             answer = Reply(451, "4.7.1", "Later")
-        if session.profile is not Profile.LMTP:
+        if session.profile is not Profile.LMTP and (
+            "PRDR" not in transaction.mail_params or b"WHOLE" in data
+        ):
             return [answer]
-        later = Reply(452, "4.2.2", "Mailbox full")
-        return [later if name.startswith("carl@") else answer for name in transaction.recipients]
+        own = {"carl@": Reply(452, "4.2.2", "Mailbox full"), "bob@": Reply(550, "5.7.1", "Not from you")}
+        if session.profile is Profile.LMTP:
+            del own["bob@"]
+        return [own.get(name.partition("@")[0] + "@", answer) for name in transaction.recipients]
 
     def acknowledged(self, session: SmtpSession) -> None:
         self.log.append("acknowledged")
@@ -131,7 +140,8 @@ def _context() -> ssl.SSLContext:
 
 
 def smtp_door(options: Mapping[str, str]) -> Door:
-    """Options: profile, tls (implicit), starttls off, plain (AUTH in clear), trusted, size, recipients, errors, peer."""
+    """Options: profile, tls (implicit), starttls off, plain (AUTH in clear), trusted (XCLIENT), forwarders (XFORWARD), hold
+    (FUTURERELEASE), size, recipients, errors, peer."""
     log: list[str] = []
     profile = Profile(options.get("profile", "mx"))
     defaults = SmtpLimits()
@@ -151,6 +161,8 @@ def smtp_door(options: Mapping[str, str]) -> Door:
         auth=profile is Profile.SUBMISSION,
         auth_required=profile is Profile.SUBMISSION,
         allow_plain_auth="plain" in options,
+        prdr=profile is not Profile.LMTP,
+        hold_limit=int(options.get("hold", "0")),
         limits=limits,
     )
     peer = options.get("peer", "192.0.2.7")
@@ -160,6 +172,8 @@ def smtp_door(options: Mapping[str, str]) -> Door:
         listener=profile.value,
         context=_context,
         xclient_trusted=[ipaddress.ip_network(options["trusted"])] if "trusted" in options else (),
+        xforward_trusted=[ipaddress.ip_network(options["forwarders"])] if "forwarders" in options else (),
+        now=lambda: 1_800_000_000.0,
     )
     return Door(lambda: SmtpConnection(door), log, tls="tls" in options, peer=(peer, 40000))
 
@@ -324,7 +338,7 @@ def inline(work: Callable[[], T], /) -> Awaitable[T]:
 
 
 def sieve_door(options: Mapping[str, str]) -> Door:
-    """Options: tls (implicit), starttls off, plain (log-ins in clear), errors, failures, notify."""
+    """Options: tls (implicit), starttls off, plain (log-ins in clear), errors, failures, notify, extlists."""
     log: list[str] = []
     scripts = MemoryScripts(log)
     config = SieveConfig(
@@ -332,6 +346,7 @@ def sieve_door(options: Mapping[str, str]) -> Door:
         starttls=options.get("starttls", "on") == "on",
         allow_plain_auth="plain" in options,
         notify=("mailto",) if "notify" in options else (),
+        extlists=tuple(options.get("extlists", "").split()),
         errors=int(options.get("errors", "20")),
         auth_failures=int(options.get("failures", "3")),
         script_size=1000,

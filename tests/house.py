@@ -20,11 +20,12 @@ from filterd.accounts.directory import (
 from filterd.accounts.scripts_base import ScriptInfo
 from filterd.delivery import Delivery, DeliverySettings
 from filterd.outgoing import Departure
-from filterd.queue.base import Outgoing, PendingStore
+from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool, nothing
 from filterd.reception import Reception, ReceptionSettings
 from filterd.scripts import ScriptService
 from filterd.servers.ports import SmtpSession, SmtpTransaction
 from filterd.store.base import AccountStore, NewMessage, SieveState, Stored, StoreUnavailable
+from filterd.store.jobs import AccountJobs
 from filterd.store.memory import MemoryStore
 from pipeline.envelope import Client, Profile
 from pipeline.ports import Clock, Ids
@@ -39,6 +40,7 @@ from pipeline.verdict import Verdict
 
 T = TypeVar("T")
 DOMAIN = "here.example"
+BEHIND = "behind.example"  # its store is behind us
 MAIL = b"From: Far <far@away.example>\r\nTo: ann@here.example\r\nSubject: Hi\r\nMessage-ID: <1@away.example>\r\n\r\nHello\r\n"
 
 
@@ -71,6 +73,8 @@ class People:
 
     def lookup(self, address: str) -> Resolution:
         local, _, domain = address.lower().partition("@")
+        if domain == BEHIND:
+            return Forward(address, relayed=True)
         if domain != DOMAIN:
             return Foreign(address)
         name, _, detail = local.partition("+")
@@ -173,21 +177,28 @@ class ListSpool:
 
     outgoing: list[Outgoing] = field(default_factory=list)
     stores: list[PendingStore] = field(default_factory=list)
+    changes: list[PendingChange] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     broken: bool = False
 
     async def enqueue(
-        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore] = ()
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore] = (),
+        changes: Sequence[PendingChange] = (),
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if self.broken:
             raise StoreUnavailable("queue: disk full")
         self.outgoing.extend(outgoing)
         self.stores.extend(stores)
-        return tuple(f"Q{at}" for at in range(len(outgoing))), tuple(f"S{at}" for at in range(len(stores)))
+        self.changes.extend(changes)
+        pending = [f"S{at}" for at in range(len(stores))] + [f"T{at}" for at in range(len(changes))]
+        return tuple(f"Q{at}" for at in range(len(outgoing))), tuple(pending)
 
-    def performed(self, store_ids: Sequence[str]) -> None:
-        self.done.extend(store_ids)
+    def performed(self, ids: Sequence[str], then: Callable[[], None] = nothing) -> None:
+        self.done.extend(ids)
+        then()
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         self.keys.extend(keys)
@@ -224,7 +235,15 @@ class FixedStage:
 class House:
     """The reception with everything it needs, and short ways to use it."""
 
-    def __init__(self, *verdicts: Verdict, srs: bool = True) -> None:
+    def __init__(
+        self,
+        *verdicts: Verdict,
+        srs: bool = True,
+        clock: Clock | None = None,
+        jobs: AccountJobs | None = None,
+        spool: Spool | None = None,
+    ) -> None:
+        """``jobs`` and ``spool``: real ones, for tests of what a crash leaves."""
         self.clock, ids = TestClock(), TestIds()
         self.store = MemoryStore(self.clock, ids)
         self.jobs = DirectJobs(self.store)
@@ -242,8 +261,15 @@ class House:
             lambda message, sender, account, reply: b"Subject: bounce\r\n\r\n" + reply.text.encode(),
         )
         delivery = Delivery(
-            DeliverySettings(f"mx.{DOMAIN}"), People(), self.jobs, service, self.spool, departure, self.clock
-        )  # type: ignore[arg-type]
+            DeliverySettings(f"mx.{DOMAIN}"),
+            People(),
+            jobs or self.jobs,  # type: ignore[arg-type]  # the same methods
+            service,
+            spool or self.spool,
+            departure,
+            clock or self.clock,
+        )
+        self.delivery = delivery
         self.reception = Reception(
             ReceptionSettings(f"mx.{DOMAIN}", f"mx.{DOMAIN}", frozenset({f"mx.{DOMAIN}"})),
             People(),

@@ -18,7 +18,7 @@ from filterd.explain.traces import TraceWriter
 from filterd.proto import smtp_events as events
 from filterd.proto.smtp import SmtpCore
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
-from filterd.queue.base import Outgoing, PendingStore
+from filterd.queue.base import Outgoing, PendingChange, PendingStore
 from filterd.queue.dialogue import Conversation, Refused
 from filterd.queue.journal import Journal
 from filterd.queue.link import Broken, Link, Wire
@@ -228,7 +228,7 @@ class Lab:
     zone: Zone = field(default_factory=lambda: Zone.parse(ZONE))
     here: list[tuple[str, str, bytes]] = field(default_factory=list)
     answers: dict[str, Reply] = field(default_factory=dict)
-    stored: list[PendingStore] = field(default_factory=list)
+    stored: list[PendingStore | PendingChange] = field(default_factory=list)
     store_faults: list[Exception] = field(default_factory=list)
     settings: dict[str, object] = field(default_factory=dict)
     keys: int = 0
@@ -266,7 +266,7 @@ class Lab:
             self.here.append((reverse_path, recipient, data))
         return answer
 
-    async def store(self, pending: PendingStore) -> None:
+    async def store(self, pending: PendingStore | PendingChange) -> None:
         await asyncio.sleep(0)
         if self.store_faults:
             raise self.store_faults.pop(0)

@@ -10,7 +10,7 @@ so circles end; expansion is bounded by MAX_TARGETS and MAX_DEPTH.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from filterd.accounts.database import AccountDatabase, Record
 from filterd.accounts.directory import (
@@ -27,7 +27,8 @@ from filterd.accounts.directory import (
 from filterd.accounts.errors import AccountsUnavailable
 from filterd.accounts.names import fold, fold_domain, fold_local, split
 from filterd.accounts.password import Passwords
-from filterd.config.schema import Config
+from filterd.accounts.relayed import Recipients
+from filterd.config.schema import Config, Domain
 
 MAX_TARGETS = 1000  # of one alias, expanded
 MAX_DEPTH = 20  # aliases on the way to one target
@@ -44,6 +45,7 @@ class _Domain:
     name: str
     catch_all: str
     aliases: Mapping[str, tuple[str, ...]]
+    behind: Recipients | None = None  # its store is behind us, with these people
 
 
 @dataclass(slots=True)
@@ -60,6 +62,12 @@ class _Expansion:
         return len(self.local) + len(self.foreign)
 
 
+def _behind(domain: Domain, config: Config) -> Recipients | None:
+    if domain.relay is None:
+        return None
+    return Recipients(domain.name, domain.recipients, config.accounts.subaddress)
+
+
 class BuiltinDirectory:
     """Implements ``filterd.accounts.directory.Directory``; safe to use from several threads."""
 
@@ -67,7 +75,8 @@ class BuiltinDirectory:
         self, config: Config, database: AccountDatabase, passwords: Passwords, srs: SrsVerifier | None = None
     ) -> None:
         self._domains = {
-            domain.name: _Domain(domain.name, domain.catch_all, domain.aliases) for domain in config.domain
+            domain.name: _Domain(domain.name, domain.catch_all, domain.aliases, _behind(domain, config))
+            for domain in config.domain
         }
         self._first = config.domain[0].name if config.domain else ""
         self._quota = config.accounts.quota
@@ -94,8 +103,20 @@ class BuiltinDirectory:
         records, fresh = self._records()
         if records is None:
             return TryLater("the accounts cannot be read")
+        if (
+            self._domains[name].behind is not None
+        ):  # everybody may be there: return addresses are ours all the same
+            back = self._srs_return(local, name)
+            if back is not None:
+                return back
         found = _Expansion()
+        key = f"{fold_local(local)}@{name}"
         self._expand(fold_local(local), name, (), found, records)
+        asked = found.foreign.get(key)
+        if asked is not None and asked.relayed:
+            # no alias: the local part goes on as it was written (RFC 5321 2.4)
+            written = address.strip().rpartition("@")[0] or local
+            found.foreign[key] = replace(asked, address=f"{written}@{name}")
         if not found.size and not found.later:
             back = self._srs_return(local, name)
             if back is not None:
@@ -135,6 +156,10 @@ class BuiltinDirectory:
             detail = rest or detail
             address = f"{name}@{domain}"
             targets = self._alias(name, domain) if address not in via else None
+            behind = self._domains[domain].behind
+            if targets is None and behind is not None:
+                self._relayed(behind, f"{name}{self._subaddress}{rest}" if rest else name, domain, via, found)
+                continue
             if targets is None:
                 self._account(records.get(address), detail, via, found)
                 continue
@@ -162,6 +187,17 @@ class BuiltinDirectory:
             found.unknown = "mailbox disabled"
             return
         found.local.setdefault(record.id, Local(self._as_account(record), detail, via))
+
+    @staticmethod
+    def _relayed(
+        behind: Recipients, local: str, domain: str, via: tuple[str, ...], found: _Expansion
+    ) -> None:
+        known = behind.knows(local)
+        if known:
+            address = f"{local}@{domain}"
+            found.foreign.setdefault(address, Forward(address, via, relayed=True))
+        elif known is None:
+            found.later = "the recipients of the domain cannot be read"
 
     def _srs_return(self, local: str, domain: str) -> Resolution | None:
         if self._srs is None or domain != self._srs_domain or not local.lower().startswith(SRS_PREFIXES):
@@ -212,9 +248,16 @@ class BuiltinDirectory:
         found = self.lookup(address)
         targets = found.targets if isinstance(found, Targets) else (found,)
         return any(
-            isinstance(target, Local) and target.account.id == account.id and not target.catch_all
+            (isinstance(target, Local) and target.account.id == account.id and not target.catch_all)
+            or (isinstance(target, Forward) and target.relayed and self._base(target.address) == account.id)
             for target in targets
         )
+
+    def _base(self, address: str) -> str:
+        """Folded, without its subaddress."""
+        local, domain = split(address)
+        base = local.partition(self._subaddress)[0] if self._subaddress else local
+        return fold(f"{base or local}@{domain}")
 
     def sendable_addresses(self, account: Account) -> Sequence[str]:
         return (account.id, *(alias for alias in self._aliases() if self.may_send_as(account, alias)))

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from filterd.accounts.errors import AccountExists, AccountsUnavailable, NoSuchAccount
+from filterd.wal import enter_wal
 from pipeline.ports import Clock
 
 FORMAT = 1
@@ -157,7 +158,7 @@ class AccountDatabase:
             self.path, timeout=WRITE_WAIT, isolation_level=None, check_same_thread=False, cached_statements=16
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            enter_wal(connection, WRITE_WAIT)
             connection.execute("PRAGMA synchronous = FULL")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found > FORMAT:

@@ -30,10 +30,12 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Leaves: sent to ``address`` elsewhere because an alias says so."""
+    """Leaves: sent to ``address`` elsewhere because an alias says so; ``relayed``: to the store behind us that the domain's mail
+    is in."""
 
     address: str
     via: tuple[str, ...] = ()
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import os
 
 from filterd.accounts.database import FILE_NAME
 from filterd.accounts.names import split
-from filterd.accounts.scripts import FileScriptStore, ScriptLimits
+from filterd.accounts.scripts import FOLDER, TESTS, FileScriptStore, ScriptLimits
 from filterd.config.schema import ACCOUNT_PATTERN, Config
 from filterd.store.durable import Disk
 
@@ -24,6 +24,11 @@ def account_folder(config: Config, account_id: str) -> str:
     """The Maildir root of an account; ids are safe as folder names (``names.account_id`` made them)."""
     user, domain = split(account_id)
     return os.path.join(mail_root(config), domain, user)
+
+
+def tests_of(config: Config, account_id: str) -> str:
+    """The folder of an account's rule tests: *.eml and expect.toml; where it exists, a failing one refuses activation."""
+    return os.path.join(account_folder(config, account_id), FOLDER, TESTS)
 
 
 def scripts_of(config: Config, account_id: str, disk: Disk) -> FileScriptStore:

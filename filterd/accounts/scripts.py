@@ -6,6 +6,7 @@ Layout below the account's folder (the Maildir root), as Pigeonhole's ``sieve = 
     .dovecot.sieve               symbolic link to the active one, absent when none is active
     sieve/history/DIGEST.sieve   every text that was ever put (the newest MAX_HISTORY), by SHA-256, so that an old
                                  decision can still be explained by the script that made it
+    sieve/tests/                 rule tests (expect.toml, *.eml) that a script must pass to be active; put there by people
     sieve/.lock                  one writer at a time
 
 A script's name may be any Net-Unicode text (RFC 5804 1.6): ``/``, ``%`` and a leading dot are written ``%XX``; a name
@@ -29,6 +30,7 @@ from filterd.store.durable import Dir, Disk, digest, make_dirs, opened, replace_
 
 FOLDER = "sieve"
 HISTORY = "history"
+TESTS = "tests"
 ACTIVE = ".dovecot.sieve"
 SUFFIX = ".sieve"
 NAME_SUFFIX = ".name"
@@ -82,6 +84,8 @@ class FileScriptStore:
         path = os.path.join(self._root, ACTIVE)
         try:
             leads_to = os.stat(path)  # one call a message: the same file, untouched since, is the same script
+        except FileNotFoundError:  # there is none, or the link leads nowhere
+            return None
         except OSError:
             leads_to = None
         if leads_to is not None and self._cached is not None and self._cached[0] == _stamp(leads_to):

@@ -28,7 +28,7 @@ from filterd.config.schema import Config
 from filterd.queue.advice import advice
 from filterd.queue.bell import LOOK, RETRY, Bell
 from filterd.queue.journal import Journal
-from filterd.queue.rows import ENDS, LIVE, Item
+from filterd.queue.rows import ENDS, LIVE, Item, held_until
 from filterd.store.base import StoreUnavailable
 
 ACTIONS = {
@@ -152,12 +152,17 @@ def _list(journal: Journal, arguments: argparse.Namespace) -> int:
         return OK
     for item in items:
         age = _age(time.time() - item.created)
-        why = item.last_reply or "not tried yet"
+        why = item.last_reply or _untried(item)
         print(
             f"{item.id}  {item.state:<7} {age:>5}  <{item.reverse_path}> → {item.recipient}  {why[:REPLY_SHOWN]}"
         )
     print(f"{len(items)} message(s)")
     return OK
+
+
+def _untried(item: Item) -> str:
+    until = held_until(item.params)
+    return f"held until {_when(until)}, as its sender asked" if until > time.time() else "not tried yet"
 
 
 def _stats(journal: Journal, arguments: argparse.Namespace) -> int:
@@ -188,7 +193,9 @@ def _show(journal: Journal, item: Item, arguments: argparse.Namespace) -> int:
         return OK
     print(f"{item.id}  {item.kind}  <{item.reverse_path}> → {item.recipient}  trace {item.trace}")
     print(f"  {item.state}, {item.attempts} tries, here since {_when(item.created)}")
-    if item.state == "queued":
+    if not item.attempts and held_until(item.params) > time.time():
+        print(f"  {_untried(item)}")
+    elif item.state == "queued":
         print(f"  next try {_when(item.next_at)}")
     for at, host, reply, dialogue in attempts:
         print(f"  {_when(at)}  {f'{host}: ' if host else ''}{reply}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 
 from filterd.cli import OK
 from filterd.config.schema import Config
 from filterd.queue.journal import Journal
+from filterd.queue.rows import held_until
 
 FOLDER = "queue"
 
@@ -27,6 +29,9 @@ def print_queue(config: Config) -> int:
         arrived = datetime.fromtimestamp(item.created).astimezone().strftime("%a %d %b %H:%M:%S")
         print(f"{item.id:<14} {arrived}  <{item.reverse_path}>")
         reason = f"   ({item.last_reply})" if item.last_reply else ""
+        until = held_until(item.params)
+        if not item.attempts and until > time.time():
+            reason = f"   (held until {datetime.fromtimestamp(until).astimezone():%a %d %b %H:%M:%S})"
         print(f"{'':<14} {item.state:<8} to <{item.recipient}>, {item.attempts} tries{reason}")
     print(f"{len(items)} in the queue" if items else "Mail queue is empty")
     return OK

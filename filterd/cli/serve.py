@@ -28,6 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from filterd import workers
+
+    workers.hold_reload()
     config = load_config(arguments)
     check_packages()
     from filterd import app, log

@@ -5,6 +5,7 @@ Examples:
   filterd sieve run --script main.sieve --message a.eml   what it would do; nothing is done
   filterd sieve test mails/                               the mails of a folder against its expect.toml
   filterd sieve put ann@example.org main.sieve --activate            in the server's own files
+  filterd sieve tests ann@example.org --put mails/        a script must pass them to become active
   filterd sieve list --server mail.example.org --user ann@example.org --password-stdin
 
 `put`, `list`, `get`, `activate` and `rm` work on the files of the server (-c FILE, the account as first word) or,
@@ -20,9 +21,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
-from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError, sieve_test
+from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError, sieve_gate, sieve_test
 from filterd.cli.options import add_config, add_json, load_config, print_json, read_password
 from filterd.cli.sieve_run import (
     Cache,
@@ -66,6 +68,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("get", "print a script"),
         ("activate", "make a script the active one; without NAME, none is"),
         ("rm", "remove a script"),
+        ("tests", "the account's rule tests: a script that fails one is not made active"),
     ):
         _configure_stored(actions.add_parser(name, help=help_text), name)
 
@@ -90,7 +93,7 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_stored(parser: argparse.ArgumentParser, action: str) -> None:
-    rest = {"put": "FILE", "list": ""}.get(action, "NAME")
+    rest = {"put": "FILE", "list": "", "tests": ""}.get(action, "NAME")
     parser.add_argument("words", nargs="*", metavar="ARGUMENT", help=f"[ACCOUNT] {rest}".rstrip())
     parser.add_argument("--local", action="store_true", help="use the server's files (this is the default)")
     parser.add_argument("--server", metavar="HOST[:PORT]", help="ask this ManageSieve server instead")
@@ -99,6 +102,8 @@ def _configure_stored(parser: argparse.ArgumentParser, action: str) -> None:
     parser.add_argument(
         "--ca", default="", metavar="FILE", help="trust this certificate (PEM); with -c, the server's own"
     )
+    if action == "tests":
+        sieve_gate.configure(parser)
     if action == "put":
         parser.add_argument("--name", help="the script's name (default: that of the file)")
         parser.add_argument("--activate", action="store_true", help="and make it the active one")
@@ -233,6 +238,7 @@ def stored(arguments: argparse.Namespace) -> int:
         "get": get,
         "activate": activate,
         "rm": remove,
+        "tests": tests,
     }
     try:
         return actions[arguments.action](arguments, scripts, words)
@@ -296,6 +302,12 @@ def remove(arguments: argparse.Namespace, scripts: Scripts, words: list[str]) ->
     return OK
 
 
+def tests(arguments: argparse.Namespace, scripts: Scripts, words: list[str]) -> int:
+    if not isinstance(scripts, _LocalScripts):
+        raise CliError("the tests are files of the server: leave --server out")
+    return sieve_gate.act(arguments, scripts.tests, scripts.account, scripts.service)
+
+
 def _word(words: list[str], what: str) -> str:
     if not words:
         raise CliError(f"{what} is missing")
@@ -334,7 +346,8 @@ class _LocalScripts:
     def __init__(self, arguments: argparse.Namespace, account: str) -> None:
         from filterd.accounts.database import AccountDatabase
         from filterd.accounts.names import fold
-        from filterd.accounts.places import account_folder, database_path, scripts_of
+        from filterd.accounts.places import account_folder, database_path, scripts_of, tests_of
+        from filterd.scripts import ScriptService
         from filterd.store.durable import RealDisk
 
         self._config = load_config(arguments)
@@ -345,7 +358,15 @@ class _LocalScripts:
         finally:
             database.close()
         self._folder = account_folder(self._config, fold(account))
-        self._store = scripts_of(self._config, fold(account), RealDisk())
+        self.account = fold(account)
+        self.tests = tests_of(self._config, self.account)
+        files = scripts_of(self._config, self.account, RealDisk())
+        self.service = ScriptService(
+            lambda _: files,
+            global_dir=Path(self._config.server.data_dir) / "sieve" / "global",
+            tests_of=lambda _: self.tests,
+        )
+        self._store = self.service.of(self.account)
 
     def list(self) -> list[tuple[str, bool]]:
         return [(info.name, info.active) for info in self._store.list()]

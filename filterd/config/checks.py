@@ -124,10 +124,22 @@ def _domains(config: schema.Config) -> Iterator[Finding]:
         seen[domain.name] = index
         if domain.dkim is not None and domain.dkim.key:
             yield from _readable((*path, "dkim", "key"), domain.dkim.key)
+        yield from _relayed(index, domain)
     for domain_name, alias, chain in alias_loops(config):
         index = seen[domain_name]
         text = "leads back to itself: " + " -> ".join(chain)
         yield ("domain", index, "aliases", alias), "conflict", f"domain.aliases.{alias}", text
+
+
+def _relayed(index: int, domain: schema.Domain) -> Iterator[Finding]:
+    path: Path = ("domain", index, "recipients")
+    if domain.recipients and domain.relay is None:
+        yield path, "conflict", "domain.recipients", "is for a domain with relay; people here are accounts"
+    for text in domain.recipients:
+        if text.startswith("file:"):
+            yield from _readable(path, text[5:])
+        elif "@" in text and text.rpartition("@")[2].lower() != domain.name:
+            yield path, "bad value", f'domain.recipients has "{text}"', f"is not an address of {domain.name}"
 
 
 def alias_loops(config: schema.Config) -> Iterator[tuple[str, str, list[str]]]:
@@ -176,6 +188,17 @@ def _listen(config: schema.Config) -> Iterator[Finding]:
                     f"listen.{seen[name]} has it too",
                 )
             seen[name] = door
+    for text in config.server.proxy_listeners:
+        if text not in DOORS and text not in seen:
+            hint = "is no listener: write a name of [listen], or an address as it stands there"
+            yield ("server", "proxy_listeners"), "bad value", f'server.proxy_listeners has "{text}"', hint
+    if config.server.proxy_listeners and not config.server.proxy_trusted and not _all_unix(config):
+        text = "nobody could connect: name the proxies"
+        yield ("server", "proxy_listeners"), "missing key", "server.proxy_trusted", text
+
+
+def _all_unix(config: schema.Config) -> bool:
+    return all(text.startswith("unix:") for text in config.server.proxy_listeners)
 
 
 def _stages(config: schema.Config) -> Iterator[Finding]:
@@ -336,6 +359,10 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
             "tls.allow_plaintext_login",
             "passwords may cross the net in clear",
         )
+    for index, domain in enumerate(config.domain):
+        if domain.relay is not None and (not domain.recipients or "any" in domain.recipients):
+            text = "unknown people are found out behind us only, and bounces go to forged senders: list the recipients"
+            yield ("domain", index, "relay"), "warning", f"domain.relay of {domain.name}", text
     for secret in config.srs.secrets:
         if len(secret) < MIN_SECRET:
             yield ("srs", "secrets"), "warning", "srs.secrets", f"shorter than {MIN_SECRET} characters"

@@ -34,11 +34,7 @@ def toml_value(kind: Kind, value: object) -> str:
     if kind is Kind.SWITCH:
         return {"on": "true", "off": "false"}.get(str(value), '"auto"')
     if kind is Kind.RELAY:
-        if not isinstance(value, Relay):
-            return '""'
-        user = f"{value.user}:(secret)@" if value.user else ""
-        host = f"[{value.host}]" if ":" in value.host else value.host
-        return f'"smtp://{user}{host}:{value.port}"'
+        return f'"{value}"' if isinstance(value, Relay) else '""'
     return _plain(value)
 
 

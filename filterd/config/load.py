@@ -39,6 +39,7 @@ _LISTS = frozenset(
         Kind.DURATIONS,
         Kind.CHOICES,
         Kind.SECRETS,
+        Kind.RECIPIENTS,
         Kind.PATHS,
     }
 )
@@ -304,8 +305,12 @@ class _Reader:
             if isinstance(value, SocketAddress):
                 return self._socket(value)
             return tuple(self._socket(item) for item in value) if isinstance(value, tuple) else value
+        if isinstance(value, Relay) and value.path:
+            return dataclasses.replace(value, path=self._absolute(value.path))
         if isinstance(value, Relay) and value.password:
             return dataclasses.replace(value, password=self._secret(value.password))
+        if kind is Kind.RECIPIENTS and isinstance(value, tuple):
+            return tuple(f"file:{self._absolute(one[5:])}" if one.startswith("file:") else one for one in value)
         if kind is Kind.SECRETS and isinstance(value, tuple):
             return tuple(self._secret(str(item)) for item in value)
         return value

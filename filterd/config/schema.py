@@ -50,6 +50,27 @@ class Server:
         "Hosts that may tell us the real client by XCLIENT: our own front ends, nobody else.",
         Kind.NETWORKS,
     )
+    xforward_trusted: tuple[str, ...] = setting(
+        (),
+        "Hosts that may tell us by XFORWARD whom a message came from: mail servers of ours in front of us. It gives no rights.",
+        Kind.NETWORKS,
+    )
+    relay_trusted: tuple[str, ...] = setting(
+        (),
+        "Mail servers of ours that may send to any domain through us without a log-in, as before a content filter.",
+        Kind.NETWORKS,
+    )
+    proxy_trusted: tuple[str, ...] = setting(
+        (),
+        "Proxies (HAProxy) that tell the real client by the PROXY protocol, version 1 or 2. Nobody else reaches proxy_listeners.",
+        Kind.NETWORKS,
+    )
+    proxy_listeners: tuple[str, ...] = setting(
+        (),
+        'Listeners where each connection begins with a PROXY header: names of [listen] ("imaps": all of its addresses) or single '
+        'addresses as they stand there ("127.0.0.1:10025").',
+        Kind.TEXTS,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +126,18 @@ class Domain:
         'Further names: { info = ["ann@example.org", "bob@example.org"], sales = "bob@example.org" }. They may lead to '
         "other aliases and to addresses elsewhere.",
         Kind.ALIASES,
+    )
+    relay: Relay | None = setting(
+        None,
+        'The store of this domain is behind us: its mail goes there. "lmtp://HOST:PORT", "lmtp:unix:/PATH", "smtp://HOST:PORT". '
+        '"" = the mailboxes are here.',
+        Kind.RELAY,
+    )
+    recipients: tuple[str, ...] = setting(
+        (),
+        'With relay: who is there. Names or addresses, "file:PATH" for a file with one a line (read again when it changes), '
+        '"any" = everybody. Others are refused at RCPT TO. Default: "any".',
+        Kind.RECIPIENTS,
     )
     dkim: DomainDkim | None = cast(
         "DomainDkim | None",
@@ -262,7 +295,14 @@ class Store:
 @dataclass(frozen=True, slots=True)
 class Queue:
     relay: Relay | None = setting(
-        None, 'Send everything through this host: "smtp://HOST:PORT". "" = by MX.', Kind.RELAY
+        None,
+        'Send everything through this host: "smtp://HOST:PORT", "lmtp://HOST:PORT", "lmtp:unix:/PATH". "" = by MX.',
+        Kind.RELAY,
+    )
+    future_release: float = setting(
+        30 * 86400.0,
+        "How long people may have a message held before it leaves (FUTURERELEASE at submission); 0s = not offered.",
+        Kind.DURATION,
     )
     retry: tuple[float, ...] = setting(
         (300.0, 900.0, 3600.0, 14400.0, 28800.0), "Pauses between tries; the last repeats.", Kind.DURATIONS

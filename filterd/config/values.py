@@ -34,10 +34,14 @@ class Kind(Enum):
     SOCKET = '"unix:PATH" or "HOST:PORT"'
     NETWORKS = "a list of addresses or networks such as 127.0.0.1 or 10.0.0.0/8"
     WORKERS = '"auto" or a whole number'
-    RELAY = '"smtp://HOST:PORT", "smtp://USER:PASSWORD@HOST:PORT" (the password may be file:PATH or env:NAME) or ""'
+    RELAY = (
+        '"smtp://HOST:PORT", "smtp://USER:PASSWORD@HOST:PORT" (the password may be file:PATH or env:NAME), "lmtp://HOST:PORT", '
+        '"lmtp:unix:PATH" or ""'
+    )
     SECRETS = 'a list of secrets: "file:PATH", "env:NAME" or the text itself'
     HOSTNAME = "a host name such as mail.example.org"
     ADDRESS = 'an address such as ann@example.org, or ""'
+    RECIPIENTS = 'a list of names, addresses or "file:PATH", or "any"'
     ALIASES = "a table: name = address, or name = [addresses]"
     PATH = "a path; a relative one starts at the folder of the configuration file"
     PATHS = "a list of paths or patterns; relative ones start at the folder of the configuration file"
@@ -75,12 +79,23 @@ class SocketAddress:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """A smart host. ``user`` "" = no login."""
+    """A next hop of our choice. ``user`` "" = no login; ``path`` of a unix socket instead of host and port."""
 
     host: str
     port: int
     user: str = ""
     password: str = ""
+    lmtp: bool = False
+    path: str = ""
+
+    def __str__(self) -> str:
+        """As it is written, without the password."""
+        scheme = "lmtp" if self.lmtp else "smtp"
+        if self.path:
+            return f"{scheme}:unix:{self.path}"
+        user = f"{self.user}:(secret)@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{user}{host}:{self.port}"
 
 
 _SIZES = {
@@ -209,19 +224,27 @@ def network(text: str) -> str:
 def relay(text: str) -> Relay | None:
     if not text:
         return None
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme != "smtp":
+    scheme, colon, rest = text.partition(":")
+    if scheme not in ("smtp", "lmtp") or not colon:
         raise BadValue(f"write {Kind.RELAY.value}")
-    login, _, place = rest.rstrip("/").rpartition("@")
+    lmtp = scheme == "lmtp"
+    if rest.startswith("unix:"):
+        path = socket_address(rest).path
+        return Relay("localhost", 0, lmtp=lmtp, path=path)
+    if not rest.startswith("//"):
+        raise BadValue(f"write {Kind.RELAY.value}")
+    login, _, place = rest[2:].rstrip("/").rpartition("@")
     user, colon, password = login.partition(":")
     if login and not (user and colon and password):
         raise BadValue(f"a log-in needs a name and a password: {Kind.RELAY.value}")
+    if login and lmtp:
+        raise BadValue("LMTP knows no log-in here")
     if re.search(r":\d+$", place) is None:
-        place += ":25"
+        place += ":24" if lmtp else ":25"
     address = socket_address(place, unix=False, descriptor=False)
     if not address.host:
         raise BadValue("the relay needs a host name")
-    return Relay(address.host, address.port, unquote(user), unquote(password))
+    return Relay(address.host, address.port, unquote(user), unquote(password), lmtp)
 
 
 # -- one reader a kind -----------------------------------------------------------------------------------------------
@@ -368,6 +391,7 @@ _READERS: dict[Kind, Callable[[object], object]] = {
     Kind.SECRETS: _each(Kind.SECRETS, str),
     Kind.HOSTNAME: _one(Kind.HOSTNAME, host_name),
     Kind.ADDRESS: _one(Kind.ADDRESS, _address_or_none),
+    Kind.RECIPIENTS: _each(Kind.RECIPIENTS, str),
     Kind.ALIASES: _aliases,
     Kind.PATH: _text,
     Kind.PATHS: _each(Kind.PATHS, str),

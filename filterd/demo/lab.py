@@ -30,13 +30,21 @@ class DemoFailed(Exception):
     """The demonstration could not go on; the text says why and what to do."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on right now, on loopback."""
+def hold_ports(count: int) -> list[socket.socket]:
+    """Sockets on loopback whose ports are a server's to listen on, and nobody else's, until they are closed: bound, not
+    listening, and both sides say SO_REUSEADDR. No connection of another program starts from such a port."""
     holders = []
     for _ in range(count):
         sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
         holders.append(sock)
+    return holders
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on right now, on loopback."""
+    holders = hold_ports(count)
     ports = [sock.getsockname()[1] for sock in holders]
     for sock in holders:
         sock.close()
@@ -158,6 +166,7 @@ class Lab:
     names: Names
     keep: bool
     server: subprocess.Popen[bytes] | None = None
+    holders: list[socket.socket] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     def command(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -201,6 +210,8 @@ class Lab:
             except subprocess.TimeoutExpired:
                 self.server.kill()
                 self.server.wait(5)
+        for holder in self.holders:
+            holder.close()
         self.hop.close()
         self.names.close()
         if not self.keep:
@@ -216,7 +227,10 @@ def build(zone: str, keep: str = "", ports: str = "auto") -> Lab:
     names, hop = Names(zone), NextHop()
     resolver = names.up()
     hop.start()
-    chosen = _ports(ports)
+    chosen, holders = _ports(ports), list[socket.socket]()
+    if not chosen:
+        holders = hold_ports(len(DOORS))
+        chosen = {door: int(held.getsockname()[1]) for door, held in zip(DOORS, holders, strict=True)}
     config = folder / "filterd.toml"
     listen = "\n".join(f'{door} = ["127.0.0.1:{port}"]' for door, port in chosen.items())
     config.write_text(
@@ -240,17 +254,18 @@ relay = "smtp://127.0.0.1:{hop.port}"
 """
     )
     passwords = {f"{person}@{samples.DOMAIN}": secrets.token_urlsafe(9) for person in samples.PEOPLE}
-    return Lab(folder, config, chosen, passwords, hop, names, bool(keep))
+    return Lab(folder, config, chosen, passwords, hop, names, bool(keep), holders=holders)
 
 
 def _ports(wish: str) -> dict[str, int]:
+    """The ports somebody asked for; none: any that are free."""
     if wish.startswith("+") and wish[1:].isdigit():
         base = int(wish[1:])
         standard = dict(zip(DOORS, (25, 465, 587, 24, 143, 993, 110, 995, 4190), strict=True))
         return {door: base + port for door, port in standard.items()}
     if wish != "auto":
         raise DemoFailed('--ports is "auto" or +NUMBER, for example +10000')
-    return dict(zip(DOORS, free_ports(len(DOORS)), strict=True))
+    return {}
 
 
 def make_accounts(lab: Lab) -> None:

@@ -56,7 +56,7 @@ class Story:
     def send(self, mails: list[samples.Sample]) -> None:
         """Each sample through port 25, as if from its own host (XCLIENT)."""
         for sample in mails:
-            with smtplib.SMTP("127.0.0.1", self.lab.ports["smtp"], timeout=30) as smtp:
+            with smtplib.SMTP("127.0.0.1", self.lab.ports["smtp"], "localhost", timeout=30) as smtp:
                 smtp.ehlo("demo")
                 smtp.docmd("XCLIENT", f"ADDR={sample.ip} NAME={sample.helo} HELO={sample.helo}")
                 smtp.ehlo(sample.helo)
@@ -115,7 +115,7 @@ class Story:
         ann = f"ann@{samples.DOMAIN}"
         before = len(self.lab.hop.arrivals)
         with smtplib.SMTP_SSL(
-            "127.0.0.1", self.lab.ports["submissions"], context=insecure(), timeout=30
+            "127.0.0.1", self.lab.ports["submissions"], "localhost", context=insecure(), timeout=30
         ) as smtp:
             smtp.login(ann, self.lab.passwords[ann])
             smtp.sendmail(

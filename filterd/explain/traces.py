@@ -20,11 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filterd.explain.codec import dump, load, plain
+from filterd.wal import enter_wal
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 log = logging.getLogger("filterd.explain")
 
 FLUSH_SECONDS = 0.2
+BUSY_SECONDS = 5.0
 MAX_WAITING = 20_000  # traces in memory when the disk does not keep up; more are dropped, counted and logged
 PRUNE_SECONDS = 3600.0
 
@@ -44,10 +46,10 @@ create table if not exists alias(name text primary key, trace text) without rowi
 def connect(path: Path, readonly: bool = False) -> sqlite3.Connection:
     """An open trace database; creates it when it is missing and ``readonly`` is False."""
     if readonly:
-        return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-    db.execute("pragma journal_mode=wal")
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    enter_wal(db, BUSY_SECONDS)
     db.execute("pragma synchronous=off")
     db.executescript(SCHEMA)
     return db
@@ -100,10 +102,13 @@ class TraceWriter:
             while not self._waiting.empty():
                 batch.append(self._waiting.get())
             going = None not in batch
+            entries = [entry for entry in batch if entry is not None]
             try:
                 if db is None:
+                    if not entries:  # the end, and there was never anything to write
+                        break
                     db = connect(self._path)
-                self._write(db, [entry for entry in batch if entry is not None])
+                self._write(db, entries)
                 if time.time() - pruned > PRUNE_SECONDS:
                     pruned = time.time()
                     self._prune(db, pruned - self._keep)

@@ -50,7 +50,7 @@ class Spec:
 class Call:
     """``write`` collects untagged responses; ``full`` says that a step has produced enough."""
 
-    __slots__ = ("_out", "_size", "_store", "events", "session", "tag", "uid")
+    __slots__ = ("_out", "_size", "_store", "at_once", "events", "session", "tag", "uid")
 
     def __init__(self, session: Session, tag: bytes, uid: bool) -> None:
         self.session = session
@@ -59,6 +59,7 @@ class Call:
         self._out: list[bytes] = []
         self._size = 0
         self._store: AccountStore | None = None
+        self.at_once = False  # on the loop: there is little time
         self.events: list[MailboxEvent] = []  # told by the shell when the answer is out
 
     @property

@@ -51,6 +51,10 @@ class Plan:
         """Fields of the index, each once."""
         return tuple(dict.fromkeys(name for column in self.columns for name in column.needs))
 
+    def copy(self) -> Plan:
+        """For one command: what runs it changes the columns."""
+        return Plan(list(self.columns), self.texts, self.seen, self.partial)
+
     def add(self, column: Column) -> None:
         if all(column.format != other.format for other in self.columns):
             self.columns.append(column)
@@ -253,7 +257,7 @@ def _mark_seen(call: Call, masks: dict[int, int]) -> set[int]:
     if not unseen:
         return set()
     result = call.store.set_flags(call.view.mailbox, unseen, "add", ("\\Seen",))
-    call.view.told(result.changed)
+    call.view.told(result)
     for uid, mask, _ in result.changed:
         masks[uid] = mask
     return {uid for uid, _, _ in result.changed}

@@ -95,6 +95,10 @@ class Parser:
         self.at += 1
         return True
 
+    def rest(self) -> bytes | None:
+        """All that follows, None when there are literals in it."""
+        return self.text[self.at :] if self._part + 1 == len(self._command.parts) else None
+
     def end(self) -> None:
         """Nothing may follow (trailing blanks are forgiven: several phones send them)."""
         if self._part + 1 < len(self._command.parts) or self.text[self.at :].strip(b" "):

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from filterd.accounts.directory import Account
 from filterd.imap import numset, state
@@ -33,6 +34,10 @@ from filterd.imap.view import Style, View
 from filterd.imap.wire import Command, Continue, Line, Reader, Refused
 from filterd.imap.work import IdleWork, Work
 from pipeline.ports import Clock
+
+if TYPE_CHECKING:
+    from filterd.imap.cmd.fetch import Modifiers
+    from filterd.imap.fetch import Plan
 
 
 @dataclass(slots=True)
@@ -90,6 +95,7 @@ class Session:
         "compressed",
         "condstore",
         "config",
+        "fetch_memo",
         "idle_tag",
         "qresync",
         "rev2",
@@ -136,6 +142,7 @@ class Session:
         self.condstore = self.qresync = self.utf8 = self.rev2 = self.uidonly = False
         self.saved: tuple[int, ...] | None = None
         self.body_cache: tuple[str, int, bytes] | None = None
+        self.fetch_memo: tuple[bytes, Plan, Modifiers] | None = None
 
     # -- octets -------------------------------------------------------------------------------------------------
     def receive_data(self, data: bytes) -> None:
@@ -382,6 +389,7 @@ class Session:
     # -- IDLE ---------------------------------------------------------------------------------------------------
     def start_idle(self, tag: bytes) -> None:
         self.idle_tag = tag
+        self.fetch_memo = None  # an idle connection is small
         self.ask(b"idling", self._end_idle)
         self._events.append(Idle(None if self.view is None else self.view.mailbox))
         if self.view is not None:

@@ -19,13 +19,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from filterd.imap import numset
 from filterd.imap.errors import Fatal
 from filterd.imap.flags import FlagTable
-from filterd.store.base import MAX_KEYWORDS, SYSTEM_FLAGS, AccountStore, NoSuchMailbox, Snapshot
+from filterd.store.base import (
+    MAX_KEYWORDS,
+    SYSTEM_FLAGS,
+    AccountStore,
+    Changes,
+    FlagChange,
+    NoSuchMailbox,
+    Snapshot,
+)
 
 _KNOWN_LIMIT = 100_000  # flag changes told by this session itself and remembered until the next refresh
 
 
 class View:
-    __slots__ = ("_told", "flags", "gone", "mailbox", "mailbox_id", "read_only", "snapshot", "table", "uids")
+    __slots__ = (
+        "_own",
+        "_told",
+        "flags",
+        "gone",
+        "mailbox",
+        "mailbox_id",
+        "read_only",
+        "snapshot",
+        "table",
+        "uids",
+    )
 
     def __init__(self, snapshot: Snapshot, read_only: bool) -> None:
         self.mailbox = snapshot.info.name
@@ -37,6 +56,7 @@ class View:
         self.gone: set[int] = set()
         self.table = FlagTable(snapshot.keywords)
         self._told: dict[int, int] = {}
+        self._own: set[int] = set()  # modseqs that were given out for nothing else than what was told
 
     # -- numbers ------------------------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -54,10 +74,11 @@ class View:
             return range(first, first + len(uids))
         return [self.number_of(uid) for uid in uids]
 
-    def told(self, changes: Iterable[tuple[int, int, int]]) -> None:
-        """The client has been (or need not be) told of these (uid, mask, modseq): do not tell it again."""
+    def told(self, change: FlagChange) -> None:
+        """The client has been (or need not be) told of this: do not tell it again."""
         if len(self._told) < _KNOWN_LIMIT:
-            self._told.update([(uid, modseq) for uid, _, modseq in changes])
+            self._told.update([(uid, modseq) for uid, _, modseq in change.changed])
+            self._own.update(change.made)
 
     # -- following the store ------------------------------------------------------------------------------------
     def refresh(
@@ -90,7 +111,7 @@ class View:
 
     def _follow(self, store: AccountStore, new: Snapshot, style: Style) -> Iterator[bytes]:
         old = self.snapshot
-        changes = store.changes(self.mailbox, old.modseq)
+        changes = self._changes(store, new)
         first_new = bisect_left(new.uids, old.uidnext)
         arrived = len(new.uids) - first_new
         lost: set[int] = set()
@@ -110,6 +131,15 @@ class View:
             changed = _compare(old, new)
         yield from self._tell_flags(changed, old.uidnext, new.modseq, style)
         self._told.clear()
+        self._own.clear()
+
+    def _changes(self, store: AccountStore, new: Snapshot) -> Changes:
+        """What happened between the snapshots; not asked for when it was all our own doing: then nothing is to be told."""
+        old = self.snapshot
+        span = range(old.modseq + 1, new.modseq + 1)
+        if len(span) <= len(self._own) and self._own.issuperset(span):
+            return Changes(new.modseq, new.uidnext, (), (), (), new.keywords)
+        return store.changes(self.mailbox, old.modseq)
 
     def learn_keywords(self, keywords: tuple[str, ...]) -> Iterator[bytes]:
         """New flags are announced before they are used (RFC 9051 7.3.5)."""

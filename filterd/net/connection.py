@@ -201,6 +201,8 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.ip, self.port = plain_ip(transport.get_extra_info("peername"))
+        if self.ticket is not None and self.ticket.client is not None:  # a proxy told us (PROXY protocol)
+            self.ip, self.port = self.ticket.client
         try:
             self.core = self.begin()
         except Exception:
@@ -268,7 +270,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
             return
         event = self.core.next_event()
         done = 0
-        while event is not None and done < AT_ONCE and self._drained is None and self._quick(event):
+        while event is not None and done < AT_ONCE and self._drained is None and self._now(event):
             done += 1
             event = self.core.next_event()
         if event is not None:
@@ -287,7 +289,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
                 if type(event) is self.close_event:
                     self._finish()
                     return
-                if self._quick(event):
+                if self._now(event):
                     row += 1
                     if row % AT_ONCE == 0:
                         await asyncio.sleep(0)
@@ -309,7 +311,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         if self.ticket is not None and core.settled:
             self.ticket.settle()
 
-    def _quick(self, event: object) -> bool:
+    def _now(self, event: object) -> bool:
         try:
             return self.at_once(event)
         except Exception:

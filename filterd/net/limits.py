@@ -24,10 +24,11 @@ class Ticket:
     """One admitted connection. ``settle`` when it has shown what it is; ``release`` when it is over (any number of times).
 
     The connection sets ``evict`` (cut it at once, to take the place back) and ``stop`` (say good-bye and close); the
-    listener sets ``gone`` (told once, at the release).
+    listener sets ``gone`` (told once, at the release). ``client`` is (address, port) as a proxy told it in place of the socket's
+    peer, ``told`` says which; ``unknown``: it came by a proxy that could not tell.
     """
 
-    __slots__ = ("_admission", "evict", "gone", "key", "stop")
+    __slots__ = ("_admission", "client", "evict", "gone", "key", "stop", "told", "unknown")
 
     def __init__(self, admission: Admission, key: str) -> None:
         self._admission: Admission | None = admission
@@ -35,6 +36,13 @@ class Ticket:
         self.evict: Callable[[], None] | None = None
         self.gone: Callable[[], None] | None = None
         self.stop: Callable[[], None] | None = None
+        self.client: tuple[str, int] | None = None
+        self.told = ""
+        self.unknown = False
+
+    def introduce(self, client: tuple[str, int] | None, told: str) -> None:
+        """What a proxy told about the connection; ``client`` None: whose it is is not known."""
+        self.client, self.told, self.unknown = client, told, client is None
 
     def settle(self) -> None:
         if self._admission is not None:
@@ -76,15 +84,29 @@ class Admission:
         self.tickets.add(ticket)
         return ticket
 
+    def readmit(self, ticket: Ticket, ip: str) -> bool:
+        """The place is a client's at ``ip``, as a proxy has told; False: that network has enough of them."""
+        key = network_key(ip)
+        if ticket not in self.tickets or self.by_key.get(key, 0) >= self.limits.per_address:
+            self.refused += 1
+            return False
+        self._uncount(ticket.key)
+        ticket.key = key
+        self.by_key[key] = self.by_key.get(key, 0) + 1
+        return True
+
     def release(self, ticket: Ticket) -> None:
         self.newcomers.pop(ticket, None)
         self.tickets.discard(ticket)
         self.total -= 1
-        left = self.by_key[ticket.key] - 1
+        self._uncount(ticket.key)
+
+    def _uncount(self, key: str) -> None:
+        left = self.by_key[key] - 1
         if left:
-            self.by_key[ticket.key] = left
+            self.by_key[key] = left
         else:
-            del self.by_key[ticket.key]
+            del self.by_key[key]
 
     def shut_down(self) -> None:
         """Ask every connection to end between two commands; those that do not listen are cut by the loop's end."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from filterd.net.limits import Admission, Ticket, plain_ip
+from filterd.net.proxy import Proxies, ProxyFault
 from filterd.net.share import PATIENCE, Share
 
 REFUSE_BATCH = 64  # refused in one go before other connections get their turn
@@ -157,7 +158,8 @@ class Server:
 
     ``factory(ticket)`` makes the protocol of a connection. ``context`` gives the TLS context of an implicit-TLS
     listener at each connection (so a reloaded certificate is used at once), None for a plain one. ``refusal`` is
-    sent to who is not admitted on a plain listener. ``share``: what the other workers on this socket have.
+    sent to who is not admitted on a plain listener. ``proxies``: each connection begins with a PROXY header, before TLS, and
+    counts as the client's that it names; who is no proxy of ours is cut off. ``share``: what the other workers on this socket have.
     """
 
     def __init__(
@@ -170,8 +172,10 @@ class Server:
         refusal: bytes = b"",
         handshake_seconds: float = 30.0,
         share: Share | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self.sock = sock
+        self._proxies = proxies
         self._share = share
         self._factory = factory
         self._admission = admission
@@ -195,8 +199,8 @@ class Server:
                 self._share.close()
 
     def cut_handshakes(self) -> None:
-        """The program ends: who has not finished the TLS handshake is not waited for."""
-        if self._context is not None:
+        """The program ends: who has not finished the TLS handshake, or the PROXY header, is not waited for."""
+        if self._context is not None or self._proxies is not None:
             for task in self._starting:
                 task.cancel()
 
@@ -225,7 +229,12 @@ class Server:
                     return
                 continue  # the client is gone already (ECONNABORTED and the like)
             ip = None if client.family == socket.AF_UNIX else plain_ip(peer)[0]
-            ticket = self._admission.admit(ip)
+            if self._proxies is not None and not self._proxies.trusts(ip):
+                log.warning("%s is no proxy of ours (server.proxy_trusted)", ip)
+                client.close()
+                continue
+            # a proxy's own address counts for nothing: its clients are counted when it has told them
+            ticket = self._admission.admit(ip if self._proxies is None else None)
             if ticket is None:
                 self._refuse(client)
                 continue
@@ -262,8 +271,22 @@ class Server:
                 with contextlib.suppress(OSError):
                     client.send(self._refusal)
 
+    async def _introduced(self, proxies: Proxies, client: socket.socket, ticket: Ticket) -> bool:
+        """Read the PROXY header; False when its client is refused. Raises ProxyFault, TimeoutError, OSError."""
+        found = await proxies.read(client)
+        peer = plain_ip(client.getpeername())[0] or "a unix socket"
+        if found.ip is None:
+            ticket.introduce(None, f"PROXY v{found.version} by {peer}")
+            return True
+        ticket.introduce((found.ip, found.port), f"PROXY v{found.version} by {peer}")
+        return self._admission.readmit(ticket, found.ip)
+
     async def _serve(self, client: socket.socket, ticket: Ticket) -> None:
         try:
+            if self._proxies is not None and not await self._introduced(self._proxies, client, ticket):
+                ticket.release()
+                self._refuse(client)
+                return
             context = self._context() if self._context is not None else None
             await self._loop.connect_accepted_socket(
                 lambda: self._factory(ticket),
@@ -271,8 +294,9 @@ class Server:
                 ssl=context,
                 ssl_handshake_timeout=self._handshake_seconds if context is not None else None,
             )
-        except (TimeoutError, OSError, ssl.SSLError) as error:
-            log.info("connection failed before its greeting: %s", type(error).__name__)
+        except (TimeoutError, OSError, ssl.SSLError, ProxyFault) as error:
+            why = f": {error}" if isinstance(error, ProxyFault) else ""
+            log.info("connection failed before its greeting: %s%s", type(error).__name__, why)
             ticket.release()
             client.close()
         except asyncio.CancelledError:

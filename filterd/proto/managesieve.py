@@ -74,13 +74,15 @@ COMMANDS: dict[str, Command] = {
 
 @dataclass(frozen=True, slots=True)
 class SieveConfig:
-    """Settings and limits. ``extensions`` is what SIEVE announces; ``notify`` the methods NOTIFY does, when any."""
+    """Settings and limits. ``extensions`` is what SIEVE announces; ``notify`` the methods NOTIFY does, ``extlists`` the URI
+    schemes of lists (RFC 6134 2.9), when any."""
 
     extensions: tuple[str, ...]
     starttls: bool = False
     allow_plain_auth: bool = False
     max_redirects: int = 4
     notify: tuple[str, ...] = ()
+    extlists: tuple[str, ...] = ()
     implementation: str = "filterd"
     script_size: int = 1_048_576
     line: int = 16_384
@@ -308,6 +310,8 @@ class SieveCore:
         ]
         if config.notify:
             pairs.append(("NOTIFY", " ".join(config.notify)))
+        if config.extlists:
+            pairs.append(("EXTLISTS", " ".join(config.extlists)))
         pairs += [("MAXREDIRECTS", str(config.max_redirects)), ("VERSION", "1.0")]
         if self.owner:
             pairs.append(("OWNER", self.owner))

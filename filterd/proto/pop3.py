@@ -13,8 +13,8 @@ in TRANSACTION; message numbers never change while the maildrop is open; what ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 from filterd.proto import sasl
@@ -86,16 +86,20 @@ class Pop3Config:
 
 @dataclass(frozen=True, slots=True)
 class Maildrop:
-    """The open maildrop, frozen: ``sizes`` in octets and ``uids`` by message number - 1, and the UIDVALIDITY."""
+    """The open maildrop, frozen: ``sizes`` in octets and ``uids`` by message number - 1, and the UIDVALIDITY.
+
+    ``adopted``: UID -> unique id, of messages that came with one from another server."""
 
     uidvalidity: int
     uids: Sequence[int]
     sizes: Sequence[int]
+    adopted: Mapping[int, str] = field(default_factory=dict)
 
     def uidl(self, number: int) -> str:
-        """The unique id of message ``number``: Dovecot's default form (%08Xu%08Xv), so that a maildrop taken over with
-        its UIDs is not fetched again by clients that leave mail on the server."""
-        return f"{self.uids[number - 1]:08x}{self.uidvalidity:08x}"
+        """The unique id of message ``number``: its own, else in Dovecot's default form (%08Xu%08Xv), so that a maildrop
+        taken over with its UIDs is not fetched again by clients that leave mail on the server."""
+        uid = self.uids[number - 1]
+        return self.adopted.get(uid) or f"{uid:08x}{self.uidvalidity:08x}"
 
 
 # -- events -----------------------------------------------------------------------------------------------------------

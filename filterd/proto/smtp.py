@@ -77,13 +77,16 @@ class SmtpCore(SmtpBase):
     # -- commands -----------------------------------------------------------------------------------
     def _read_line(self) -> bool:
         reader = self._reader
-        before = len(reader) if self._unheard else 0
+        before, dropped = len(reader), reader.dropped
         line = reader.next_line()
         if line is None:
             if reader.dropped > self.config.limits.line_swallow:
-                self._hang_up(Reply(421, "4.5.2", "Line far too long; closing"))
+                self._hang_up(fixed.FAR_TOO_LONG)
                 return True
             return False
+        if isinstance(line, LineFault) and dropped + before - len(reader) - 2 > self.config.limits.line_swallow:
+            self._hang_up(fixed.FAR_TOO_LONG)  # its end came in the same chunk: the answer is the same
+            return True
         if self._unheard:
             # Octets that were here before our reply went out do not show that the client heard it.
             used = before - len(reader)

@@ -79,6 +79,7 @@ GO_ON = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 NEED_HELO = Reply(503, "5.5.1", "Send EHLO first")
 NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
 BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
+FAR_TOO_LONG = Reply(421, "4.5.2", "Line far too long; closing")
 UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
 BUG = Reply(451, "4.3.0", "Internal error; try again later")
 BUG_CLOSING = Reply(421, "4.3.0", "Internal error; try again later")

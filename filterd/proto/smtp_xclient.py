@@ -9,7 +9,7 @@ Values are xtext; ``[UNAVAILABLE]`` and ``[TEMPUNAVAIL]`` become "". All functio
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from filterd.proto.smtp_parse import HELO_NAME, XCHAR, SyntaxFault, printable, xtext
 
@@ -101,7 +101,7 @@ def _address(value: str) -> str | None:
     return str(mapped or address)
 
 
-def written(facts: dict[str, str], names: Sequence[str]) -> list[str]:
+def written(facts: Mapping[str, str], names: Sequence[str]) -> list[str]:
     """Attributes as a client writes them, those of ``names`` that are there."""
     return [f"{name}={encoded(facts[name])}" for name in names if name in facts]
 

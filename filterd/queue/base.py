@@ -6,18 +6,20 @@ effects, HOUSE item 10); every recipient of it comes to a recorded end: sent, bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from filterd.store.base import NewMessage, SieveState
+from rules.actions import ListStore
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """One recipient of one message that leaves. ``key`` is the delivery key: an unacknowledged one younger than a day that
     comes again is not queued a second time. ``data`` is the final text (CRLF). ``kind``: redirect, submission, vacation,
-    notify, dsn, report. ``params``: NOTIFY ORCPT RET ENVID BODY SMTPUTF8 as they are to be relayed, by upper-case name."""
+    notify, dsn, report, relay. ``hold_until``: not to leave before (seconds since the epoch); ``held``: why it waits for the
+    operator to release it. ``params``: NOTIFY ORCPT RET ENVID BODY SMTPUTF8 as they are to be relayed, by upper-case name."""
 
     key: bytes
     reverse_path: str
@@ -26,6 +28,8 @@ class Outgoing:
     kind: str
     trace: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
+    hold_until: float = 0.0
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +43,36 @@ class PendingStore:
     trace: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PendingChange:
+    """What a delivery changes in an account beside its messages: Sieve state that no store of the plan takes along (key ->
+    seconds of life), entries of the account's lists. Doing it twice changes nothing."""
+
+    account: str
+    remember: Mapping[bytes, int] = field(default_factory=dict)
+    lists: tuple[ListStore, ...] = ()
+    trace: str = ""
+
+
+def nothing() -> None:
+    """For who does not want to be told."""
+
+
 class Spool(Protocol):
     """The door's side of the queue; one object a process, safe between processes."""
 
     async def enqueue(
-        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore] = ()
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore] = (),
+        changes: Sequence[PendingChange] = (),
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Durable on return: (queue ids, store ids). Raises StoreUnavailable."""
+        """Durable on return: (queue ids, ids of the stores and then of the changes). Raises StoreUnavailable."""
         ...
 
-    def performed(self, store_ids: Sequence[str]) -> None:
-        """These stores are done; written with the next group commit, without waiting for it."""
+    def performed(self, ids: Sequence[str], then: Callable[[], None] = nothing) -> None:
+        """These stores and changes are done; written at once, without waiting for it. ``then`` is called on the loop when a
+        crash cannot have them done again any more."""
         ...
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:

@@ -17,11 +17,12 @@ from filterd.explain.traces import TraceWriter
 from filterd.queue.destinations import Destination
 from filterd.queue.dialogue import Mail
 from filterd.queue.ends import HERE, Ends, Result
+from filterd.queue.journal import Journal
 from filterd.queue.link import Broken, Link
 from filterd.queue.outbound import Connector
 from filterd.queue.replies import RemoteReply
 from filterd.queue.route import Hop, NoRoute
-from filterd.queue.rows import Item, PutOff
+from filterd.queue.rows import FORWARD, Item, PutOff, forwarded
 from filterd.queue.writer import Writer
 from filterd.store.base import StoreUnavailable
 from pipeline.ports import Clock
@@ -42,7 +43,7 @@ Route = Callable[[str], Awaitable[Sequence[Hop] | NoRoute]]
 
 @dataclass(slots=True)
 class Office:
-    """What all couriers share. ``foreign``: the due items of every domain but these are the relay's."""
+    """What all couriers share. ``here``: the due items of every domain but these are the relay's."""
 
     writer: Writer
     ends: Ends
@@ -137,20 +138,29 @@ class Courier:
         async with place.taking:
             now = office.clock.time()
             if place.resting(now):
-                schedule, domain = office.ends.schedule, place.domain
+                schedule = office.ends.schedule
                 wait = PutOff(
                     place.rest_until, place.reply, now - schedule.max_age, now - (schedule.warn_after or now)
                 )
-                await office.writer.write(lambda journal: journal.put_off(now, domain, office.here, wait))
-            free = await office.writer.read(
-                lambda journal: journal.due(now, place.domain, BATCH + 1, office.here, office.busy)
-            )
+                free = await office.writer.write(lambda journal: self._left(journal, now, wait))
+            else:
+                free = await office.writer.read(lambda journal: self._due(journal, now))
             taken = share(free)
             place.hungry = len(taken) < len(free)
             office.busy.update(item.number for item in taken)
         if place.hungry:
             office.look.set()
         return taken
+
+    def _due(self, journal: Journal, now: float) -> list[Item]:
+        office = self.office
+        return journal.due(now, self.place.domain, BATCH + 1, office.here, office.busy)
+
+    def _left(self, journal: Journal, now: float, wait: PutOff) -> list[Item]:
+        """In one transaction: put off what the resting place has due; what must not wait is left. Mail that came between the
+        two would be counted a try that was never made."""
+        journal.put_off(now, self.place.domain, self.office.here, wait)
+        return self._due(journal, now)
 
     # -- sending ---------------------------------------------------------------------------
     async def _serve(self, items: list[Item]) -> None:
@@ -225,6 +235,7 @@ class Courier:
             recipients=tuple(by_address),
             data=data,
             params=[item.params for item in by_address.values()],
+            forward=forwarded(group[0].params),
         )
         try:
             await link.attempt(mail)
@@ -269,7 +280,7 @@ def grouped(items: Sequence[Item]) -> list[list[Item]]:
     """Recipients of the same text, reverse-path and parameters of MAIL share a transaction (RFC 5321 4.1.1.4)."""
     groups: dict[tuple[object, ...], list[Item]] = defaultdict(list)
     for item in items:
-        said = tuple(item.params.get(name) for name in ("RET", "ENVID", "BODY", "SMTPUTF8", "BY"))
+        said = tuple(item.params.get(name) for name in ("RET", "ENVID", "BODY", "SMTPUTF8", "BY", FORWARD))
         groups[(item.body, item.reverse_path, said)].append(item)
     return list(groups.values())
 

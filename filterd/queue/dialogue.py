@@ -2,8 +2,8 @@
 
 The shell (``link.py``) sends what a generator yields and gives back the replies; each step says how long to wait for them.
 Specification: RFC 5321, RFC 2920 (PIPELINING), RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 (DSN),
-RFC 3207 (STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed). Complete: yes, except
-CHUNKING (DATA carries everything we send: there is never BINARYMIME).
+RFC 3207 (STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed), Postfix's
+XFORWARD_README. Complete: yes, except CHUNKING (DATA carries everything we send: there is never BINARYMIME).
 
 Theory of operation. ``open`` leads from the greeting to a session that takes mail. ``send`` is one transaction: with
 PIPELINING MAIL, every RCPT and DATA go out in one write; ``Mail.results`` gets the *final* reply of each recipient as soon
@@ -22,6 +22,7 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from filterd.proto.smtp_xclient import XFORWARD_NAMES, written
 from filterd.queue.replies import RemoteReply, features_of
 from pipeline.dns_name import to_ascii
 
@@ -31,6 +32,8 @@ DATA_SECONDS = 120.0  # RFC 5321 4.5.3.2.4
 FINAL_SECONDS = 600.0  # RFC 5321 4.5.3.2.6
 RSET_SECONDS = 20.0
 QUIT_SECONDS = 2.0
+COMMAND_LINE = 512  # RFC 5321 4.5.3.1.4
+FORWARD_WORD = 400
 PATH_LIMIT = 512  # octets; RFC 5321 4.5.3.1.3 says 256, VERP and SRS need more
 BARE = re.compile(rb"\r\n|\r|\n")
 PATH = re.compile(r'(?:[^\x00-\x20\x7f<>"\\]|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*")+\Z')
@@ -68,6 +71,7 @@ class Refused(Exception):
 class Mail:
     """One transaction. ``params`` beside ``recipients``, by upper-case name; those of MAIL are read from the first.
 
+    ``forward``: what a next hop of ours may be told by XFORWARD, by attribute name; decoded, "" = unavailable.
     ``results``: the final reply of each recipient that has one. ``sent``: the text went out whole, so a recipient without a
     result may have the message or not.
     """
@@ -76,6 +80,7 @@ class Mail:
     recipients: Sequence[str]
     data: bytes
     params: Sequence[Mapping[str, str]]
+    forward: Mapping[str, str] = field(default_factory=dict)
     results: dict[str, RemoteReply] = field(default_factory=dict)
     sent: bool = False
 
@@ -151,12 +156,15 @@ class Conversation:
         params = dict(zip(mail.recipients, mail.params, strict=True))
         commands += [self._rcpt_command(paths[address], params[address]) for address in addresses]
         go: RemoteReply | None = None
+        first = [b"RSET\r\n"] if self._stale else []
+        first += self._forward_commands(mail.forward)
         if "PIPELINING" in self.features:
-            reset = [b"RSET\r\n"] if self._stale else []
-            wire = b"".join((*reset, *commands, b"DATA\r\n"))
-            replies = yield Say(wire, len(reset) + len(commands) + 1)
-            *replies, go = replies[len(reset) :]
+            wire = b"".join((*first, *commands, b"DATA\r\n"))
+            replies = yield Say(wire, len(first) + len(commands) + 1)
+            *replies, go = replies[len(first) :]
         else:
+            for command in first:  # whatever the answer: a refused XFORWARD is no reason to keep the mail
+                yield Say(command, seconds=RSET_SECONDS)
             replies = yield from self._one_by_one(commands)
         self._stale = True
         accepted = self._judge(mail, addresses, replies)
@@ -183,8 +191,6 @@ class Conversation:
         self._stale = False
 
     def _one_by_one(self, commands: Sequence[bytes]) -> Generator[Step, list[RemoteReply], list[RemoteReply]]:
-        if self._stale:
-            yield Say(b"RSET\r\n", seconds=RSET_SECONDS)
         replies: list[RemoteReply] = []
         for command in commands:
             if replies and (not replies[0].good or replies[-1].code == 421):
@@ -252,6 +258,21 @@ class Conversation:
         if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < len(mail.data):
             return RemoteReply(552, (f"5.3.4 the next host takes at most {limit} octets",))
         return None
+
+    def _forward_commands(self, facts: Mapping[str, str]) -> list[bytes]:
+        """XFORWARD with what the next hop wants to know, in lines of at most 512 octets (Postfix XFORWARD_README)."""
+        wanted = self.features.get("XFORWARD", "").upper().split() if facts else []
+        lines: list[bytes] = []
+        line = b""
+        for word in written(facts, [name for name in XFORWARD_NAMES if name in wanted]):
+            octets = b" " + word.encode()
+            if len(octets) > FORWARD_WORD:
+                continue
+            if line and len(line) + len(octets) > COMMAND_LINE - 2:
+                lines.append(line + b"\r\n")
+                line = b""
+            line = (line or b"XFORWARD") + octets
+        return [*lines, line + b"\r\n"] if line else lines
 
     def _mail_command(self, mail: Mail, paths: Mapping[str, str]) -> bytes:
         sender = self._path(mail.reverse_path) if mail.reverse_path else ""

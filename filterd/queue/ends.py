@@ -38,7 +38,7 @@ class Schedule:
     def next_try(self, item: Item, now: float) -> float:
         """The last try is made when the message is as old as it may get."""
         at = now + self.retry[min(item.attempts, len(self.retry) - 1)]
-        end = item.created + self.max_age
+        end = item.since + self.max_age
         return end if now < end < at else at
 
 
@@ -99,7 +99,7 @@ class Ends:
                 self._notify(journal, item, action, reply, result.host, now, notes)
             journal.end(item.id, "sent", now)
             return "sent"
-        expired = now - item.created >= self.schedule.max_age
+        expired = now - item.since >= self.schedule.max_age
         if reply.permanent or expired:
             before = len(notes)
             if dsn.wanted(item.params, "FAILURE"):
@@ -114,7 +114,7 @@ class Ends:
             return state
         journal.again(item.id, self.schedule.next_try(item, now))
         warn = self.schedule.warn_after
-        if warn and not item.warned and now - item.created >= warn and dsn.wanted(item.params, "DELAY"):
+        if warn and not item.warned and now - item.since >= warn and dsn.wanted(item.params, "DELAY"):
             journal.set_warned(item.id)
             self._notify(journal, item, "delayed", reply, result.host, now, notes)
         return "waits"
@@ -149,7 +149,7 @@ class Ends:
             now=now,
             remote="" if host == HERE else host.split(" ")[0],
             arrival=item.created,
-            until=item.created + self.schedule.max_age,
+            until=item.since + self.schedule.max_age,
         )
         key = f"{item.id}:{action}".encode()
         params = {} if item.reverse_path.isascii() else {"SMTPUTF8": ""}

@@ -6,6 +6,7 @@ Format (documented nowhere else): ``queue.db``, SQLite, WAL, synchronous=FULL.
                                           above BODY_IN_ROW octets
 ``item(id, body, key, acked, ...)``       one recipient that leaves, with its delivery key (HOUSE item 11); states below
 ``store(id, body, item, acked, ...)``     one local store of a delivery with several effects; gone when performed
+``change(id, account, ...)``              Sieve state and lists that belong to a delivery with several effects (``changes``)
 ``attempt(item, at, host, reply, dialogue)``, ``dialogue(id, at, text)``   each try and what was said, for ``queue why``
 
 States of an item: queued, held; ends: sent, bounced, expired, dropped (kept for KEEP_ENDED seconds). ``body`` is NULL once
@@ -32,9 +33,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from types import MappingProxyType
 
-from filterd.queue.base import Outgoing, PendingStore
+from filterd.queue import changes as rows_of_changes
+from filterd.queue.base import Outgoing, PendingChange, PendingStore
 from filterd.queue.rows import (
     AGENDA,
+    HOLD,
     ITEM_COLUMNS,
     LIVE,
     SCHEMA,
@@ -64,13 +67,26 @@ LOCK_WAIT = 10.0
 LOCK_STEPS = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002)  # the last one repeats
 PRUNE_ROWS = 5_000  # in one transaction
 CHECKPOINT_PAGES = 4_000
+LATER = f"max(?, coalesce(json_extract(params, '$.{HOLD}') + 0, 0))"  # not before the time its sender asked for
 NO_FILES: Mapping[bytes, str] = MappingProxyType({})
+Fresh = Callable[[bytes, float], bool]  # (key, when its row was made): is this no retry of that one?
+
+
+def always_retry(key: bytes, created: float) -> bool:
+    """What holds when nobody knows more than the database."""
+    return False
 
 
 def _where(domain: str | None, here: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     if domain is not None:
         return "domain=?", (domain,)
     return f"domain not in ({','.join('?' * len(here))})", tuple(here)
+
+
+def _params(out: Outgoing) -> str:
+    if out.hold_until:
+        return json.dumps({**out.params, HOLD: f"{out.hold_until:.0f}"})
+    return json.dumps(dict(out.params)) if out.params else "{}"
 
 
 class Journal:
@@ -165,29 +181,37 @@ class Journal:
         stores: Sequence[PendingStore],
         now: float,
         files: Mapping[bytes, str] = NO_FILES,
+        changes: Sequence[PendingChange] = (),
+        fresh: Fresh = always_retry,
     ) -> Added:
-        """Inside a transaction. Known unacknowledged keys add nothing; the ids are returned all the same. ``files``: the names of
-        large texts that lie on the disk already."""
+        """Inside a transaction. Known unacknowledged keys add nothing, unless ``fresh`` knows better; the ids are returned all the
+        same. ``files``: the names of large texts that lie on the disk already."""
         added = Added((), ())
-        added.items = tuple(id_text(self._add_item(out, now, files, added)) for out in outgoing)
-        if not stores:
-            return added
-        leader = id_number(added.items[0]) if added.items else 0
-        added.stores = tuple(
-            "S" + id_text(self._add_store(store, leader, now, files, added)) for store in stores
-        )
+        added.items = tuple(id_text(self._add_item(out, now, files, added, fresh)) for out in outgoing)
+        if stores:
+            leader = id_number(added.items[0]) if added.items else 0
+            added.stores = tuple(
+                "S" + id_text(self._add_store(store, leader, now, files, added, fresh)) for store in stores
+            )
+        for change in changes:
+            name = self._new_id(now, b"")
+            rows_of_changes.add(self._db, name, change, now, now + STORE_GRACE)
+            added.stores += (rows_of_changes.PREFIX + id_text(name),)
         return added
 
-    def _add_item(self, out: Outgoing, now: float, files: Mapping[bytes, str], added: Added) -> int:
+    def _add_item(
+        self, out: Outgoing, now: float, files: Mapping[bytes, str], added: Added, fresh: Fresh
+    ) -> int:
         known = self._db.execute(
-            "select id from item where key=? and acked=0 and created>?", (out.key, now - KEY_LIFE)
+            "select id, created from item where key=? and acked=0 and created>? order by id desc limit 1",
+            (out.key, now - KEY_LIFE),
         ).fetchone()
-        if known:
+        if known and not fresh(out.key, known[1]):
             return int(known[0])
         name = self._new_id(now, out.key)
         self._db.execute(
-            "insert into item(id, body, key, created, reverse_path, recipient, domain, kind, trace, params, next_at)"
-            " values(?,?,?,?,?,?,?,?,?,?,?)",
+            "insert into item(id, body, key, created, reverse_path, recipient, domain, kind, trace, params, next_at, state,"
+            " last_reply) values(?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 name,
                 self._body(out.data, now, files, added),
@@ -198,8 +222,10 @@ class Journal:
                 domain_of(out.recipient),
                 out.kind,
                 out.trace,
-                json.dumps(dict(out.params)) if out.params else "{}",
-                now,
+                _params(out),
+                max(now, out.hold_until),
+                "held" if out.held else "queued",
+                out.held,
             ),
         )
         return name
@@ -207,23 +233,31 @@ class Journal:
     def _new_id(self, now: float, key: bytes) -> int:
         if not self._last:
             tops = self._db.execute(
-                "select (select max(id) from item), (select max(id) from store)"
+                "select (select max(id) from item), (select max(id) from store), (select max(id) from change)"
             ).fetchone()
-            self._last = max(tops[0] or 0, tops[1] or 0)
+            self._last = max(top or 0 for top in tops)
         chance = int.from_bytes(durable.digest(key)[:3], "big") & 0x3FFFF
         self._last = max(self._last + 1, int(now * 1000) << 18 | chance)
         return self._last
 
     def _add_store(
-        self, store: PendingStore, leader: int, now: float, files: Mapping[bytes, str], added: Added
+        self,
+        store: PendingStore,
+        leader: int,
+        now: float,
+        files: Mapping[bytes, str],
+        added: Added,
+        fresh: Fresh,
     ) -> int:
         message = store.message
         if message.key:
             known = self._db.execute(
-                "select id from store where key=? and account=? and mailbox=? and acked=0 and created>?",
+                "select id, created from store where key=? and account=? and mailbox=? and acked=0 and created>?"
+                " order by id desc limit 1",
                 (message.key, store.account, store.mailbox, now - KEY_LIFE),
             ).fetchone()
-            if known:  # the same delivery once more, before it could be performed
+            # the same delivery once more, before it could be performed
+            if known and not fresh(message.key, known[1]):
                 return int(known[0])
         state = {key.hex(): seconds for key, seconds in (store.state.remember if store.state else {}).items()}
         name = self._new_id(now, message.key)
@@ -276,12 +310,14 @@ class Journal:
         return name
 
     def acknowledge(self, keys: Iterable[bytes]) -> None:
-        """Inside a transaction."""
+        """Inside a transaction. Of equal deliveries each is acknowledged for itself, the oldest first."""
         for key in keys:
-            self._db.execute(
-                "update store set acked=1 where item in (select id from item where key=? and acked=0)", (key,)
-            )
-            self._db.execute("update item set acked=1 where key=? and acked=0", (key,))
+            (item,) = self._db.execute(
+                "select min(id) from item where key=? and acked=0", (key,)
+            ).fetchone()
+            if item is not None:
+                self._db.execute("update store set acked=1 where item=?", (item,))
+                self._db.execute("update item set acked=1 where id=?", (item,))
 
     # -- reading ---------------------------------------------------------------------------
     def body(self, number: int) -> bytes:
@@ -298,8 +334,8 @@ class Journal:
 
     def agenda(self) -> Agenda:
         domains = [(str(name), float(at)) for name, at in self._db.execute(AGENDA)]
-        row = self._db.execute("select min(next_at) from store").fetchone()
-        return Agenda(domains, row[0])
+        rows = self._db.execute("select min(next_at) from store union all select min(next_at) from change")
+        return Agenda(domains, min((row[0] for row in rows if row[0] is not None), default=None))
 
     def due(
         self,
@@ -350,14 +386,18 @@ class Journal:
         return [(float(at), str(host), str(reply), str(dialogue)) for at, host, reply, dialogue in rows]
 
     def pending_stores(self, now: float, limit: int = 100) -> list[tuple[str, int]]:
-        """(id, attempts) of stores that a worker began and did not finish, as far as they are due."""
+        """(id, attempts) of stores and changes that a worker began and did not finish, as far as they are due."""
         rows = self._db.execute(
-            "select id, attempts from store where next_at<=? order by id limit ?", (now, limit)
+            "select 'S', id, attempts from store where next_at<=?1 union all"
+            f" select '{rows_of_changes.PREFIX}', id, attempts from change where next_at<=?1 order by id limit ?2",
+            (now, limit),
         )
-        return [("S" + id_text(number), attempts) for number, attempts in rows]
+        return [(kind + id_text(number), attempts) for kind, number, attempts in rows]
 
-    def pending_store(self, name: str) -> PendingStore | None:
+    def pending_store(self, name: str) -> PendingStore | PendingChange | None:
         """None when it was performed meanwhile. Raises StoreUnavailable."""
+        if name.startswith(rows_of_changes.PREFIX):
+            return rows_of_changes.find(self._db, id_number(name[1:]))
         row = self._db.execute(
             "select body, account, mailbox, flags, date, key, trace, decision, state, row_trace from store where id=?",
             (id_number(name[1:]),),
@@ -365,8 +405,14 @@ class Journal:
         if row is None:
             return None
         body, account, mailbox, flags, date, key, trace, decision, state, row_trace = row
+        try:
+            data = self.body(body)
+        except StoreUnavailable:
+            if self._db.execute("select 1 from store where id=?", (id_number(name[1:]),)).fetchone():
+                raise
+            return None  # its worker struck it out between two looks
         message = NewMessage(
-            data=self.body(body),
+            data=data,
             flags=tuple(json.loads(flags)),
             date=date,
             key=key,
@@ -381,6 +427,9 @@ class Journal:
         """Inside a transaction."""
         for name in names:
             number = id_number(name[1:])
+            if name.startswith(rows_of_changes.PREFIX):
+                self._db.execute("delete from change where id=?", (number,))
+                continue
             row = self._db.execute("select body from store where id=?", (number,)).fetchone()
             if row:
                 self._db.execute("delete from store where id=?", (number,))
@@ -388,8 +437,9 @@ class Journal:
 
     def store_failed(self, name: str, next_at: float) -> None:
         """Inside a transaction."""
+        table = "change" if name.startswith(rows_of_changes.PREFIX) else "store"
         self._db.execute(
-            "update store set attempts=attempts+1, next_at=? where id=?", (next_at, id_number(name[1:]))
+            f"update {table} set attempts=attempts+1, next_at=? where id=?", (next_at, id_number(name[1:]))
         )
 
     def said(self, at: float, text: str) -> int | None:
@@ -468,9 +518,9 @@ class Journal:
             ).fetchall()
             return sum(self.end(id_text(row[0]), "dropped", now) for row in rows)
         change = {
-            "retry": ("next_at=?", "state='queued'"),
+            "retry": ("next_at=?" if name else f"next_at={LATER}", "state='queued'"),
             "hold": ("state='held', next_at=?", "state='queued'"),
-            "release": ("state='queued', next_at=?", "state='held'"),
+            "release": (f"state='queued', next_at={LATER}", "state='held'"),
             "bounce": ("state='queued', wish='bounce', next_at=?", "state in ('queued','held')"),
         }[action]
         return self._db.execute(

@@ -41,7 +41,7 @@ class Connector(Protocol):
 
 @dataclass(slots=True)
 class Dialer(Connector):
-    """One a process. ``helo`` is our name; ``login`` goes to the relay."""
+    """One a process. ``helo`` is our name; ``login`` goes to every hop that has none of its own."""
 
     helo: str
     login: tuple[str, str] | None = None
@@ -66,12 +66,15 @@ class Dialer(Connector):
         try:
             return await self._once(hop, want_tls=True)
         except _TlsFailed as failed:
-            if self.login is not None or hop.port == SUBMISSIONS:
+            if self._login(hop) is not None or hop.port == SUBMISSIONS:
                 raise Broken(f"TLS with {hop.name} failed: {failed}") from failed
         return await self._once(hop, want_tls=False)
 
+    def _login(self, hop: Hop) -> tuple[str, str] | None:
+        return hop.login or self.login
+
     async def _once(self, hop: Hop, want_tls: bool) -> Link:
-        talk = Conversation(helo=self.helo, lmtp=hop.lmtp, want_tls=want_tls, login=self.login)
+        talk = Conversation(helo=self.helo, lmtp=hop.lmtp, want_tls=want_tls, login=self._login(hop))
         context = self._context(hop)
         wire = await self._connect(hop, context)
         talk.secure = hop.port == SUBMISSIONS
@@ -110,7 +113,7 @@ class Dialer(Connector):
         return wire
 
     def _context(self, hop: Hop) -> ssl.SSLContext:
-        if self.login is None or _near(hop.address):
+        if self._login(hop) is None or _near(hop.address):
             return self.unverified
         if self._verified is None:
             self._verified = ssl.create_default_context()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.dns_name import normalise
 from pipeline.ports import DnsStatus, Ids, Resolver
@@ -21,13 +21,15 @@ MAX_ADDRESSES = 20
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One address to try. ``name`` is the exchanger's name, for TLS and for people; ``path`` a unix socket instead."""
+    """One address to try. ``name`` is the exchanger's name, for TLS and for people; ``path`` a unix socket instead;
+    ``login`` only for a relay of ours."""
 
     name: str
     address: str
     port: int = 25
     path: str = ""
     lmtp: bool = False
+    login: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class NoRoute:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """A smart host: everything goes there. ``path`` is a unix socket instead of host and port."""
+    """A next hop of our choice: a smart host, or the store of a domain behind us. ``path`` is a unix socket instead of host and
+    port."""
 
     host: str
     port: int = 25
@@ -94,6 +97,8 @@ async def _to_relay(relay: Relay, resolver: Resolver) -> Sequence[Hop] | NoRoute
     found = await _addresses([relay.host.lower().rstrip(".")], resolver, relay.port, relay.lmtp)
     if isinstance(found, NoRoute) and found.permanent:
         return NoRoute(False, f"4.4.3 the relay {relay.host} has no address")
+    if relay.login is not None and not isinstance(found, NoRoute):
+        return [replace(hop, login=relay.login) for hop in found]
     return found
 
 

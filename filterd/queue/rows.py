@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from filterd.queue import changes
 from pipeline.dns_name import normalise
 from pipeline.trace import ALPHABET
 
 ID_LENGTH = 12
 ENDS = ("sent", "bounced", "expired", "dropped")
 LIVE = ("queued", "held")
+HOLD = "HOLDUNTIL"  # among an item's params: seconds since the epoch
+FORWARD = "XFORWARD"  # among an item's params: JSON, attribute to value
 
-SCHEMA = """
+SCHEMA = (
+    """
 create table if not exists body(id integer primary key, created real not null, size integer not null,
   path text not null default '', data blob);
 create table if not exists item(id integer primary key, body integer, key blob not null, acked integer not null default 0,
@@ -37,6 +41,8 @@ create table if not exists attempt(item integer not null, at real not null, host
 create index if not exists attempt_item on attempt(item, at);
 create table if not exists dialogue(id integer primary key, at real not null, text text not null);
 """
+    + changes.SCHEMA
+)
 
 AGENDA = """
 with recursive place(name) as (
@@ -78,6 +84,11 @@ class Item:
         """As people see it."""
         return id_text(self.number)
 
+    @property
+    def since(self) -> float:
+        """When it was first allowed to leave: what its age is counted from."""
+        return max(self.created, held_until(self.params))
+
 
 @dataclass(slots=True)
 class Added:
@@ -94,6 +105,20 @@ class Agenda:
 
     domains: list[tuple[str, float]]
     store_at: float | None
+
+
+def held_until(params: Mapping[str, str]) -> float:
+    """Not before, as its sender asked (RFC 4865); seconds since the epoch, 0 when he did not."""
+    try:
+        return float(params.get(HOLD, 0))
+    except ValueError:
+        return 0.0
+
+
+def forwarded(params: Mapping[str, str]) -> dict[str, str]:
+    """The facts for XFORWARD that a row carries."""
+    text = params.get(FORWARD, "")
+    return {str(name): str(value) for name, value in json.loads(text).items()} if text else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from filterd.explain.traces import TraceWriter
 from filterd.queue import bell
-from filterd.queue.base import PendingStore
+from filterd.queue.base import PendingChange, PendingStore
 from filterd.queue.courier import Courier, Local, Office
 from filterd.queue.destinations import PER_DESTINATION, Destination
 from filterd.queue.ends import Ends, Schedule
@@ -48,13 +48,13 @@ LOCK_FILE = "sender.lock"
 RELAY = "relay"
 PER_RELAY = 20  # a host of ours takes more than a stranger
 
-StoreLater = Callable[[PendingStore], Awaitable[None]]
+StoreLater = Callable[[PendingStore | PendingChange], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class SenderSettings:
-    """``retry`` pauses in seconds, the last repeats. ``our_names`` are names of our mail exchanger.
-    ``port`` is where MX hosts listen."""
+    """``retry`` pauses in seconds, the last repeats. ``our_names`` are names of our mail exchanger. ``relays``: where the mail of
+    domains goes whose store is behind us (they are not among ``our_domains``). ``port`` is where MX hosts listen."""
 
     directory: Path
     hostname: str
@@ -64,6 +64,7 @@ class SenderSettings:
     warn_after: float
     our_names: frozenset[str]
     our_domains: frozenset[str]
+    relays: Mapping[str, Relay] = field(default_factory=dict)
     port: int = 25
     total: int = TOTAL
     per_destination: int = PER_DESTINATION
@@ -126,22 +127,20 @@ class Sender:
         schedule = Schedule(
             settings.hostname, tuple(settings.retry) or (300.0,), settings.max_age, settings.warn_after
         )
-        login = settings.relay.login if settings.relay else None
 
         async def way(domain: str) -> Sequence[Hop] | NoRoute:
-            return await route(
-                domain, self.resolver, settings.relay, settings.our_names, settings.port, self.ids
-            )
+            relay = settings.relays.get(domain, settings.relay)
+            return await route(domain, self.resolver, relay, settings.our_names, settings.port, self.ids)
 
         return Office(
             writer,
             Ends(schedule, self.clock, self.ids),
-            self.connector or Dialer(settings.hostname, login),
+            self.connector or Dialer(settings.hostname),
             self.clock,
             self.traces,
             self.local,
             way,
-            here=("", *sorted(settings.our_domains)),
+            here=("", *sorted({*settings.our_domains, *settings.relays})),
         )
 
     async def _lock(self, stop: asyncio.Event) -> durable.Lock | None:
@@ -231,11 +230,12 @@ class Sender:
         return max(0.02, min([SWEEP_SECONDS, *(at - now for at in times)]))
 
     def _place(self, domain: str) -> Destination:
-        local = domain in self._office.here
-        name = RELAY if self.settings.relay is not None and not local else f"@{domain}"
+        behind = domain in self.settings.relays
+        local = domain in self._office.here and not behind
+        name = RELAY if self.settings.relay is not None and not local and not behind else f"@{domain}"
         place = self._places.get(name)
         if place is None:
-            limit = PER_RELAY if name == RELAY else self.settings.per_destination
+            limit = PER_RELAY if name == RELAY or behind else self.settings.per_destination
             place = Destination(name, None if name == RELAY else domain, local, limit)
             self._places[name] = place
         return place

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filterd.queue.base import Outgoing, PendingStore, Spool
+from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool, nothing
 from filterd.queue.bell import Bell
-from filterd.queue.journal import BODY_IN_ROW, Journal, write_body
+from filterd.queue.journal import BODY_IN_ROW, Fresh, Journal, always_retry, write_body
 from filterd.queue.rows import Added
 from filterd.queue.writer import Writer
 from filterd.store.base import StoreUnavailable
 from filterd.store.durable import RealDisk, make_dirs
 from pipeline.ports import Clock
+
+AGAIN_SECONDS = 1.0  # a completion that could not be written is written later
+
+log = logging.getLogger("filterd.queue")
 
 
 @dataclass(slots=True)
@@ -35,9 +40,12 @@ class _File:
 
 
 class GroupSpool(Spool):
-    """One a process."""
+    """One a process. ``fresh`` is asked in the queue's thread about keys that are known."""
+
+    fresh: Fresh
 
     def __init__(self, directory: Path, clock: Clock) -> None:
+        self.fresh = always_retry
         self._directory = directory
         self._clock = clock
         self._disk = RealDisk()
@@ -46,22 +54,37 @@ class GroupSpool(Spool):
         self._writer = Writer(directory, clock, "spool", self._ring)
 
     async def enqueue(
-        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore] = ()
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore] = (),
+        changes: Sequence[PendingChange] = (),
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         texts = [out.data for out in outgoing] + [store.message.data for store in stores]
         large = {data for data in texts if len(data) > BODY_IN_ROW}
         if not large:
-            added = await asyncio.shield(self._post(outgoing, stores, {}, sum(map(len, texts))))
+            added = await asyncio.shield(self._post(outgoing, stores, changes, {}, sum(map(len, texts))))
             return added.items, added.stores
         # what was begun is ended even when the caller goes away: the files must find their rows, or go
-        added = await asyncio.shield(asyncio.ensure_future(self._with_files(outgoing, stores, large)))
+        added = await asyncio.shield(asyncio.ensure_future(self._with_files(outgoing, stores, changes, large)))
         return added.items, added.stores
 
-    def performed(self, store_ids: Sequence[str]) -> None:
-        names = tuple(store_ids)
-        # at once: until this is written a kill has the store done again, and once the client's acknowledgement has reached
-        # the account nothing there would know it as the same
-        self._writer.ride(lambda journal: journal.stores_done(names), urgent=True)
+    def performed(self, ids: Sequence[str], then: Callable[[], None] = nothing) -> None:
+        names = tuple(ids)
+        try:
+            written = self._writer.post(lambda journal: journal.stores_done(names))
+        except StoreUnavailable:
+            log.warning("the queue is closed: what is done is rolled forward once more, which changes nothing")
+            return
+
+        def struck(done: asyncio.Future[None]) -> None:
+            if done.cancelled():
+                return
+            if done.exception() is None:
+                then()
+            else:
+                done.get_loop().call_later(AGAIN_SECONDS, self.performed, names, then)
+
+        written.add_done_callback(struck)
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         heard = tuple(keys)
@@ -76,18 +99,23 @@ class GroupSpool(Spool):
         self,
         outgoing: Sequence[Outgoing],
         stores: Sequence[PendingStore],
+        changes: Sequence[PendingChange],
         files: dict[bytes, str],
         octets: int,
     ) -> asyncio.Future[Added]:
         now = self._clock.time
 
         def add(journal: Journal) -> Added:
-            return journal.add(outgoing, stores, now(), files)
+            return journal.add(outgoing, stores, now(), files, changes, self.fresh)
 
         return self._writer.post(add, octets)
 
     async def _with_files(
-        self, outgoing: Sequence[Outgoing], stores: Sequence[PendingStore], large: set[bytes]
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore],
+        changes: Sequence[PendingChange],
+        large: set[bytes],
     ) -> Added:
         used = {data: self._take(data) for data in large}
         try:
@@ -95,7 +123,7 @@ class GroupSpool(Spool):
                 paths = {data: await asyncio.shield(file.writing) for data, file in used.items()}
             except OSError as error:
                 raise StoreUnavailable(f"queue: {error}") from error
-            added = await self._post(outgoing, stores, paths, 0)
+            added = await self._post(outgoing, stores, changes, paths, 0)
             for file in used.values():
                 file.named = file.named or file.writing.result() in added.paths
             return added

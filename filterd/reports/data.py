@@ -19,12 +19,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from filterd.wal import enter_wal
 from pipeline.dmarc import Observation
 
 log = logging.getLogger("filterd.reports")
 
 REPORTS = "reports.db"
 FLUSH_SECONDS = 1.0
+BUSY_SECONDS = 5.0
 MAX_WAITING = 50_000
 ROWS_A_DOMAIN = 10_000  # different rows of one domain and day; more are not told apart any more, nor reported
 KEEP_DAYS = 14
@@ -110,8 +112,8 @@ def row_of(seen: Observation) -> Row:
 
 def connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-    db.execute("pragma journal_mode=wal")
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    enter_wal(db, BUSY_SECONDS)
     db.execute("pragma synchronous=off")
     db.executescript(SCHEMA)
     return db

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from filterd.proto.pop3 import Maildrop
@@ -70,20 +70,20 @@ class MemoryLocks(MaildropLocks):
 async def open_maildrop(jobs: Jobs, account: str) -> Maildrop:
     """INBOX as it is now, in blocks so that no job holds the account long."""
 
-    def look(store: AccountStore) -> tuple[Snapshot, Facts | None]:
+    def look(store: AccountStore) -> tuple[Snapshot, Facts | None, Mapping[int, str]]:
         snapshot = store.snapshot(INBOX)
-        return snapshot, store.facts(snapshot)
+        return snapshot, store.facts(snapshot), store.uidls(INBOX)
 
-    snapshot, facts = await jobs.run(account, look)
+    snapshot, facts, adopted = await jobs.run(account, look)
     if facts is not None:
-        return Maildrop(snapshot.info.uidvalidity, snapshot.uids, facts.sizes)
+        return Maildrop(snapshot.info.uidvalidity, snapshot.uids, facts.sizes, adopted)
     uids, sizes = array("I"), array("Q")
     for start in range(0, len(snapshot.uids), BLOCK):
         block = snapshot.uids[start : start + BLOCK]
         for row in await jobs.run(account, lambda store, block=block: store.rows(INBOX, block)):  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
             uids.append(row.uid)
             sizes.append(row.size)
-    return Maildrop(snapshot.info.uidvalidity, uids, sizes)
+    return Maildrop(snapshot.info.uidvalidity, uids, sizes, adopted)
 
 
 async def read_messages(jobs: Jobs, account: str, uids: Sequence[int]) -> list[bytes | None]:

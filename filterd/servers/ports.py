@@ -28,13 +28,19 @@ class SmtpSession:
 
 @dataclass(slots=True)
 class SmtpTransaction:
-    """One MAIL..end of data. The service owns ``state``; recipients it accepted are in ``recipients``, in order."""
+    """One MAIL..end of data. The service owns ``state``; recipients it accepted are in ``recipients``, in order. ``client``:
+    who sent it first, as XFORWARD tells; None: the session's client."""
 
     reverse_path: str
     mail_params: Mapping[str, str]
     recipients: list[str] = field(default_factory=list)
     rcpt_params: list[Mapping[str, str]] = field(default_factory=list)
     state: object | None = None
+    client: Client | None = None
+
+    def client_of(self, session: SmtpSession) -> Client:
+        """Whom the checks of the client are about."""
+        return self.client or session.client
 
 
 class SmtpService(Protocol):
@@ -60,7 +66,8 @@ class SmtpService(Protocol):
     async def message(
         self, session: SmtpSession, transaction: SmtpTransaction, data: bytes
     ) -> Sequence[Reply]:
-        """``data``: the text with CRLF line ends, dots unstuffed. Returned replies: LMTP one a recipient in order, else one.
+        """``data``: the text with CRLF line ends, dots unstuffed. Returned replies: LMTP one a recipient in order; with PRDR
+        among the parameters of MAIL the same, or one for all; else one.
         When this returns a positive reply the message is on disk."""
         ...
 

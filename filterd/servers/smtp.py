@@ -16,6 +16,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -54,8 +55,9 @@ _FAULT = Reply(451, "4.3.0", "Internal error; try again later")
 class SmtpDoor:
     """A listener's settings: what every connection by this door has in common.
 
-    ``context`` gives the TLS context of STARTTLS. ``xclient_trusted``: networks whose clients may use XCLIENT;
-    ``xclient_unix``: those of a unix socket may. ``logins`` delays failed log-ins; without it the service is asked itself.
+    ``context`` gives the TLS context of STARTTLS. ``xclient_trusted``: networks whose clients may use XCLIENT, and
+    ``xforward_trusted`` XFORWARD; ``xclient_unix``: those of a unix socket may use both. ``logins`` delays failed
+    log-ins; without it the service is asked itself. ``now``: seconds since the epoch.
     """
 
     config: SmtpConfig
@@ -63,8 +65,10 @@ class SmtpDoor:
     listener: str = "smtp"
     context: Callable[[], ssl.SSLContext] | None = None
     xclient_trusted: Sequence[Network] = ()
+    xforward_trusted: Sequence[Network] = ()
     xclient_unix: bool = False
     logins: LoginService | None = None
+    now: Callable[[], float] = time.time
 
     REFUSAL = b"421 4.7.0 Too many connections; try again later\r\n"
 
@@ -72,13 +76,11 @@ class SmtpDoor:
         """The factory for ``filterd.net.listen.Server``."""
         return SmtpConnection(self, ticket)
 
-    def trusts(self, ip: str | None) -> bool:
+    def trusts(self, ip: str | None, networks: Sequence[Network]) -> bool:
         if ip is None:
             return self.xclient_unix
         address = ipaddress.ip_address(ip)
-        return any(
-            address in network for network in self.xclient_trusted if network.version == address.version
-        )
+        return any(address in network for network in networks if network.version == address.version)
 
 
 class SmtpConnection(Connection[SmtpCore]):
@@ -97,9 +99,21 @@ class SmtpConnection(Connection[SmtpCore]):
         tls = self.tls_name()
         # By LMTP and unix sockets mail comes from a hop of ours: what we see of it says nothing about the sender.
         outside = door.config.profile is not Profile.LMTP and self.ip is not None
-        client = Client(ip=self.ip, port=self.port, tls=tls, facts_trusted=outside)
+        told, named = "", True
+        if self.ticket is not None:
+            told, named = (
+                self.ticket.told,
+                not self.ticket.unknown,
+            )  # who came by a proxy that cannot tell has no rights
+        client = Client(ip=self.ip, port=self.port, tls=tls, facts_trusted=outside and named, told=told)
         self.session = SmtpSession(door.config.profile, door.listener, client)
-        return SmtpCore(door.config, tls=bool(tls), xclient=door.trusts(self.ip))
+        return SmtpCore(
+            door.config,
+            tls=bool(tls),
+            xclient=named and door.trusts(self.ip, door.xclient_trusted),
+            xforward=named and door.trusts(self.ip, door.xforward_trusted),
+            now=door.now,
+        )
 
     async def perform(self, event: object) -> None:
         core, service, session = self.core, self.door.service, self.session
@@ -114,8 +128,9 @@ class SmtpConnection(Connection[SmtpCore]):
                     transaction.recipients.append(address)
                     transaction.rcpt_params.append(params)
                 core.reply(reply)
-            case Mail(reverse_path, params):
-                self.transaction = SmtpTransaction(reverse_path, params)
+            case Mail(reverse_path, params, forwarded):
+                client = self._forwarded(forwarded) if forwarded else None
+                self.transaction = SmtpTransaction(reverse_path, params, client=client)
                 core.reply(await service.mail(session, self.transaction))
             case Text(data):
                 await self._text(data)
@@ -187,9 +202,26 @@ class SmtpConnection(Connection[SmtpCore]):
         self.session.client = client
         self.session.account = None
 
+    def _forwarded(self, facts: Mapping[str, str]) -> Client:
+        """XFORWARD: the next message is another client's, who gets no rights by it (Postfix XFORWARD_README). What was not
+        told is unknown: our own view is the hop's."""
+        address = facts.get("ADDR", "")
+        return Client(
+            ip=address or None,
+            port=int(facts.get("PORT") or 0),
+            helo=facts.get("HELO", ""),
+            name=facts.get("NAME", ""),
+            tls=self.session.client.tls,
+            auth=self.session.client.auth,
+            esmtp=facts.get("PROTO", "ESMTP") != "SMTP",
+            facts_trusted=bool(address) and facts.get("SOURCE") != "LOCAL",
+            told=f"XFORWARD by {self.ip or 'a unix socket'}",
+        )
+
     def _speak_for(self, facts: Mapping[str, str]) -> None:
         """XCLIENT: the connection now counts as the named client's own (Postfix XCLIENT_README)."""
-        client = replace(self.session.client, facts_trusted=True, esmtp=True)
+        told = f"XCLIENT by {self.ip or 'a unix socket'}"
+        client = replace(self.session.client, facts_trusted=True, esmtp=True, told=told)
         if "ADDR" in facts:
             client = replace(client, ip=facts["ADDR"] or None, port=0, name="")
         if "PORT" in facts:

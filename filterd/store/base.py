@@ -190,12 +190,14 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a message is. ``duplicate``: the delivery key was known and unacknowledged, nothing was stored again."""
+    """Where a message is. ``duplicate``: the delivery key was known and unacknowledged, nothing was stored again; ``at``: when the
+    copy was stored that is there, as far as that is known."""
 
     mailbox: str
     uidvalidity: int
     uid: int
     duplicate: bool = False
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ class FlagChange:
 
     changed: tuple[tuple[int, int, int], ...]
     modified: tuple[int, ...] = ()
+    made: tuple[int, ...] = ()  # the modseqs that were given out for it, and for nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +231,8 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class SieveState:
-    """Remembered ids to commit with a delivery: key -> seconds of life from now."""
+    """Remembered ids to commit with a delivery: key -> seconds of life from now. One whose key is the ``fingerprint`` of a delivery
+    key is forgotten when that is acknowledged."""
 
     remember: Mapping[bytes, int] = field(default_factory=dict)
 
@@ -306,6 +310,10 @@ class AccountStore(Protocol):
     def facts(self, snapshot: Snapshot) -> Facts | None:
         """None: ask ``fields``."""
         return None
+
+    def uidls(self, mailbox: str) -> Mapping[int, str]:
+        """POP3 unique ids of messages that came with one from another server; the others have the one we make."""
+        return {}
 
     def header_texts(self, snapshot: Snapshot, name: bytes) -> HeaderTexts | None:
         """Of a field of CACHED_FIELDS; None: look at the headers."""

@@ -24,11 +24,12 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from filterd.store import durable, names, rescan, textpack, tree
+from filterd.store import adopt_journal, durable, names, textpack
 from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
 from filterd.store.index import AFTER_KILL, AFTER_POWER, Index, MailboxRow
+from filterd.store.layout import Layout, MaildirLayout
 from filterd.store.nowait import CachedOpen
 from filterd.store.shelf import Shelf
 from pipeline.ports import Clock, Ids
@@ -54,6 +55,7 @@ class Settings:
     notify: Callable[[str, str, int], None] = lambda account, mailbox, modseq: None
     shelf: Shelf = field(default_factory=Shelf)
     open_cached: CachedOpen = field(default_factory=CachedOpen)
+    layout: Layout = field(default_factory=MaildirLayout)
 
 
 @dataclass(slots=True)
@@ -65,10 +67,11 @@ class Core:
     index_path: str
     settings: Settings
     limit: Callable[[], int]
-    local: bool = field(init=False)  # a stat does not wait
+    local: bool = field(init=False)  # directories tell of changes, and a stat does not wait
     root: Dir = field(init=False)
     index_dir: Dir = field(init=False)
     lock: durable.Lock = field(init=False)
+    adopting: bool = False  # ``adopt`` is at work through this object
     acks: set[bytes] = field(default_factory=set)  # delivery keys to forget with the next transaction
     root_seen: int = 0  # mtime of the root when its folders were last listed; 0: list them
     subscribed: tuple[tuple[int, int, int], tuple[str, ...]] | None = None  # (stamp of the file, names)
@@ -88,14 +91,14 @@ class Core:
     def __post_init__(self) -> None:
         disk = self.settings.disk
         self.settings.host = safe_host(self.settings.host)
-        for place in ("cur", "new", "tmp"):
+        for place in self.settings.layout.places:
             durable.make_dirs(disk, f"{self.path}/{place}")
         durable.make_dirs(disk, self.index_path)
         if kind := durable.network_file_system(self.index_path):
             raise StoreUnavailable(
                 f"the index must not lie on {kind} ({self.index_path}): set store.index_dir"
             )
-        self.local = not durable.network_file_system(self.path)
+        self.local = "cur" in self.settings.layout.places and not durable.network_file_system(self.path)
         self.root = disk.open_dir(self.path)
         self.index_dir = disk.open_dir(self.index_path)
         self.lock = disk.open_lock(self.index_dir, LOCK_FILE)
@@ -218,16 +221,20 @@ class Core:
         """Under the lock, before anything else: is the index there, and did the last holder finish?"""
         if self._index is None or not self._index.same_file():
             self._forget_index()
+            adopt_journal.refuse_unfinished(self)
             self._open_index()
-            tree.finish_rename(self)
-            tree.discover(self)
-            tree.sweep(self)
+            self.settings.layout.finish(self)
+            self.settings.layout.discover(self)
+            self.settings.layout.sweep(self)
             textpack.sweep(self)
         note = self.lock.note()
+        if note == adopt_journal.ADOPTING:
+            adopt_journal.refuse_unfinished(self)
+            note = EVERYTHING
         if note:
             self._mark_stale(note)
             self.lock.set_note(b"")
-            tree.finish_rename(self)
+            self.settings.layout.finish(self)
 
     def _mark_stale(self, note: bytes) -> None:
         assert self._index is not None
@@ -257,15 +264,15 @@ class Core:
             index = self.index
             row = index.mailbox_named(name)
             if row is None:
-                if tree.looked_recently(self):
+                if self.settings.layout.looked_recently(self):
                     break
                 with self.locked():
-                    tree.discover(self)
+                    self.settings.layout.discover(self)
                 continue
             folder = self._folder(row)
             if folder is None:
                 with self.locked():
-                    tree.discover(self)
+                    self.settings.layout.discover(self)
                 continue
             if row.stale:
                 self._heal(folder)
@@ -290,7 +297,7 @@ class Core:
         done = False
         while not done:
             with self.locked():
-                done = rescan.heal(self, folder)
+                done = self.settings.layout.heal(self, folder)
 
     def _spelled(self, mailbox: str) -> str:
         name = names.normalise_known(mailbox)
@@ -316,7 +323,7 @@ class Core:
             folder = None
         if folder is None:
             try:
-                folder = Folder(self.settings.disk, self.path_of(row.directory), row)
+                folder = self.settings.layout.open_folder(self, row)
             except (FileNotFoundError, NotADirectoryError):
                 return None
         self._folders[row.id] = folder  # last used is last

@@ -14,7 +14,6 @@ index's part; healing brings back rows, UIDs and unacknowledged keys from the na
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +27,11 @@ from filterd.store.durable import NewFile
 from filterd.store.folder import Folder
 from filterd.store.index import Cold, HotRow, MailboxRow
 from filterd.store.record import Record, render, to_crlf, to_disk
+from filterd.store.record import fingerprint as fingerprint  # also asked for here
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
 
-KEY_OCTETS = 8
 KEY_LIFE = 86_400
 FORGET_EVERY = 256  # deliveries
 MAX_BATCH = 128  # open descriptors
@@ -40,13 +39,8 @@ MAX_BATCH = 128  # open descriptors
 Item = tuple[str, NewMessage, SieveState | None]
 
 
-def fingerprint(key: bytes) -> bytes:
-    """What is kept of a delivery key, in the index and in the file name."""
-    return hashlib.blake2b(key, digest_size=KEY_OCTETS).digest()
-
-
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """A message on its way. ``at`` is its place in the batch."""
 
     at: int
@@ -64,17 +58,21 @@ class _Draft:
     name: str = ""
 
 
-def store_many(core: Core, items: Sequence[Item]) -> list[Stored | StoreError]:
+def store_many(
+    core: Core, items: Sequence[Item], kind: type[Batch] | None = None
+) -> list[Stored | StoreError]:
     """Each its own result."""
     results: list[Stored | StoreError] = []
     for at in range(0, len(items), MAX_BATCH):
-        results += _Batch(core, items[at : at + MAX_BATCH], whole=False).run()
+        results += (kind or Batch)(core, items[at : at + MAX_BATCH], whole=False).run()
     return results
 
 
-def store_all(core: Core, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+def store_all(
+    core: Core, mailbox: str, messages: Sequence[NewMessage], kind: type[Batch] | None = None
+) -> tuple[Stored, ...]:
     """All or none; keys play no part."""
-    batch = _Batch(core, [(mailbox, message, None) for message in messages], whole=True)
+    batch = (kind or Batch)(core, [(mailbox, message, None) for message in messages], whole=True)
     stored = []
     for result in batch.run():
         if isinstance(result, StoreError):
@@ -83,14 +81,16 @@ def store_all(core: Core, mailbox: str, messages: Sequence[NewMessage]) -> tuple
     return tuple(stored)
 
 
-class _Batch:
+class Batch:
+    """Some messages on their way into a Maildir account; another layout overrides how they are written."""
+
     def __init__(self, core: Core, items: Sequence[Item], whole: bool) -> None:
         self.core = core
         self.disk = core.settings.disk
         self.items = items
         self.whole = whole
         self.results: list[Stored | StoreError | None] = [None] * len(items)
-        self.drafts: list[_Draft] = []
+        self.drafts: list[Draft] = []
         self.rows: dict[int, MailboxRow] = {}
         self.seconds, fraction = divmod(core.settings.clock.time(), 1)
         self.micros = int(fraction * 1_000_000)
@@ -120,10 +120,13 @@ class _Batch:
             except OSError as error:
                 self.core.failed(error)
                 self._refuse(at, StoreUnavailable(f"store: {error.strerror or error}"))
+        self._sync()
+
+    def _sync(self) -> None:
         for draft in self.drafts:
             self.disk.sync(draft.file)
 
-    def _draft(self, at: int, folder: Folder, message: NewMessage, state: SieveState | None) -> _Draft:
+    def _draft(self, at: int, folder: Folder, message: NewMessage, state: SieveState | None) -> Draft:
         text = message.data if message.crlf else to_crlf(message.data)
         octets, form = to_disk(text, self.core.settings.newline)
         date = int(self.seconds) if message.date is None else message.date
@@ -131,7 +134,7 @@ class _Batch:
         fresh = 0 if message.flags else 1
         file = self.disk.write_new(folder.place(fresh), octets, date)
         key = fingerprint(message.key) if message.key and not self.whole else b""
-        return _Draft(at, folder, message, state, record, form, file, date, fresh, key)
+        return Draft(at, folder, message, state, record, form, file, date, fresh, key)
 
     def _refuse(self, at: int, error: StoreError) -> None:
         if self.whole:
@@ -143,29 +146,33 @@ class _Batch:
         index = self.core.index
         accepted = self._accept()
         if accepted:
-            names: list[_Draft] = []
+            names: list[Draft] = []
             with self.core.publishing(*{draft.folder.id for draft in accepted}):
                 try:
                     self._publish(accepted, names)
-                    with index.transaction():
+                    # Sieve state is promised with the answer; what the index has else comes back from the files
+                    with index.transaction(durable=any(draft.state is not None for draft in accepted)):
                         self._insert(accepted)
                 except BaseException:
-                    for draft in names:
-                        with contextlib.suppress(OSError):
-                            self.disk.unlink(draft.folder.place(draft.fresh), draft.name)
+                    self._withdraw(names)
                     raise
             quota.count(self.core, sum(draft.file.size for draft in accepted), len(accepted))
         elif self.core.acks:
             with index.transaction():
                 forget_acknowledged(self.core)
 
-    def _accept(self) -> list[_Draft]:
+    def _withdraw(self, names: list[Draft]) -> None:
+        for draft in names:
+            with contextlib.suppress(OSError):
+                self.disk.unlink(draft.folder.place(draft.fresh), draft.name)
+
+    def _accept(self) -> list[Draft]:
         """Which drafts are to be stored; gives them flags, UIDs and names. The others have their result."""
-        accepted: list[_Draft] = []
+        accepted: list[Draft] = []
         keywords: dict[int, tuple[str, ...]] = {}
         pending = 0
-        seen: dict[bytes, _Draft] = {}
-        twins: list[tuple[_Draft, _Draft]] = []
+        seen: dict[bytes, Draft] = {}
+        twins: list[tuple[Draft, Draft]] = []
         for draft in self.drafts:
             try:
                 row = self._row(draft.folder)
@@ -201,15 +208,15 @@ class _Batch:
         if key in self.core.acks:
             return None
         found = self.core.index.query(
-            "select mailbox, uidvalidity, uid from delivery where key=? and at>?",
+            "select mailbox, uidvalidity, uid, at from delivery where key=? and at>?",
             (key, self.seconds - KEY_LIFE),
         )
         if not found:
             return None
-        mailbox, uidvalidity, uid = found[0]
-        return Stored(str(mailbox), int(uidvalidity or 0), int(uid or 0), duplicate=True)
+        mailbox, uidvalidity, uid, at = found[0]
+        return Stored(str(mailbox), int(uidvalidity or 0), int(uid or 0), duplicate=True, at=float(at or 0))
 
-    def _number(self, accepted: list[_Draft], keywords: dict[int, tuple[str, ...]]) -> None:
+    def _number(self, accepted: list[Draft], keywords: dict[int, tuple[str, ...]]) -> None:
         counts: dict[int, int] = {}
         for draft in accepted:
             counts[draft.folder.id] = counts.get(draft.folder.id, 0) + 1
@@ -226,7 +233,7 @@ class _Batch:
             draft.name = self._name(draft, row)
             self.results[draft.at] = Stored(row.name, row.uidvalidity, draft.uid)
 
-    def _name(self, draft: _Draft, row: MailboxRow) -> str:
+    def _name(self, draft: Draft, row: MailboxRow) -> str:
         core = self.core
         core.serial += 1
         key = f"K{draft.key.hex()}" if draft.key else ""
@@ -236,7 +243,7 @@ class _Batch:
         )
         return base if draft.fresh else base + fl.info_of(draft.mask)
 
-    def _publish(self, accepted: list[_Draft], names: list[_Draft]) -> None:
+    def _publish(self, accepted: list[Draft], names: list[Draft]) -> None:
         before = {draft.folder.id: draft.folder.times() for draft in accepted}
         places = {}
         for draft in accepted:
@@ -249,7 +256,7 @@ class _Batch:
             if (was := before.pop(draft.folder.id, None)) is not None:
                 touched(self.rows[draft.folder.id], was, draft.folder.times())
 
-    def _insert(self, accepted: list[_Draft]) -> None:
+    def _insert(self, accepted: list[Draft]) -> None:
         index, now = self.core.index, int(self.seconds)
         forget_acknowledged(self.core)
         by_box: dict[int, list[tuple[HotRow, Cold]]] = {}
@@ -268,7 +275,7 @@ class _Batch:
                 draft.folder.name,
                 self.rows[draft.folder.id].uidvalidity,
                 draft.uid,
-                now,
+                self.seconds + self.micros / 1_000_000,
             )
             for draft in accepted
             if draft.key
@@ -283,7 +290,7 @@ class _Batch:
             index.execute("delete from state where until<?", (now,))
 
     @staticmethod
-    def _hot(draft: _Draft, row: MailboxRow, now: int) -> HotRow:
+    def _hot(draft: Draft, row: MailboxRow, now: int) -> HotRow:
         record, file = draft.record, draft.file
         return HotRow(
             row.id,
@@ -305,7 +312,7 @@ class _Batch:
         )
 
 
-def _cold(draft: _Draft) -> Cold:
+def _cold(draft: Draft) -> Cold:
     return intake.cold_of(draft.record, draft.message.trace, draft.message.decision)
 
 
@@ -320,7 +327,9 @@ def remember(core: Core, state: SieveState) -> None:
 
 
 def forget_acknowledged(core: Core) -> None:
-    """Inside a transaction: acknowledged delivery keys suppress nothing any more."""
+    """Inside a transaction: acknowledged delivery keys suppress nothing any more, nor do the marks of their Sieve state."""
     if core.acks:
-        core.index.execute_many("delete from delivery where key=?", [(key,) for key in core.acks])
+        acked = [(key,) for key in core.acks]
+        core.index.execute_many("delete from delivery where key=?", acked)
+        core.index.execute_many("delete from state where key=?", acked)
         core.acks.clear()

@@ -22,6 +22,8 @@ import hashlib
 import itertools
 import os
 import sqlite3
+import stat
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,22 +40,8 @@ DIRECTORY_MODE = 0o700
 MAX_LOCK_MARK = 4096
 TURN_OCTETS = 8  # behind the note: the number of the holder's turn
 EVERYTHING = b"*"  # the note when what was touched does not fit
-NETWORK_KINDS = frozenset(
-    (
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "afs",
-        "ceph",
-        "glusterfs",
-        "lustre",
-        "beegfs",
-        "fuse.glusterfs",
-        "fuse.sshfs",
-    )
-)
+NETWORK_KINDS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs"))
+FUSE_KINDS = frozenset(("fuse.glusterfs", "fuse.sshfs"))
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 
 
@@ -80,6 +68,20 @@ class NewFile:
     inode: int
     size: int
     mtime: int  # nanoseconds
+
+
+@dataclass(slots=True)
+class OpenFile:
+    """A file that is changed in place: an mbox."""
+
+    at: Dir
+    name: str
+    fd: int
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Lock(Protocol):
@@ -155,6 +157,24 @@ class Disk(Protocol):
         """To an existing file; not durable."""
         ...
 
+    def extend_new(self, file: NewFile, data: bytes) -> None:
+        """More octets for a file that has no name yet."""
+        ...
+
+    def open_file(self, at: Dir, name: str) -> OpenFile:
+        """To be changed in place; an ordinary file, made when it is not there."""
+        ...
+
+    def write_at(self, file: OpenFile, offset: int, data: bytes) -> None:
+        """Overwrite or extend; not durable before ``sync_file``."""
+        ...
+
+    def set_size(self, file: OpenFile, size: int) -> None: ...
+
+    def sync_file(self, file: OpenFile) -> None: ...
+
+    def open_mail_lock(self, path: str, rules: LockRules) -> MailLock: ...
+
     def open_lock(self, at: Dir, name: str) -> Lock: ...
 
     def committed(self, path: str, database: sqlite3.Connection, durable: bool) -> None:
@@ -213,6 +233,140 @@ class FlockLock(Lock):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+@dataclass(frozen=True, slots=True)
+class LockRules:
+    """How a mailbox file is locked against other programs: ``dotlock`` (``dotlock-try``: unless its directory forbids), ``fcntl``,
+    ``flock``, in this order; how many seconds we wait; after how many a dot-lock that nobody touches counts as forgotten."""
+
+    methods: tuple[str, ...] = ("dotlock", "fcntl")
+    seconds: float = 10.0
+    stale: float = 300.0
+
+
+class MailLock:
+    """The locks that mail programs agree on (liblockfile, Dovecot, mutt, procmail), taken together or not at all.
+
+    The dot-lock ``FILE.lock`` is made by a hard link, which is sure on NFS too; it holds ``pid:host``. One of a dead process of
+    this host is broken at once, another one when it has not been touched for ``stale`` seconds. The record lock belongs to the
+    open file description where the system can (F_OFD_SETLK), so that closing another descriptor does not drop it. A lock
+    that is taken by somebody lets go of all we had, so that two programs with another order never wait for each other.
+    """
+
+    def __init__(self, path: str, rules: LockRules) -> None:
+        self._path = f"{path}.lock"
+        self._rules = rules
+        self._host = os.uname().nodename
+        self._dotted = False
+        self._count = itertools.count()
+
+    def acquire(self, fd: int, seconds: float | None = None) -> None:
+        """Raises StoreUnavailable when it stays taken."""
+        deadline = time.monotonic() + (self._rules.seconds if seconds is None else seconds)
+        pause = 0.001
+        while not all(self._try(method, fd) for method in self._rules.methods):
+            self.release(fd)
+            if time.monotonic() >= deadline:
+                raise StoreUnavailable(f"another program has locked {self._path.removesuffix('.lock')}")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+
+    def release(self, fd: int) -> None:
+        for method in reversed(self._rules.methods):
+            if method == "fcntl" and fd >= 0:
+                _record_lock(fd, fcntl.F_UNLCK)
+            elif method == "flock" and fd >= 0:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+        if self._dotted:
+            self._dotted = False
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+    def touch(self) -> None:
+        """We are still at it."""
+        if self._dotted:
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+    def _try(self, method: str, fd: int) -> bool:
+        if method == "fcntl":
+            return fd < 0 or _record_lock(fd, fcntl.F_WRLCK)
+        if method == "flock":
+            try:
+                if fd >= 0:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+        try:
+            self._dotted = self._dot()
+        except PermissionError as error:
+            if method == "dotlock-try":
+                return True
+            raise StoreUnavailable(
+                f"{self._path} cannot be made ({error.strerror}): see store.mbox.locks"
+            ) from error
+        return self._dotted
+
+    def _dot(self) -> bool:
+        directory = os.path.dirname(self._path)
+        mine = f"{directory}/.lk{os.getpid()}.{self._host[:40]}.{id(self):x}.{next(self._count)}"
+        fd = os.open(mine, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(fd, f"{os.getpid()}:{self._host}\n".encode())
+            with contextlib.suppress(FileExistsError):
+                os.link(mine, self._path)
+            facts = os.fstat(fd)
+            if facts.st_nlink == 2:  # NFS: the answer may get lost, the link count does not
+                return True
+            self._break(facts.st_mtime, f"{mine}.old")
+            return False
+        finally:
+            os.close(fd)
+            os.unlink(mine)
+
+    def _break(self, now: float, aside: str) -> None:
+        """Remove a lock that nobody holds any more, and only that one."""
+        try:
+            facts = os.lstat(self._path)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                data = os.read(fd, 300)
+            finally:
+                os.close(fd)
+            pid, _, host = data.strip().partition(b":")
+            here = host.decode("utf-8", "replace") in ("", self._host)
+            dead = here and pid.isdigit() and 0 < int(pid) < 2**31 and not _alive(int(pid))
+            if not dead and now - facts.st_mtime <= self._rules.stale:
+                return
+            os.rename(self._path, aside)
+            if os.lstat(aside).st_ino != facts.st_ino:  # another one, made meanwhile: give it back
+                with contextlib.suppress(FileExistsError):
+                    os.link(aside, self._path)
+            os.unlink(aside)
+        except FileNotFoundError:
+            return
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
+
+
+def _record_lock(fd: int, kind: int) -> bool:
+    """A record lock on the whole file. False: somebody has it."""
+    command = getattr(fcntl, "F_OFD_SETLK", fcntl.F_SETLK)
+    try:
+        fcntl.fcntl(fd, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
 
 
 class RealDisk(Disk):
@@ -318,6 +472,41 @@ class RealDisk(Disk):
         finally:
             os.close(fd)
 
+    def extend_new(self, file: NewFile, data: bytes) -> None:
+        view = memoryview(data)
+        done = 0
+        while done < len(data):
+            done += os.write(file.fd, view[done:])
+        file.size += len(data)
+
+    def open_file(self, at: Dir, name: str) -> OpenFile:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        fd = os.open(name, flags, FILE_MODE, dir_fd=at.fd)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise StoreUnavailable(f"{at.path}/{name} is no ordinary file")
+        return OpenFile(at, name, fd)
+
+    def write_at(self, file: OpenFile, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        done = 0
+        while done < len(data):
+            done += os.pwrite(file.fd, view[done:], offset + done)
+
+    def set_size(self, file: OpenFile, size: int) -> None:
+        """Longer: with room for it on the disk."""
+        had = os.fstat(file.fd).st_size
+        if size > had:
+            os.posix_fallocate(file.fd, had, size - had)
+        else:
+            os.ftruncate(file.fd, size)
+
+    def sync_file(self, file: OpenFile) -> None:
+        os.fsync(file.fd)
+
+    def open_mail_lock(self, path: str, rules: LockRules) -> MailLock:
+        return MailLock(path, rules)
+
     def open_lock(self, at: Dir, name: str) -> Lock:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         return FlockLock(os.open(name, flags, FILE_MODE, dir_fd=at.fd), f"{at.path}/{name}")
@@ -396,7 +585,7 @@ def network_file_system(path: str) -> str:
             fields = line.split(" ")
             if len(fields) > 8 and fields[2] == wanted and "-" in fields:
                 kind = fields[fields.index("-") + 1]
-                return kind if kind in NETWORK_KINDS else ""
+                return kind if kind in NETWORK_KINDS | FUSE_KINDS else ""
     return ""
 
 

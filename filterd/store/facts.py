@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
 from filterd.store.base import Facts, HeaderTexts, Snapshot
-from filterd.store.views import numbers, read
+from filterd.store.views import numbers
 from rules.mail import header, words
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _header_texts(
             assert isinstance(found, int) and isinstance(data, bytes)
             uid = found
             if data == NOT_CACHED:
-                whole = read(core, mailbox, uid)
+                whole = core.settings.layout.read(core, mailbox, uid)
                 if whole is None:
                     return None
                 known[uid] = _joined(header.scan(whole).get_all(name))

@@ -342,10 +342,11 @@ class Index:
         )
         for hot, mask, _, fresh, _ in changes:
             changed = hot.flags ^ mask
-            if changed & SEEN:
-                box.unseen += -1 if mask & SEEN else 1
-            if changed & DELETED:
-                box.deleted += 1 if mask & DELETED else -1
+            if changed & (SEEN | DELETED):
+                if changed & SEEN:
+                    box.unseen += -1 if mask & SEEN else 1
+                if changed & DELETED:
+                    box.deleted += 1 if mask & DELETED else -1
             if hot.fresh:
                 box.recent += fresh - hot.fresh
 

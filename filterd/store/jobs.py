@@ -13,8 +13,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
 from typing import Protocol, TypeGuard, TypeVar
 
 from filterd.store.base import AccountStore, NewMessage, SieveState, Store, Stored, StoreError
@@ -98,12 +99,55 @@ class _Lane:
     idle: bool = False  # do a step of the account's background work
 
 
+class _Pool:
+    """Threads that take from one queue; begun when there is work and none is free. Less than half of what an executor costs,
+    whose futures nobody looks at here. What is submitted catches its own exceptions."""
+
+    def __init__(self, threads: int) -> None:
+        self._most = threads
+        self._threads: list[threading.Thread] = []
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._free = 0  # threads that wait, less what is queued for them
+
+    def submit(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            self._free -= 1
+            self._queue.put(work)
+            if self._free < 0 and len(self._threads) < self._most:
+                thread = threading.Thread(target=self._run, name=f"store_{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                self._free += 1
+                thread.start()
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            try:
+                work()
+            except BaseException:
+                log.exception("bug in the store's work")
+            del work
+            with self._lock:
+                self._free += 1
+
+    def close(self) -> None:
+        """What was submitted is done first; also what is submitted by that."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        while not self._queue.empty():
+            work = self._queue.get()
+            if work is not None:
+                work()
+
+
 class AccountJobs:
     """``servers.ports.Jobs``. One a process; its methods are called on the loop."""
 
     def __init__(self, store: Store, threads: int = THREADS) -> None:
         self._store = store
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._pool = _Pool(threads)
         self._lock = threading.Lock()  # of the lanes
         self._lanes: dict[str, _Lane] = {}
         self._flush: asyncio.TimerHandle | None = None
@@ -151,7 +195,7 @@ class AccountJobs:
         finally:
             with self._lock:
                 if lane.deliveries or lane.runs or lane.acks or lane.closing or lane.idle:
-                    self._pool.submit(self._work, account, lane)
+                    self._pool.submit(partial(self._work, account, lane))
                 else:
                     del self._lanes[account]
 
@@ -183,7 +227,7 @@ class AccountJobs:
         self._closed = True
         if self._flush is not None:
             self._flush.cancel()
-        self._pool.shutdown(wait=True)
+        self._pool.close()
         for account, lane in self._lanes.items():
             if lane.acks:
                 try:
@@ -200,7 +244,7 @@ class AccountJobs:
             lane = self._lanes[account] = _Lane()
         if not lane.running:
             lane.running = True
-            self._pool.submit(self._work, account, lane)
+            self._pool.submit(partial(self._work, account, lane))
         return lane
 
     def _flush_acks(self) -> None:
@@ -261,7 +305,7 @@ class AccountJobs:
         surplus = self._store.surplus() if _is_bounded(self._store) else []
         with self._lock:
             if lane.deliveries or lane.runs:
-                self._pool.submit(self._work, account, lane)
+                self._pool.submit(partial(self._work, account, lane))
             else:
                 lane.running = False
                 if not lane.acks:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
-from filterd.store import delivery, facts, names, quota, ready, textpack, transfer, tree, views
+from filterd.store import delivery, facts, names, quota, ready, textpack, transfer, tree, uidl, views
 from filterd.store.base import (
     AccountStore,
     Changes,
@@ -125,6 +126,10 @@ class MaildirAccount(AccountStore):
     def facts(self, snapshot: Snapshot) -> Facts | None:
         with self._core.guard():
             return facts.facts(self._core, snapshot)
+
+    def uidls(self, mailbox: str) -> Mapping[int, str]:
+        with self._core.guard():
+            return uidl.uidls(self._core, mailbox)
 
     def header_texts(self, snapshot: Snapshot, name: bytes) -> HeaderTexts | None:
         with self._core.guard():
@@ -286,19 +291,22 @@ class MaildirStore(Store):
         found = self.opened(account)
         if found is not None:
             return found
+        opened = MaildirAccount(self.core(account))
+        with self._lock:
+            self._open[account] = opened
+        return opened
+
+    def core(self, account: str) -> Core:
+        """What is below an account, for ``adopt`` and ``export``; the caller closes it. Raises StoreUnavailable."""
         path = self.path(account)
         index_path = (
             f"{self._index_root}/{self._below(account)}" if self._index_root else f"{path}/{INDEX_DIRECTORY}"
         )
         quota_of = self._quota_of
         try:
-            core = Core(account, path, index_path, self._settings, lambda: quota_of(account))
+            return Core(account, path, index_path, self._settings, lambda: quota_of(account))
         except OSError as error:
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
-        opened = MaildirAccount(core)
-        with self._lock:
-            self._open[account] = opened
-        return opened
 
     def opened(self, account: str) -> MaildirAccount | None:
         """The account if it is open."""
@@ -311,7 +319,8 @@ class MaildirStore(Store):
     def surplus(self) -> list[str]:
         """Accounts that should be closed, longest unused first (``close_account``): more than OPEN_ACCOUNTS are open."""
         with self._lock:
-            return list(self._open)[: max(0, len(self._open) - OPEN_ACCOUNTS)]
+            over = len(self._open) - OPEN_ACCOUNTS
+            return list(islice(self._open, over)) if over > 0 else []
 
     def close_account(self, account: str) -> None:
         """Let go of its descriptors; not while another thread uses it."""

@@ -35,7 +35,7 @@ from filterd.store.base import (
     Store,
     Stored,
 )
-from filterd.store.record import email_id_text, render, to_crlf
+from filterd.store.record import email_id_text, fingerprint, render, to_crlf
 from pipeline.ports import Clock, Ids
 
 MAX_MAILBOXES = 10_000
@@ -252,6 +252,7 @@ class MemoryAccount(AccountStore):
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         for key in keys:
             self._keys.pop(key, None)
+            self._state.pop(fingerprint(key), None)
 
     # -- what else belongs to the account -----------------------------------------------------------------------------
     def remembered(self, key: bytes, now: float) -> bool:

@@ -43,7 +43,7 @@ def check(core: Core, octets: int, pending: int = 0) -> None:
 def count(core: Core, octets: int, messages: int) -> None:
     """Note a change for other programs. Under the lock, after the index commit."""
     limit = core.limit()
-    if not limit or not (octets or messages):
+    if not limit or not (octets or messages) or not core.settings.layout.counts_sizes:
         return
     try:
         facts = os.stat(SIZE_FILE, dir_fd=core.root.fd, follow_symlinks=False)
@@ -64,7 +64,7 @@ def _limit_stands(core: Core, limit: int) -> bool:
 def rewrite(core: Core) -> None:
     """Write it anew from the index."""
     limit = core.limit()
-    if limit:
+    if limit and core.settings.layout.counts_sizes:
         octets, messages = used(core)
         text = f"{limit}S\n{octets} {messages}\n"
         durable.replace_small(core.settings.disk, core.root, SIZE_FILE, text.encode(), durable=False)

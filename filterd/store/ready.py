@@ -21,16 +21,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 from filterd.store import facts, views
-from filterd.store.base import AccountStore, Facts, HeaderTexts, Snapshot
+from filterd.store.base import AccountStore, Facts, HeaderTexts, MailboxInfo, Snapshot, Status
 from filterd.store.nowait import CachedOpen, read_cached
 from filterd.store.record import CRLF_FORM, to_crlf
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
 
+T = TypeVar("T")
 LARGEST = 262_144  # octets of a text: 30 us of copying
 
 
@@ -50,16 +51,24 @@ class Ready:
         raise NotReady(name)
 
     def snapshot(self, mailbox: str) -> Snapshot:
-        stamp = self.views.stamps.get(mailbox)
+        return self._still(self.views.stamps.get(mailbox)).value
+
+    def status(self, mailbox: str) -> Status:
+        return self._still(self.views.statuses.get(mailbox)).value
+
+    def info(self, mailbox: str) -> MailboxInfo:
+        return self._still(self.views.statuses.get(mailbox)).info
+
+    def _still(self, stamp: views.Stamp[T] | None) -> views.Stamp[T]:
         if stamp is None:
-            raise NotReady(mailbox)
+            raise NotReady("not seen yet")
         core = self.core
         folder = core.open_folder(stamp.id)
         if folder is None or core.lock.turn() != stamp.turn or folder.times() != stamp.times:
-            raise NotReady(mailbox)
+            raise NotReady("changed")
         if stamp.unsure and core.settings.clock.monotonic() >= core.confirm.get(stamp.id, 0.0):
-            raise NotReady(mailbox)
-        return stamp.snapshot
+            raise NotReady("look again")
+        return stamp
 
     def facts(self, snapshot: Snapshot) -> Facts:
         found = facts.kept_facts(self.core, snapshot)

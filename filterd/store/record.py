@@ -15,6 +15,7 @@ from rules.mail.message import Message
 
 CRLF_FORM, LF_FORM, MIXED_FORM = 0, 1, 2
 EMAIL_ID_OCTETS = 12
+KEY_OCTETS = 8  # of a delivery key
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 
 
@@ -29,6 +30,11 @@ class Record:
     body: bytes
     bodystructure: bytes
     headers: bytes
+
+
+def fingerprint(key: bytes) -> bytes:
+    """What is kept of a delivery key, in the index and in the file name."""
+    return hashlib.blake2b(key, digest_size=KEY_OCTETS).digest()
 
 
 def form_of(data: bytes) -> int:

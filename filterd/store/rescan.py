@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,10 @@ def force(core: Core, folder: Folder) -> MailboxRow:
     return row
 
 
-def heal(core: Core, folder: Folder) -> bool:
+Slice = Callable[["Core", Folder, MailboxRow, int], bool]
+
+
+def heal(core: Core, folder: Folder, one_slice: Slice | None = None) -> bool:
     """After an unclean stop: numbering goes on at the marks, files and index agree, the mailbox is fresh again.
 
     Under the lock, one slice a call: False means come again. A mailbox that is not whole yet is shown to nobody.
@@ -87,7 +91,7 @@ def heal(core: Core, folder: Folder) -> bool:
         with index.transaction():
             index.set_meta(key, str(trust))
             index.save(row)
-    if not _slice(core, folder, row, trust):
+    if not (one_slice or _slice)(core, folder, row, trust):
         return False
     index.recount(row)
     row.stale = FRESH
@@ -224,6 +228,18 @@ def _can_be_stored(name: str) -> bool:
     return True
 
 
+def given_out(core: Core, row: MailboxRow, uids: list[int]) -> set[int]:
+    """Those of ``uids`` that another message has or had."""
+    index, box = core.index, row.id
+    known = {hot.uid for hot in index.hot(box, uids)}
+    for at in range(0, len(uids), 500):
+        block = uids[at : at + 500]
+        marks = ", ".join("?" * len(block))
+        rows = index.query(f"select uid from expunged where mbox=? and uid in ({marks})", (box, *block))
+        known |= {int(uid) for (uid,) in rows if isinstance(uid, int)}
+    return known
+
+
 class _Apply:
     """Writes one slice of a scan into files and index."""
 
@@ -297,22 +313,11 @@ class _Apply:
                 believed[uid] = (name, fresh)
             else:
                 others.append((name, fresh))
-        for uid in self._given_out(list(believed)):
+        for uid in given_out(self.core, self.row, list(believed)):
             others.append(believed.pop(uid))
         others.sort(key=lambda item: (seconds_of(item[0]), item[0]))
         first = [(name, fresh, uid) for uid, (name, fresh) in sorted(believed.items())]
         return [*first, *((name, fresh, 0) for name, fresh in others)]
-
-    def _given_out(self, uids: list[int]) -> set[int]:
-        """Those of ``uids`` that another message has or had."""
-        index, box = self.core.index, self.row.id
-        known = {hot.uid for hot in index.hot(box, uids)}
-        for at in range(0, len(uids), 500):
-            block = uids[at : at + 500]
-            marks = ", ".join("?" * len(block))
-            rows = index.query(f"select uid from expunged where mbox=? and uid in ({marks})", (box, *block))
-            known |= {int(uid) for (uid,) in rows if isinstance(uid, int)}
-        return known
 
     def _arrived(self, name: str, fresh: int, uid: int) -> tuple[HotRow, Cold] | None:
         at = self.folder.place(fresh)

@@ -26,14 +26,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from filterd.store import durable, rescan
+from filterd.store import durable
 from filterd.store.base import NoSuchMailbox, TextHits
-from filterd.store.views import read_many
 from rules.mail.message import Message
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
-    from filterd.store.folder import Folder
     from filterd.store.index import MailboxRow
 
 BUILD_SECONDS = 0.2
@@ -94,7 +92,7 @@ class TextPacks:
             return TextHits(frozenset(), list(uids))
         wanted = set(uids)
         found = self._find(pack, octets, header) & wanted
-        changed = self._changed(folder, row, sorted(found))
+        changed = core.settings.layout.changed(core, folder, row, sorted(found))
         known, large = pack.known, pack.large
         if large or changed or len(known) < len(wanted) or not known.issuperset(wanted):
             maybe = [uid for uid in uids if uid not in known or uid in large or uid in changed]
@@ -107,20 +105,6 @@ class TextPacks:
         if self._searched:
             self.unfinished.update(dict.fromkeys(self._searched.intersection(mailboxes)))
 
-    def _changed(self, folder: Folder, row: MailboxRow, uids: list[int]) -> set[int]:
-        """Those whose file is not as the index knows it."""
-        changed = set()
-        columns = ("name", "fresh", "inode", "disk_size", "mtime")
-        for uid, name, fresh, *known in self._core.index.columns(row.id, uids, columns):
-            try:
-                facts = os.stat(str(name), dir_fd=folder.place(int(fresh or 0)).fd, follow_symlinks=False)
-                same = known == [facts.st_ino, facts.st_size, facts.st_mtime_ns]
-            except OSError:
-                same = False
-            if not same:
-                changed.add(uid)
-        return changed  # type: ignore[return-value]  # UIDs
-
     def step(self, seconds: float) -> None:
         """Go on packing what was searched."""
         for mailbox in list(self.unfinished)[:1]:
@@ -129,7 +113,7 @@ class TextPacks:
             except NoSuchMailbox:
                 self.unfinished.pop(mailbox, None)
                 return
-            row = rescan.refresh(self._core, folder, row)
+            row = self._core.settings.layout.refresh(self._core, folder, row)
             found = self._core.index.query("select uid from hot where mbox=?", (row.id,))
             self._build(mailbox, row, [uid for (uid,) in found if isinstance(uid, int)], seconds)
 
@@ -210,7 +194,8 @@ class TextPacks:
         ahead: list[bytes | None] = []
         for at, uid in enumerate(uids):
             if not ahead:
-                ahead = read_many(self._core, mailbox, uids[at : at + 32], BATCH_OCTETS)[::-1]
+                layout = self._core.settings.layout
+                ahead = layout.read_many(self._core, mailbox, uids[at : at + 32], BATCH_OCTETS)[::-1]
             data = ahead.pop()
             if data is None:
                 continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from filterd.store import flags as fl
@@ -45,16 +46,24 @@ def set_flags(
 ) -> FlagChange:
     flags = tuple(flags)
     core.box(mailbox)
-    changed: list[tuple[int, int, int]] = []
-    modified: list[int] = []
+    out = _Flagged()
     for block in blocks(uids):
         with core.locked():
             folder, _ = core.box(mailbox)
-            missing = _flag_block(core, folder, block, (mode, flags, unchanged_since), (changed, modified))
+            missing = _flag_block(core, folder, block, (mode, flags, unchanged_since), out)
             if missing:
                 rescan.force(core, folder)
-                _flag_block(core, folder, missing, (mode, flags, unchanged_since), (changed, modified))
-    return FlagChange(tuple(sorted(changed)), tuple(sorted(modified)))
+                _flag_block(core, folder, missing, (mode, flags, unchanged_since), out)
+    return FlagChange(tuple(sorted(out.changed)), tuple(sorted(out.modified)), tuple(out.made))
+
+
+@dataclass(slots=True)
+class _Flagged:
+    """What becomes a FlagChange."""
+
+    changed: list[tuple[int, int, int]] = field(default_factory=list)
+    modified: list[int] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)
 
 
 def _flag_block(
@@ -62,19 +71,20 @@ def _flag_block(
     folder: Folder,
     uids: list[int],
     how: tuple[str, tuple[str, ...], int | None],
-    out: tuple[list[tuple[int, int, int]], list[int]],
+    out: _Flagged,
 ) -> list[int]:
-    """Appends to ``out`` (changed, modified); the UIDs whose file was not found."""
+    """Appends to ``out``; the UIDs whose file was not found."""
     mode, flags, unchanged_since = how
-    changed, modified = out
+    changed, modified = out.changed, out.modified
     row = core.fresh_row(folder)
     mask, keywords = fl.mask_of(flags, row.keyword_list, create=mode != "remove")
     todo: list[tuple[FlagRow, int]] = []
     for hot in core.index.flag_rows(row.id, uids):
-        if unchanged_since is not None and hot.modseq > unchanged_since:
-            modified.append(hot.uid)
-        elif (new := new_mask(hot.flags, mode, mask)) == hot.flags:
-            changed.append((hot.uid, new, hot.modseq))
+        _, uid, old, modseq, _, _ = hot
+        if unchanged_since is not None and modseq > unchanged_since:
+            modified.append(uid)
+        elif (new := new_mask(old, mode, mask)) == old:
+            changed.append((uid, new, modseq))
         else:
             todo.append((hot, new))
     if not todo:
@@ -96,6 +106,7 @@ def _flag_block(
     if changes:
         core.changed(row)
         changed += [(hot.uid, new, modseq) for hot, new, _, _, _ in changes]
+        out.made.append(modseq)
     return missing
 
 
@@ -107,16 +118,19 @@ def _rename_for_flags(
     rename, cur = core.settings.disk.rename, folder.cur
     ends: dict[tuple[str, int], str] = {}  # (letters, mask) -> the end of the new name; there are few
     for hot, mask in todo:
-        base, letters = fl.split_name(hot.name)
+        _, uid, _, _, fresh, old = hot
+        base, mark, letters = old.rpartition(fl.MARK)
+        if not mark:
+            base, letters = old, ""
         end = ends.get((letters, mask))
         if end is None:
             end = ends[letters, mask] = fl.info_of(mask, fl.mask_of_letters(letters)[1] if letters else "")
         name = base + end
-        if name != hot.name or hot.fresh:
+        if fresh or name != old:
             try:
-                rename(folder.place(hot.fresh), hot.name, cur, name)
+                rename(folder.new if fresh else cur, old, cur, name)
             except FileNotFoundError:
-                missing.append(hot.uid)
+                missing.append(uid)
                 continue
         changes.append((hot, mask, modseq, 0, name))
     return changes, missing

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from filterd.store import durable, names
@@ -132,9 +132,10 @@ def next_uidvalidity(core: Core) -> int:
 
 def listing(core: Core) -> list[MailboxRow]:
     """All mailboxes, INBOX first."""
-    if not looked_recently(core):
+    layout = core.settings.layout
+    if not layout.looked_recently(core):
         with core.locked():
-            discover(core)
+            layout.discover(core)
     return sorted(core.index.mailboxes(), key=lambda row: names.sort_key(row.name))
 
 
@@ -278,6 +279,8 @@ def _remove_tree(core: Core, parent: Dir, name: str) -> None:
                     for file in os.listdir(inner.fd):
                         disk.unlink(inner, file)
                 disk.remove_dir(at, part)
+            elif os.path.isdir(f"{at.path}/{part}") and not os.path.islink(f"{at.path}/{part}"):
+                _remove_tree(core, at, part)  # of another server, such as courierimapkeywords
             else:
                 disk.unlink(at, part)
         disk.remove_dir(parent, name)
@@ -305,10 +308,8 @@ def _read_subscriptions(core: Core) -> tuple[str, ...]:
     lines = data.decode("utf-8", "replace").splitlines()
     found = set()
     for line in lines[2:] if lines[0].startswith("V\t2") else lines:
-        if lines[0].startswith("V\t2"):
-            directory = "." + ".".join(names.encode_component(part) for part in line.split("\t"))
-        else:
-            directory = "." + line
+        # Version 2 has a TAB between levels; each is in modified UTF-7 all the same.
+        directory = "." + (line.replace("\t", ".") if lines[0].startswith("V\t2") else line)
         name = (
             names.INBOX if line.upper() == names.INBOX else names.decode_directory(directory, any_name=True)
         )
@@ -323,9 +324,13 @@ def subscribe(core: Core, mailbox: str, on: bool) -> None:
         known = set(subscriptions(core))
         if (name in known) == on:
             return
-        known ^= {name}
-        lines = [
-            names.INBOX if each == names.INBOX else names.encode_directory(each)[1:] for each in sorted(known)
-        ]
-        data = "".join(line + "\n" for line in lines).encode()
-        durable.replace_small(core.settings.disk, core.root, SUBSCRIPTIONS, data)
+        write_subscriptions(core, known ^ {name})
+
+
+def write_subscriptions(core: Core, known: Iterable[str]) -> None:
+    """Under the lock."""
+    lines = [
+        names.INBOX if each == names.INBOX else names.encode_directory(each)[1:] for each in sorted(known)
+    ]
+    data = "".join(line + "\n" for line in lines).encode()
+    durable.replace_small(core.settings.disk, core.root, SUBSCRIPTIONS, data)

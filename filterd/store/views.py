@@ -13,10 +13,10 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 from filterd.store import intake, rescan, tree
-from filterd.store.base import Changes, Field, Row, Snapshot, Status, StoreUnavailable
+from filterd.store.base import Changes, Field, MailboxInfo, Row, Snapshot, Status, StoreUnavailable
 from filterd.store.folder import Folder
 from filterd.store.index import HotRow, MailboxRow
 from filterd.store.record import CRLF_FORM, email_id_text, render, to_crlf
@@ -35,30 +35,35 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 Arrays = tuple["array[int]", "array[int]"]
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """By what it is known that a snapshot is still the newest (``ready``)."""
+class Stamp(Generic[T]):
+    """By what it is known that ``value`` (a snapshot, a status) is still the newest (``ready``)."""
 
     id: int
     turn: int
     times: tuple[int, int]
     unsure: int
-    snapshot: Snapshot
+    info: MailboxInfo
+    value: T
 
 
 class Views:
-    """The snapshots of one account. ``stamps``: by the name asked for."""
+    """The snapshots of one account. ``stamps`` and ``statuses``: by the name asked for."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
         self._kept: dict[int, Snapshot] = {}
-        self.stamps: dict[str, Stamp] = {}
+        self.stamps: dict[str, Stamp[Snapshot]] = {}
+        self.statuses: dict[str, Stamp[Status]] = {}
 
     def snapshot(self, mailbox: str) -> Snapshot:
         core = self._core
         turn = core.lock.turn()  # first: what is changed from here on has another one
         folder, row = core.box(mailbox)
-        row = rescan.refresh(core, folder, row)
+        row = core.settings.layout.refresh(core, folder, row)
         kept = self._kept.pop(row.id, None)
         info = tree.info_of(core, row)
         if kept is None or kept.modseq != row.modseq or kept.uidnext != row.uidnext or kept.info != info:
@@ -66,16 +71,26 @@ class Views:
         self._kept[row.id] = kept  # last used is last
         while len(self._kept) > KEPT_VIEWS:
             del self._kept[next(iter(self._kept))]
-        self._stamp(mailbox, turn, row, kept)
+        if kept.modseq == row.modseq:
+            self._stamp(self.stamps, mailbox, turn, row, info, kept)
         return kept
 
-    def _stamp(self, mailbox: str, turn: int, row: MailboxRow, snapshot: Snapshot) -> None:
-        self.stamps.pop(mailbox, None)
-        if turn >= 0 and not turn & 1 and self._core.local and snapshot.modseq == row.modseq:
-            stamp = Stamp(row.id, turn, (row.new_mtime, row.cur_mtime), row.unsure, snapshot)
-            self.stamps[mailbox] = stamp
-            while len(self.stamps) > KEPT_VIEWS:
-                del self.stamps[next(iter(self.stamps))]
+    def _stamp(
+        self,
+        stamps: dict[str, Stamp[T]],
+        mailbox: str,
+        turn: int,
+        row: MailboxRow,
+        info: MailboxInfo,
+        value: T,
+    ) -> None:
+        """``turn``: as it was before anything was read."""
+        stamps.pop(mailbox, None)
+        if turn >= 0 and not turn & 1 and self._core.local:
+            times = row.new_mtime, row.cur_mtime
+            stamps[mailbox] = Stamp(row.id, turn, times, row.unsure, info, value)
+            while len(stamps) > KEPT_VIEWS:
+                del stamps[next(iter(stamps))]
 
     def _build(self, mailbox_id: int, kept: Snapshot | None) -> Snapshot:
         core, index = self._core, self._core.index
@@ -122,7 +137,7 @@ class Views:
     def changes(self, mailbox: str, since: int) -> Changes:
         core, index = self._core, self._core.index
         folder, row = core.box(mailbox)
-        row = rescan.refresh(core, folder, row)
+        row = core.settings.layout.refresh(core, folder, row)
         if since >= row.modseq:
             return Changes(row.modseq, row.uidnext, (), (), (), row.keyword_list)
         with index.reading():
@@ -148,9 +163,10 @@ class Views:
         )
 
     def status(self, mailbox: str) -> Status:
+        turn = self._core.lock.turn()
         folder, row = self._core.box(mailbox)
-        row = rescan.refresh(self._core, folder, row)
-        return Status(
+        row = self._core.settings.layout.refresh(self._core, folder, row)
+        status = Status(
             messages=row.messages,
             unseen=row.unseen,
             recent=row.recent,
@@ -160,6 +176,8 @@ class Views:
             size=row.size,
             deleted=row.deleted,
         )
+        self._stamp(self.statuses, mailbox, turn, row, tree.info_of(self._core, row), status)
+        return status
 
 
 def numbers(core: Core, statement: str, values: Sequence[int]) -> list[tuple[int, ...]]:

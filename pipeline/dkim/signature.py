@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pipeline.dkim.tags import BLANKS, FIELD_LIMIT, TagList, parse, without_blanks
@@ -273,6 +274,10 @@ def _identity(tags: TagList, domain: str) -> tuple[str, str]:
 def _headers(value: bytes, arc: bool) -> tuple[bytes, ...]:
     if arc and not value:
         return ()
+    return _known_names(value, arc) if len(value) <= _NAMES_KEPT else _names(value, arc)
+
+
+def _names(value: bytes, arc: bool) -> tuple[bytes, ...]:
     if value.count(b":") >= NAMES_LIMIT:
         raise _Bad(f"more than {NAMES_LIMIT} names in h=")
     names = tuple(name.strip(BLANKS).lower() for name in value.split(b":") if name.strip(BLANKS))
@@ -282,6 +287,10 @@ def _headers(value: bytes, arc: bool) -> tuple[bytes, ...]:
     if b"from" not in names and not arc:
         raise _Bad("From is not signed")
     return names
+
+
+_NAMES_KEPT: Final = 1024  # octets of an h= that is remembered: a sender's are all the same
+_known_names = lru_cache(maxsize=512)(_names)
 
 
 def _base64(value: bytes, name: str, limit: int) -> bytes:

@@ -15,6 +15,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipeline import iprev
 from pipeline.adapters.pyspf import SpfQuestion, SpfResult, check, check_cached, printable
@@ -28,6 +29,8 @@ from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
 
 RECENT = 1000  # results of ``prefetch`` that are kept
 RECENT_SECONDS = 5.0
+K = TypeVar("K", SpfQuestion, str)
+R = TypeVar("R", SpfResult, iprev.Iprev)
 _DOT_ATOM = re.compile(r"[0-9A-Za-z!#$%&'*+/=?^_`{|}~.:-]+")
 _COMMENT = {
     "pass": "{domain} allows {ip}",
@@ -73,6 +76,7 @@ class SpfStage:
         self.timeout = settings.timeout + 2.0  # the stage keeps its own limit and answers temperror
         self._context = context
         self._recent: OrderedDict[SpfQuestion, tuple[float, SpfResult]] = OrderedDict()
+        self._names: OrderedDict[str, tuple[float, iprev.Iprev]] = OrderedDict()
         self._early: set[asyncio.Task[object]] = set()
 
     def quick(self, transaction: Transaction) -> Verdict | None:
@@ -83,17 +87,15 @@ class SpfStage:
         questions = self._questions(transaction.envelope)
         results: list[SpfResult] = []
         for question in questions:
-            found = self._recent_result(question)
-            found = found or check_cached(self._context.resolver, self._context.clock, question)
+            found = self._at_hand(question)
             if found is None:
                 return None
             results.append(found)
         reverse: iprev.Iprev | None = None
         if self.settings.reverse:
-            looked = iprev.evaluate(transaction.envelope.client.ip or "", self._context.resolver.cached)
-            if isinstance(looked, list):
+            reverse = self._name_at_hand(transaction.envelope.client)
+            if reverse is None:
                 return None
-            reverse = looked
         return self._verdict(transaction, results, reverse)
 
     async def check(self, transaction: Transaction) -> Verdict:
@@ -111,8 +113,11 @@ class SpfStage:
         """Start the look-ups in the background (at MAIL): ``check`` then finds them in the cache or under way."""
         if _not_checked(envelope.client) is not None:
             return
-        work: list[Coroutine[object, object, object]] = [self._ask(one) for one in self._questions(envelope)]
-        work.append(self._reverse(envelope.client))
+        work: list[Coroutine[object, object, object]] = [
+            self._ask(one) for one in self._questions(envelope) if self._at_hand(one) is None
+        ]
+        if self.settings.reverse and self._name_at_hand(envelope.client) is None:
+            work.append(self._reverse(envelope.client))
         for one in work:
             task = asyncio.get_running_loop().create_task(one)
             self._early.add(task)
@@ -133,11 +138,36 @@ class SpfStage:
         if found is None:
             clock = self._context.clock
             found = await check(self._context.resolver, clock, question, self.settings.timeout)
-            if found.result != "temperror":  # worth another try at the end of data
-                self._recent[question] = (clock.monotonic(), found)
-                if len(self._recent) > RECENT:
-                    self._recent.popitem(last=False)
+            self._note(self._recent, question, found)
         return found
+
+    def _at_hand(self, question: SpfQuestion) -> SpfResult | None:
+        """What needs no look-up: found out a moment ago, or all answers are in the cache."""
+        found = self._recent_result(question)
+        if found is None:
+            found = check_cached(self._context.resolver, self._context.clock, question)
+            if found is not None:
+                self._note(self._recent, question, found)
+        return found
+
+    def _name_at_hand(self, client: Client) -> iprev.Iprev | None:
+        ip = client.ip or ""
+        entry = self._names.get(ip)
+        if entry is not None and self._context.clock.monotonic() - entry[0] <= RECENT_SECONDS:
+            return entry[1]
+        looked = iprev.evaluate(ip, self._context.resolver.cached)
+        if isinstance(looked, list):
+            return None
+        self._note(self._names, ip, looked)
+        return looked
+
+    def _note(self, recent: OrderedDict[K, tuple[float, R]], key: K, found: R) -> None:
+        """Keep it for the few commands up to the end of data; a failure is worth another try then."""
+        if found.result != "temperror":
+            recent[key] = (self._context.clock.monotonic(), found)
+            recent.move_to_end(key)
+            if len(recent) > RECENT:
+                recent.popitem(last=False)
 
     def _recent_result(self, question: SpfQuestion) -> SpfResult | None:
         """What ``prefetch`` found out a moment ago: one evaluation a message is enough."""

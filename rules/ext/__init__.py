@@ -75,6 +75,9 @@ from rules.ext import (
     variables,
     vnd_debug,
     vnd_environment,
+    vnd_execute,
+    vnd_filter,
+    vnd_pipe,
     vnd_report,
 )
 from rules.registry import Extension
@@ -125,4 +128,7 @@ EXTENSIONS: tuple[Extension, ...] = (
     vnd_debug.EXTENSION,
     vnd_environment.EXTENSION,
     vnd_report.EXTENSION,
+    vnd_pipe.EXTENSION,
+    vnd_filter.EXTENSION,
+    vnd_execute.EXTENSION,
 )

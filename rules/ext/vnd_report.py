@@ -1,8 +1,8 @@
 """vnd.dovecot.report: abuse reports.
 
-Specification: spec-bosch-sieve-report, RFC 5965. Complete: yes. Not announced by default: a host asks for it by
-name when it sends reports (``compose_report`` makes the mail out of the action). A report never goes to the
-account itself; of several with the same type and recipient the first is sent; the keep is left alone.
+Specification: spec-bosch-sieve-report, RFC 5965. Complete: yes. ``compose_report`` makes the mail out of the action. A
+report never goes to the account itself; of several with the same type and recipient the first is sent; the keep is left
+alone.
 """
 
 from __future__ import annotations
@@ -116,7 +116,6 @@ EXTENSION = Extension(
     "vnd_report",
     _NEEDS,
     dialect="spec-bosch-sieve-report, RFC 5965",
-    default=False,
     commands=(
         CommandSpec(
             "report",

@@ -101,7 +101,12 @@ class HeaderBlock:
 
     def get_all(self, lname: bytes) -> list[bytes]:
         """The values of all fields of a lower-case name, unfolded, without blanks around them."""
-        return [unfold(self.value(field)).strip(b" \t\r\n") for field in self.fields_named(lname)]
+        found = self.fields_named(lname)
+        if not found:
+            return []
+        data = self.data
+        values = [data[field.value_start : field.end].strip(b" \t\r\n") for field in found]
+        return [unfold(value) if b"\n" in value else value for value in values]
 
     def first(self, lname: bytes) -> bytes | None:
         """The value of the first field of a lower-case name, unfolded, without blanks around it."""

@@ -203,8 +203,14 @@ class Bench:
         return read_script(os.path.join(self.folder, folder, name + ".sieve"))
 
     def execute(self, program: str, arguments: Sequence[str], data: bytes) -> tuple[int, bytes] | None:
-        """No programs run here."""
-        return None
+        """No programs run here; ``filterd_program/NAME`` plays one: the exit status, then what it prints of its input
+        ("cat", "upper", "arguments", or ``text`` and a text)."""
+        status, _, does = self.config.get(f"filterd_program/{program}", "").partition(" ")
+        if not status:
+            return None
+        kind, _, text = does.partition(" ")
+        printed = {"cat": data, "upper": data.upper(), "arguments": "|".join(arguments).encode()}
+        return int(status), printed.get(kind, text.encode())
 
     def new_message_id(self) -> str:
         """Counts up."""

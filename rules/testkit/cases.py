@@ -27,7 +27,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -186,18 +186,30 @@ def read_octets(path: str) -> bytes:
         raise ExpectError(f"{path}: {error.strerror}") from None
 
 
-def run_folder(folder: Folder, script_text: str | None = None, *, limits: Limits = DEFAULT) -> list[Outcome]:
-    """Runs every case. Raises ExpectError, and ScriptErrors when the script does not compile."""
+def run_folder(
+    folder: Folder,
+    script_text: str | None = None,
+    *,
+    limits: Limits = DEFAULT,
+    capabilities: Collection[str] | None = None,
+    fetch: Callable[[str, str], str | None] | None = None,
+) -> list[Outcome]:
+    """Runs every case. Raises ExpectError, and ScriptErrors when the script does not compile.
+
+    ``fetch`` finds the scripts to include that the folder does not have.
+    """
     text = script_text
     if text is None:
         if not folder.script:
             raise ExpectError(f"{folder.path}: name the script, with script = ... in {EXPECT} or --script")
         text = read_octets(folder.script).decode("utf-8", "replace")
-    compiled = compile_script(text, name=_short(folder.script) or "script", limits=limits)
+    name = _short(folder.script) or "script"
+    compiled = compile_script(text, name=name, limits=limits, capabilities=capabilities)
     remembered: set[bytes] = set()
     outcomes: list[Outcome] = []
     for case in folder.cases:
         host = _host(case, folder)
+        host.fetch = fetch
         if folder.remember:
             host.remembered = remembered
         outcomes.append(_run_case(case, compiled, host, limits))
@@ -205,10 +217,18 @@ def run_folder(folder: Folder, script_text: str | None = None, *, limits: Limits
     return outcomes
 
 
-def failures(folder_path: str, script_text: str, *, limits: Limits = DEFAULT) -> list[str]:
+def failures(
+    folder_path: str,
+    script_text: str,
+    *,
+    limits: Limits = DEFAULT,
+    capabilities: Collection[str] | None = None,
+    fetch: Callable[[str, str], str | None] | None = None,
+) -> list[str]:
     """The activation gate: why this script must not go live, one text a failure; empty: it may. Never raises."""
     try:
-        outcomes = run_folder(read_folder(folder_path), script_text, limits=limits)
+        folder = read_folder(folder_path)
+        outcomes = run_folder(folder, script_text, limits=limits, capabilities=capabilities, fetch=fetch)
     except ExpectError as error:
         return [str(error)]
     except ScriptErrors as error:

@@ -127,11 +127,17 @@ class Performer:
             case Remember():
                 self._remember(action.key, action.seconds)
             case Pipe():
-                self._fail(f"failed to pipe message to program '{action.program}': no such program")
+                self._pipe(action)
             case Discard() | SetScore() | ListStore():
                 pass
             case _:
                 assert_never(action)
+
+    def _pipe(self, action: Pipe) -> None:
+        answer = self.bench.execute(action.program, action.arguments, self._data(action.message))
+        if (answer is None or answer[0] != 0) and not action.attempt:
+            why = "no such program" if answer is None else f"exit status {answer[0]}"
+            self._fail(f"failed to pipe message to program '{action.program}': {why}")
 
     def _data(self, edited: bytes | None) -> bytes:
         return crlf(self.run.message.data) if edited is None else edited

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from filterd.demo.lab import Names, NextHop, free_ports
+from filterd.demo.lab import Names, NextHop, hold_ports
 from filterd.workers import die_with
 
 DOMAIN = "home.example"
@@ -81,7 +81,10 @@ class Server:
         resolver = self.names.up()
         self.hop.start()
         doors = tuple(self.doors)
-        self.ports = dict(zip(doors, free_ports(len(doors)), strict=True))
+        self._holders = hold_ports(len(doors))  # also while the server is down
+        self.ports = {
+            door: int(held.getsockname()[1]) for door, held in zip(doors, self._holders, strict=True)
+        }
         self.config = self.folder / "filterd.toml"
         self.data = self.folder / "data"
         self.process: subprocess.Popen[bytes] | None = None
@@ -160,6 +163,11 @@ resolver = ["{resolver}"]
     # -- the process --------------------------------------------------------------------------------
     def start(self) -> None:
         """In a process group of its own; returns when every door greets."""
+        self.spawn()
+        self.answers()
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Only begin."""
         with open(self.folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "filterd", "serve", "-c", str(self.config)],
@@ -172,6 +180,11 @@ resolver = ["{resolver}"]
                     die_with, os.getpid()
                 ),  # a test run that is killed leaves no server behind
             )
+        return self.process
+
+    def answers(self) -> None:
+        """Wait until every door takes connections and there are workers to serve them."""
+        assert self.process is not None
         deadline = time.monotonic() + START_SECONDS
         for door, port in self.ports.items():
             while True:
@@ -202,6 +215,20 @@ resolver = ["{resolver}"]
                         found.append(int(entry.name))
         return found
 
+    def settled(self, but: Iterable[int] = (), count: int = 4, seconds: float = 15.0) -> set[int]:
+        """The processes, once there are ``count`` of them (parent, two workers, sender) and none of ``but`` but the parent."""
+        assert self.process is not None
+        gone = set(but) - {self.process.pid}
+        found: set[int] = set()
+
+        def whole() -> bool:
+            found.clear()
+            found.update(self.group())
+            return len(found) == count and not found & gone
+
+        wait_for(whole, seconds, f"{count} processes, none of {sorted(gone)}")
+        return found
+
     def kill(self) -> None:
         """SIGKILL to the whole process group: as if the power went, for the processes."""
         assert self.process is not None
@@ -227,6 +254,8 @@ resolver = ["{resolver}"]
                     os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(1)
+        for holder in self._holders:
+            holder.close()
         self.hop.close()
         self.names.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -263,7 +292,7 @@ resolver = ["{resolver}"]
     @contextlib.contextmanager
     def smtp(self, door: str = "smtp", source: str = "127.0.0.1") -> Iterator[smtplib.SMTP]:
         kind = smtplib.LMTP if door == "lmtp" else smtplib.SMTP
-        client = kind("127.0.0.1", self.ports[door], source_address=(source, 0))
+        client = kind("127.0.0.1", self.ports[door], "client.example", source_address=(source, 0))
         try:
             client.ehlo("client.example")
             yield client
@@ -274,7 +303,9 @@ resolver = ["{resolver}"]
 
     @contextlib.contextmanager
     def submission(self, person: str = "ann") -> Iterator[smtplib.SMTP_SSL]:
-        client = smtplib.SMTP_SSL("127.0.0.1", self.ports["submissions"], context=INSECURE, timeout=30)
+        client = smtplib.SMTP_SSL(
+            "127.0.0.1", self.ports["submissions"], "client.example", context=INSECURE, timeout=30
+        )
         try:
             client.login(f"{person}@{DOMAIN}", PASSWORD)
             yield client

@@ -39,7 +39,8 @@ def mail(subject: str) -> bytes:
 
 
 def flags_of(imap: imaplib.IMAP4, box: str) -> list[set[str]]:
-    imap.select(f'"{box}"', readonly=True)
+    code, data = imap.select(f'"{box}"', readonly=True)
+    assert code == "OK", data
     found = imap.uid("FETCH", "1:*", "(FLAGS)")[1]
     lines = [line for line in found if isinstance(line, bytes)]
     return [
@@ -52,7 +53,7 @@ def test_copy_append_move_and_flags(server: Server, tmp_path: Path) -> None:
     with server.imap("ann") as imap:
         assert any(word.startswith("IMAPSIEVE=SIEVE://MX.HOME.EXAMPLE:") for word in capabilities(imap))
         imap.create("Bills")
-        imap.xatom("SETMETADATA", "Bills", '(/shared/imapsieve/script "events")')
+        assert imap.xatom("SETMETADATA", "Bills", '(/shared/imapsieve/script "events")')[0] == "OK"
         imap.append("INBOX", None, None, mail("plain"))
         assert flags_of(imap, "INBOX") == [set()], "no script for this mailbox"
         imap.select("INBOX")
@@ -90,6 +91,7 @@ def test_a_broken_script_leaves_the_message(server: Server, tmp_path: Path) -> N
         imap.xatom("SETMETADATA", '""', '(/shared/imapsieve/script "bad")')
         assert imap.append("INBOX", "(\\Seen)", None, mail("kept"))[0] == "OK"
         assert flags_of(imap, "INBOX") == [{"\\Seen"}]
+        imap.unselect()
         imap.xatom("SETMETADATA", '""', '(/shared/imapsieve/script "gone")')
         assert imap.append("INBOX", None, None, mail("kept"))[0] == "OK"
         assert len(flags_of(imap, "INBOX")) == 2

@@ -433,7 +433,7 @@ def test_poplib_and_smtplib_with_starttls(server: Server) -> None:
     pop.dele(count)
     pop.quit()
     assert len(server.read("bob")["INBOX"]) == count - 1
-    with smtplib.SMTP("127.0.0.1", server.ports["submission"], timeout=20) as smtp:
+    with smtplib.SMTP("127.0.0.1", server.ports["submission"], "localhost", timeout=20) as smtp:
         smtp.starttls(context=INSECURE)
         smtp.login(LOGIN, PASSWORD)
         smtp.sendmail(LOGIN, [f"bob@{DOMAIN}"], mail("smtplib", "x", LOGIN))

@@ -192,7 +192,7 @@ local_recipient_maps =
         login: str = "",
     ) -> tuple[int, bytes]:
         """The final reply. ``client`` is told by XCLIENT."""
-        with smtplib.SMTP("127.0.0.1", self.port, timeout=30) as smtp:
+        with smtplib.SMTP("127.0.0.1", self.port, "localhost", timeout=30) as smtp:
             smtp.ehlo("test.example")
             facts = f"XCLIENT ADDR={client} NAME=[UNAVAILABLE] HELO=mx.shop.example"
             code, text = smtp.docmd(facts + (f" LOGIN={login}" if login else ""))
@@ -330,7 +330,7 @@ class TestPostfix:
     def test_many_messages_in_one_session(self, both: tuple[Server, Postfix]) -> None:
         _server, postfix = both
         before = len(postfix.hop.arrivals)
-        with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as smtp:
+        with smtplib.SMTP("127.0.0.1", postfix.port, "localhost", timeout=30) as smtp:
             smtp.ehlo("x.example")
             for number in range(10):
                 smtp.mail("a@shop.example")
@@ -344,7 +344,7 @@ class TestPostfix:
     def test_latency(self, both: tuple[Server, Postfix], record_property: pytest.FixtureRequest) -> None:
         """A session with 20 messages; Nagle and delayed ACKs would cost 40 ms and more each."""
         _server, postfix = both
-        with smtplib.SMTP("127.0.0.1", postfix.port, timeout=30) as smtp:
+        with smtplib.SMTP("127.0.0.1", postfix.port, "localhost", timeout=30) as smtp:
             smtp.ehlo("x.example")
             times = []
             for number in range(20):
@@ -524,7 +524,7 @@ def test_miltertest_as_the_mta(version: int, tmp_path: Path) -> None:
 
 
 def submit(server: Server, data: bytes) -> tuple[int, bytes]:
-    with smtplib.SMTP("127.0.0.1", server.ports["smtp"], timeout=30) as smtp:
+    with smtplib.SMTP("127.0.0.1", server.ports["smtp"], "localhost", timeout=30) as smtp:
         smtp.ehlo("mx.shop.example")
         smtp.mail("billing@shop.example")
         smtp.rcpt(f"ann@{DOMAIN}")

@@ -209,7 +209,7 @@ def test_beside_pigeonhole(peer: Pigeonhole) -> None:
         print(
             f"\n{name}: Pigeonhole {theirs * 1e6:.0f} us, ours {ours * 1e6:.0f} us, ratio {theirs / ours:.1f}"
         )
-    assert _ratio(figures["20 mixed"]) >= 1.3, figures  # measured 1.8 to 2.1
+    assert _ratio(figures["20 mixed"]) >= 2, figures  # measured 2.7 to 3
     assert _ratio(figures["10000 mergeable"]) >= 200, figures  # measured 600 to 1,000
     assert _ratio(figures["10000 unmergeable"]) >= 5, figures  # measured 400 to 700
     assert figures["10000 mergeable"][1] <= 3 * figures["20 mixed"][1]

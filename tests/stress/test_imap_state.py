@@ -45,7 +45,7 @@ class Mail:
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        with smtplib.LMTP("127.0.0.1", self.port) as client:
+        with smtplib.LMTP("127.0.0.1", self.port, "localhost") as client:
             number = 0
             while not self.stop.wait(0.01):
                 number += 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from filterd.imap import columns, fetch, fetch_items, numset, resync
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad
+from filterd.imap.fetch import Plan
 from filterd.imap.numset import NumSet
 from filterd.imap.parse import Parser
 from filterd.imap.partial import Partial
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from filterd.imap.session import Session
 
 
-@dataclass(slots=True)
+_MEMO = 1_000  # octets of a command that is remembered
+
+
+@dataclass(frozen=True, slots=True)
 class Modifiers:
     changed_since: int | None = None
     vanished: bool = False
@@ -31,9 +35,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
     wanted = p.set()
     p.sp()
-    plan = fetch_items.parse(p)
-    modifiers = _modifiers(p) if p.more() else Modifiers()
-    p.end()
+    plan, modifiers = _wanted(p, session)
     if modifiers.vanished and not (uid and session.qresync and modifiers.changed_since is not None):
         raise Bad("VANISHED needs QRESYNC, UID FETCH and CHANGEDSINCE")
     if modifiers.partial is not None and not uid:
@@ -50,23 +52,37 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     return run
 
 
+def _wanted(p: Parser, session: Session) -> tuple[Plan, Modifiers]:
+    """Items and modifiers. Clients ask for one message after the other in the same words: the last ones are remembered."""
+    words = p.rest()
+    memo = session.fetch_memo
+    if memo is not None and words is not None and memo[0] == words:
+        return memo[1].copy(), memo[2]
+    plan = fetch_items.parse(p)
+    modifiers = _modifiers(p) if p.more() else Modifiers()
+    p.end()
+    if words is not None and len(words) <= _MEMO:
+        session.fetch_memo = (words, plan.copy(), modifiers)
+    return plan, modifiers
+
+
 def _modifiers(p: Parser) -> Modifiers:
-    found = Modifiers()
+    changed_since, vanished, partial = None, False, None
     p.open()
     while True:
         word = p.word()
         if word == b"CHANGEDSINCE":
             p.sp()
-            found.changed_since = p.modseq()
+            changed_since = p.modseq()
         elif word == b"VANISHED":
-            found.vanished = True
+            vanished = True
         elif word == b"PARTIAL":
             p.sp()
-            found.partial = Partial.parse(p)
+            partial = Partial.parse(p)
         else:
             raise Bad("Unknown modifier")
         if p.close():
-            return found
+            return Modifiers(changed_since, vanished, partial)
         p.sp()
 
 

@@ -82,10 +82,14 @@ def _store(
             watch.changed(result)
         modified += result.modified
         missing += len(block) - len(result.changed) - len(result.modified)
-        for line in view.learn_keywords(call.store.snapshot(view.mailbox).keywords):
-            call.write(line)
+        unnamed = 1 << len(view.table.names)
+        if any(
+            mask >= unnamed for _, mask, _ in result.changed
+        ):  # a keyword that the client has not heard of
+            for line in view.learn_keywords(call.store.snapshot(view.mailbox).keywords):
+                call.write(line)
         _answer(call, result, silent)
-        view.told(result.changed)
+        view.told(result)
         if start + _BLOCK < len(uids):
             yield
     if modified:

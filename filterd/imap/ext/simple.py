@@ -46,6 +46,9 @@ SAVEDATE = Extension(8514, (b"SAVEDATE",))  # columns, search
 PREVIEW = Extension(8970, (b"PREVIEW",))  # preview
 UTF8 = Extension(6855, (b"UTF8=ACCEPT",))  # names, cmd/append
 IMAPSIEVE = Extension(  # filterd/imapsieve
-    6785, (), when=lambda s: bool(s.config.sieve), dynamic=lambda s: (b"IMAPSIEVE=" + s.config.sieve.encode(),)
+    6785,
+    (),
+    when=lambda s: bool(s.config.sieve),
+    dynamic=lambda s: (b"IMAPSIEVE=" + s.config.sieve.encode(),),
 )
 UIDONLY = Extension(9586, (b"UIDONLY",))  # call, fetch, view

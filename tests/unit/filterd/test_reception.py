@@ -392,3 +392,16 @@ def test_a_redirect_that_asks_for_reports_gets_them_itself() -> None:
     send(house, ANN)
     (leaving,) = house.spool.outgoing
     assert leaving.reverse_path == ANN and leaving.params["NOTIFY"] == "FAILURE"
+
+
+def test_a_report_leaves_as_mail_and_the_message_is_kept() -> None:
+    house = House()
+    house.script(
+        "ann", 'require "vnd.dovecot.report"; report "abuse" "Look at this." "desk@elsewhere.example";'
+    )
+    assert asyncio.run(house.send("ann@here.example"))[0].code == 250
+    assert len(house.box("ann")) == 1
+    (sent,) = house.spool.outgoing
+    assert (sent.kind, sent.reverse_path, sent.recipient) == ("report", "", "desk@elsewhere.example")
+    assert b"Feedback-Type: abuse\r\n" in sent.data and b"Message-ID: <1@away.example>" in sent.data
+    assert b"From: <postmaster@here.example>" in sent.data or b"From: postmaster@here.example" in sent.data

@@ -117,3 +117,27 @@ def test_warnings_as_managesieve_sends_them(service: ScriptService) -> None:
     line = answer("OK", "\r\n".join(warnings), "WARNINGS")
     assert line.startswith(b"OK (WARNINGS) {") and b"script:2:1: warning: this is never reached" in line
     assert b"    2 | keep;\r\n      | ^" in line
+
+
+def test_a_failing_rule_test_refuses_activation(tmp_path: Path) -> None:
+    tests = tmp_path / "tests"
+    files = FileScriptStore(str(tmp_path), RealDisk(), ScriptLimits())
+    service = ScriptService(lambda account: files, tests_of=lambda account: str(tests))
+    store = service.of(ACCOUNT)
+    store.put("bills", 'require ["fileinto", "include"]; include "rest";')
+    store.put("rest", 'require "fileinto"; if header :contains "subject" "bill" { fileinto "Bills"; }')
+    store.put("wrong", 'require "fileinto"; fileinto "Elsewhere";')
+    store.activate("wrong")  # there are no tests yet
+    tests.mkdir()
+    (tests / "bill.eml").write_text("Subject: a bill\n\nPay.\n")
+    (tests / "expect.toml").write_text('["bill.eml"]\nfiled = ["Bills"]\n')
+    store.activate("bills")
+    for refused in (lambda: store.activate("wrong"), lambda: store.put("bills", "keep;")):
+        with pytest.raises(ScriptStoreError) as failure:
+            refused()
+        assert "test bill.eml: filed: " in failure.value.text
+    assert store.active() == ("bills", 'require ["fileinto", "include"]; include "rest";')
+    store.put("wrong", "discard;")  # not the active one
+    (tests / "expect.toml").write_text("nonsense")
+    with pytest.raises(ScriptStoreError, match=r"expect\.toml"):
+        store.activate("bills")

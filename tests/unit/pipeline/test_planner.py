@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,6 +109,12 @@ def test_vacation_goes_with_its_memory_and_its_copy() -> None:
         Answer(("bob@example.net",), b"reply", "vacation"),
     )
     assert made.remember == {b"key": 86400} and made.outcome == "stored"
+
+
+def test_a_copy_by_mailbox_id() -> None:
+    action = replace(VACATION, fcc=Fcc("Sent", mailbox_id="F123"))
+    copy = plan(Keep(implicit=True), action).steps[1]
+    assert isinstance(copy, Store) and copy.mailbox_id == "F123" and copy.generated
 
 
 def test_the_null_path_is_never_answered() -> None:

@@ -310,3 +310,13 @@ def test_large_regions_with_many_shapes(variables: bool) -> None:
             plain = run([script], mail, envelope, SimpleHost(), limits=limits, merge=False)
             assert merged.error == plain.error
             assert merged.actions == plain.actions
+
+
+@pytest.mark.parametrize(
+    "mail", [b"Subject: x\n\na\nb\n\r\nc", b"Subject: x\r\n\r\na\r\n", b"S: \n\n" + b"\n" * 40]
+)
+def test_limits_of_size_between_the_octets_and_the_virtual_size(mail: bytes) -> None:
+    size = len(mail.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
+    for word, true in (("over", lambda n: size > n), ("under", lambda n: size < n)):
+        text = "".join(f"if size :{word} {n} {{ stop; }}\n" for n in range(120))
+        assert candidates(text, mail) == [n for n in range(120) if true(n)]

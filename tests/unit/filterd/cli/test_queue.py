@@ -115,3 +115,17 @@ def test_what_is_refused(config: Path, names: list[str], monkeypatch: pytest.Mon
     ):
         with pytest.raises(CliError):
             run(config, *words)
+
+
+def test_a_message_for_later_says_so(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Outgoing(
+        b"k", "ann@us.example", "bob@d.example", b"text", "submission", "T", hold_until=4_000_000_000.0
+    )
+    with contextlib.closing(Journal(tmp_path / "queue")) as journal, journal.transaction():
+        (name,) = journal.add([out], (), time.time()).items
+    run(config, "list")
+    assert "held until 2096-10-02 07:06:40 UTC, as its sender asked" in capsys.readouterr().out
+    run(config, "show", name)
+    assert "held until 2096-10-02" in capsys.readouterr().out

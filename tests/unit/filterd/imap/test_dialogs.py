@@ -41,6 +41,9 @@ class Services:
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
         return work(self.account)
 
+    def ready(self, account: str, work: Callable[[AccountStore], T]) -> T | None:
+        return None
+
     def watch(self, account: str, mailbox: str, wake: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
 

@@ -39,9 +39,10 @@ class Driver:
             size_limit=size,
             auth=submission,
             auth_required=submission,
+            prdr=profile is not Profile.LMTP,
             limits=SmtpLimits(errors=6, recipients=3, idle_commands=5, line_swallow=6000, swallow_floor=2000),
         )
-        self.core = SmtpCore(config, tls=submission, xclient=True)
+        self.core = SmtpCore(config, tls=submission, xclient=True, xforward=True)
         self.events: list[Event] = []
         self.out = b""
         self.feed(b"")
@@ -76,7 +77,7 @@ FRAGMENTS = [
     b"RCPT TO:<x@y.z>\r\n", b"RCPT TO:<no@y.z>\r\n", b"DATA\r\n", b"text\r\n", b".\r\n", b"..\r\n", b"\r\n.\r\n",
     b"BDAT 5\r\n", b"BDAT 7 LAST\r\n", b"BDAT 0 LAST\r\n", b"BDAT 290\r\n", b"ab\r\nc", b"\r\n", b"\n", b"\r",
     b"RSET\r\n", b"NOOP\r\n", b"AUTH PLAIN\r\n", b"AUTH PLAIN AGFubgBzZWNyZXQ=\r\n", b"*\r\n", b"AAA=\r\n",
-    b"XCLIENT ADDR=192.0.2.9\r\n", b"x" * 150, b"x" * 2100, b"\0", b"QUIT\r\n", b"FOO\r\n", b" ", b"\xff",
+    b"XCLIENT ADDR=192.0.2.9\r\n", b"XFORWARD ADDR=192.0.2.9\r\n", b"MAIL FROM:<a@b.c> PRDR\r\n", b"x" * 150, b"x" * 2100, b"\0", b"QUIT\r\n", b"FOO\r\n", b" ", b"\xff",
 ]  # fmt: skip
 
 
@@ -103,6 +104,15 @@ def test_where_chunks_are_cut_does_not_matter(profile: Profile, data: bytes, cut
         assert other.out == whole.out
         assert other.told() == whole.told()
     _accounts_for_every_transaction(whole)
+
+
+def test_a_line_far_too_long_is_cut_off_whether_its_end_came_along_or_not() -> None:
+    line = b"x" * 6500 + b"\r\n"
+    whole, cut = Driver(), Driver()
+    whole.feed(line)
+    for at in range(0, len(line), 700):
+        cut.feed(line[at : at + 700])
+    assert whole.out == cut.out and whole.out.endswith(b"421 4.5.2 Line far too long; closing\r\n")
 
 
 def _accounts_for_every_transaction(driver: Driver) -> None:

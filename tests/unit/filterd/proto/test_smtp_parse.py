@@ -113,14 +113,25 @@ def test_xtext_round_trip(text: str) -> None:
     assert smtp_parse.xtext(encoded) == text
 
 
-def test_xclient() -> None:
-    assert smtp_xclient.xclient(b"addr=ipv6:2001:DB8::1 name=[unavailable] login=A+2b+3Db port=25") == {
-        "ADDR": "2001:db8::1",
-        "NAME": "",
-        "LOGIN": "A+=b",
-        "PORT": "25",
-    }
-    assert smtp_xclient.xclient(b"ADDR=IPV6:::ffff:192.0.2.1") == {"ADDR": "192.0.2.1"}
-    for bad in (b"", b"ADDR", b"FOO=1", b"ADDR=x", b"PORT=-1", b"PROTO=X", b"NAME=a+0D+0Ab", b"HELO=a+20b"):
-        with pytest.raises(SyntaxFault):
-            smtp_xclient.xclient(bad)
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2027-01-15T08:00:00Z", 1_800_000_000.0),
+        ("2027-01-15t08:00:00z", 1_800_000_000.0),
+        ("2027-01-15T09:30:00+01:30", 1_800_000_000.0),
+        ("2027-01-15T08:00:00.250000Z", 1_800_000_000.25),
+        ("2027-01-15T08:00:00", None),
+        ("2027-02-30T08:00:00Z", None),
+        ("2027-01-15 08:00:00Z", None),
+        ("0000-01-15T08:00:00Z", None),
+        ("2027-01-15T24:00:00Z", None),
+        ("", None),
+    ],
+)
+def test_date_time(text: str, seconds: float | None) -> None:
+    assert smtp_parse.date_time(text) == seconds
+
+
+@given(st.text(max_size=40))
+def test_date_time_takes_any_text(text: str) -> None:
+    smtp_parse.date_time(text)

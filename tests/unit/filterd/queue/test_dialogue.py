@@ -143,6 +143,52 @@ def test_pipelined_transaction_is_one_write_and_the_text() -> None:
     assert letter.results["b@x.example"].text == "250 2.0.0 queued as 7"
 
 
+FACTS = {
+    "NAME": "mail.away.example",
+    "ADDR": "203.0.113.5",
+    "HELO": "a b",
+    "PROTO": "ESMTP",
+    "SOURCE": "REMOTE",
+    "IDENT": "",
+}
+
+
+def test_xforward_goes_before_each_mail_with_what_is_wanted() -> None:
+    talk = ready("PIPELINING", "XFORWARD NAME ADDR PROTO HELO SOURCE")
+    letter = mail("b@x.example")
+    letter.forward = FACTS
+    said = play(talk.send(letter), "550 not from you", "250 ok", "450 4.2.2 full", "554 nobody")
+    assert said[0].startswith(
+        b"XFORWARD NAME=mail.away.example ADDR=203.0.113.5 PROTO=ESMTP HELO=a+20b SOURCE=REMOTE\r\nMAIL FROM:"
+    )
+    assert letter.results["b@x.example"].code == 450  # a refused XFORWARD is no refusal of the mail
+    again = mail("c@x.example")
+    again.forward = {"ADDR": "IPV6:2001:db8::1"}
+    said = play(talk.send(again), "250 reset", "250 ok", "250 ok", "250 ok", "354 go", "250 ok")
+    assert said[0].startswith(b"RSET\r\nXFORWARD ADDR=IPV6:2001:db8::1\r\nMAIL")
+    assert again.results["c@x.example"].good
+
+
+def test_xforward_lines_fit_and_nobody_is_told_who_does_not_ask() -> None:
+    letter = mail("b@x.example", sender="")
+    letter.forward = {
+        "NAME": "n" * 250,
+        "ADDR": "203.0.113.5",
+        "HELO": "h" * 250,
+        "IDENT": "i" * 500,
+        "SOURCE": "",
+    }
+    talk = ready("XFORWARD NAME ADDR HELO IDENT SOURCE")
+    said = play(talk.send(letter), "250 ok", "250 ok", "250 ok", "250 ok", "354 go", "250 ok")
+    assert [line[:14] for line in said[:3]] == [b"XFORWARD NAME=", b"XFORWARD HELO=", b"MAIL FROM:<>\r\n"]
+    assert all(len(line) <= 512 for line in said[:2]) and said[1].endswith(b" SOURCE=[UNAVAILABLE]\r\n")
+    letter = mail("b@x.example")
+    letter.forward = FACTS
+    assert b"XFORWARD" not in b"".join(
+        play(ready("PIPELINING").send(letter), "250 a", "250 b", "354 c", "250 d")
+    )
+
+
 def test_without_pipelining_one_command_at_a_time() -> None:
     letter = mail("b@x.example", "c@x.example")
     said = play(ready().send(letter), "250 ok", "550 5.1.1 who?", "250 ok", "354 go", "250 fine")

@@ -128,3 +128,13 @@ def test_relays() -> None:
     for missing in ("nowhere.example", "slow.example"):
         found = way("x.example", Relay(missing))
         assert isinstance(found, NoRoute) and not found.permanent
+
+
+def test_a_next_hop_of_our_choice_keeps_its_way_of_speaking_and_its_login() -> None:
+    (hop,) = way("any.example", Relay("192.0.2.50", 24, lmtp=True))  # type: ignore[misc]  # a sequence of hops
+    assert (hop.address, hop.port, hop.lmtp, hop.login) == ("192.0.2.50", 24, True, None)
+    (hop,) = way("any.example", Relay("localhost", 0, None, True, "/run/lmtp"))  # type: ignore[misc]  # the same
+    assert (hop.path, hop.lmtp) == ("/run/lmtp", True)
+    found = way("any.example", Relay("plain.example", 587, ("ann", "secret")))
+    assert not isinstance(found, NoRoute) and all(hop.login == ("ann", "secret") for hop in found)
+    assert all(hop.login is None for hop in way("one.example"))  # type: ignore[union-attr]  # there is a way

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from filterd.queue.base import PendingStore
+from filterd.queue.courier import Courier
+from filterd.queue.destinations import Destination
 from filterd.queue.journal import Journal
 from filterd.queue.route import Relay
 from filterd.queue.rows import Item
+from filterd.queue.writer import Writer
 from filterd.store.base import NewMessage, StoreUnavailable
 from pipeline.reply import Reply
 from tests.queuelab import TEXT, Lab, Mood, spool
@@ -176,6 +179,34 @@ def test_a_destination_rests_and_the_operator_wakes_it(lab: Lab) -> None:
             await lab.until(lambda: lab.states() == {"sent": 2})
 
     asyncio.run(story())
+
+
+def test_mail_that_comes_while_a_place_rests_counts_no_try(lab: Lab) -> None:
+    """A message that arrives at the moment its destination is put off waits like the others: nobody tried it."""
+    domain = lab.live(1)
+    arriving = [f"{number}@{domain}" for number in range(3)]
+
+    def arrive() -> None:
+        """In the queue's thread, right after each transaction of the courier."""
+        if arriving:
+            lab.put(lab.out(arriving.pop()))
+
+    async def story() -> None:
+        lab.put(lab.out(f"first@{domain}"))
+        queue = Writer(lab.queue, lab.clock, "test", arrive)
+        office = lab.sender()._open_office(queue)
+        place = Destination(f"@{domain}", domain)
+        assert place.unreachable(lab.clock.now, "451 4.4.1 no answer", 300)
+        while arriving:
+            place.active = 1
+            await Courier(office, place).run()
+        await asyncio.to_thread(queue.close)
+
+    asyncio.run(story())
+    lab.traces.close()
+    assert len(lab.items()) == 4
+    assert {(item.state, item.attempts) for item in lab.items()} == {("queued", 0)}
+    assert not lab.sink.tried
 
 
 def test_too_many_connections_make_fewer(lab: Lab) -> None:

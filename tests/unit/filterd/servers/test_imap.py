@@ -46,6 +46,9 @@ class Pool:
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, self.do, account, work)
 
+    def ready(self, account: str, work: Callable[[AccountStore], T]) -> T | None:
+        return None
+
     def do(self, account: str, work: Callable[[AccountStore], T]) -> T:
         with self.lock:
             return work(self.store.account(account))

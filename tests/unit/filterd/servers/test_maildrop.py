@@ -26,6 +26,9 @@ class CountedJobs:
         self.count += 1
         return work(self.store.account(account))
 
+    def ready(self, account: str, work: Callable[[AccountStore], T]) -> T | None:
+        return None
+
 
 def test_one_lock_per_account_across_descriptors(tmp_path: Path) -> None:
     async def body() -> None:

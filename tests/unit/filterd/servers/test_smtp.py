@@ -72,7 +72,14 @@ def test_client_facts() -> None:
         Client("192.0.2.7", 4000, "c.example"),
         Client("192.0.2.7", 4000, "old", esmtp=False),
         Client("192.0.2.7", 4000, "c.example", tls="TLSv1.3 TLS_AES_256_GCM_SHA384"),
-        Client("198.51.100.9", 77, "c.example", "x.example", tls="TLSv1.3 TLS_AES_256_GCM_SHA384"),
+        Client(
+            "198.51.100.9",
+            77,
+            "c.example",
+            "x.example",
+            tls="TLSv1.3 TLS_AES_256_GCM_SHA384",
+            told="XCLIENT by 192.0.2.7",
+        ),
     ]
     door.close()
 
