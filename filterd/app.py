@@ -33,9 +33,12 @@ from filterd.config.values import Relay as ConfiguredRelay
 from filterd.config.values import SocketAddress
 from filterd.delivery import Delivery, DeliverySettings
 from filterd.doors import PROXIED, Doors, certificate
+from filterd.execbridge import Programs
+from filterd.execclient import CAPABILITIES as PROGRAM_WORDS
+from filterd.execclient import ExecClient, reachable
 from filterd.explain.traces import TraceWriter
-from filterd.local_delivery import LocalDelivery
 from filterd.imap.events import MailboxEvents
+from filterd.local_delivery import LocalDelivery
 from filterd.local_text import DELIVER_SOCKET
 from filterd.mailboxscripts import MailboxScripts, MailboxScriptSettings
 from filterd.milter import MilterReception
@@ -102,6 +105,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     store = maildir(config, quota_of(directory), notices.changed)
     notices.follow(store.path)
     jobs = AccountJobs(store)
+    programs = programs_of(config, jobs)
     scripts = ScriptService(
         lambda account: scripts_of(config, account, disk),
         before=[Path(path) for path in config.stage.sieve.before],
@@ -111,6 +115,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         own_addresses=own_addresses(directory),
         global_dir=root / "sieve" / "global",
         tests_of=lambda account: tests_of(config, account),
+        more=PROGRAM_WORDS if programs is not None else (),
     )
     traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
     spool = GroupSpool(root / "queue", clock)
@@ -132,6 +137,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         leaving,
         clock,
         desk,
+        programs,
     )
     spool.fresh = delivery.performer.fresh
     names = frozenset({config.server.hostname, config.pipeline.authserv_id, *(d.name for d in config.domain)})
@@ -173,12 +179,16 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
                 clock,
                 ids,
                 keys.secret(root, "delivery"),
+                programs,
             ),
         )
     )
     screening = milter_reception(config, context, arriving, leaving, traces, sieve_limits(config))
 
     def close() -> None:
+        delivery.close()
+        if programs is not None:
+            programs.close()
         spool.close()
         traces.close()
         jobs.close()
@@ -202,6 +212,13 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         events,
         desk,
     )
+
+
+def programs_of(config: Config, jobs: AccountJobs) -> Programs | None:
+    """The way to ``filterd-exec``; None where it is not configured or does not run: then scripts are not offered its words."""
+    if not reachable(config.exec.socket):
+        return None
+    return Programs(ExecClient(config.exec.socket, config.exec.timeout, config.exec.output), jobs)
 
 
 def quota_of(directory: Directory) -> Callable[[str], int]:

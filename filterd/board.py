@@ -61,8 +61,8 @@ def alive(pid: int) -> bool:
 
 
 def _mark(key: bytes) -> bytes:
-    """What stands for a delivery key."""
-    return hashlib.blake2b(key, digest_size=8).digest()
+    """What stands for a delivery key, which is chance all through."""
+    return key[:8].ljust(8, b"\1")
 
 
 class Board:
@@ -70,8 +70,13 @@ class Board:
 
     def __init__(self, desks: int = DESKS) -> None:
         self.desks = desks
-        self.memory = mmap.mmap(-1, desks * DESK_SIZE)
+        self.memory = mmap.mmap(-1, desks * DESK_SIZE + _NUMBER.size)  # at the end: how many desks were ever taken
         self.secret = secrets.token_bytes(16)
+
+    @property
+    def taken(self) -> int:
+        """No desk from this number on was ever taken."""
+        return int(_NUMBER.unpack_from(self.memory, self.desks * DESK_SIZE)[0])
 
     def take(self, clock: Clock, directory: Path) -> Desk:
         """A desk for this process, under a lock in ``directory``; one of its own, that nobody sees, when all are taken."""
@@ -94,6 +99,7 @@ class Board:
             if pid == 0 or not alive(pid):
                 self.memory[at : at + DESK_SIZE] = bytes(DESK_SIZE)
                 _NUMBER.pack_into(self.memory, at + _PID, os.getpid())
+                _NUMBER.pack_into(self.memory, self.desks * DESK_SIZE, max(self.taken, number + 1))
                 return Desk(self, number, clock)
         return alone(clock)
 
@@ -125,7 +131,7 @@ class Desk:
 
     def _others(self) -> Iterator[int]:
         """Where the desks of other living processes begin."""
-        for number in range(self._board.desks):
+        for number in range(self._board.taken):
             at = number * DESK_SIZE
             if number != self._number:
                 pid = _NUMBER.unpack_from(self._memory, at + _PID)[0]
@@ -139,13 +145,13 @@ class Desk:
             slot = self._free.pop()
         elif self._top < LIVING:
             slot, self._top = self._top, self._top + 1
+            _NUMBER.pack_into(self._memory, self._at + _TOP, self._top)
         else:
             return
         mark = _mark(key)
         self._slots.setdefault(mark, []).append(slot)
         at = self._at + _LIVING_AT + 8 * slot
         self._memory[at : at + 8] = mark
-        _NUMBER.pack_into(self._memory, self._at + _TOP, self._top)
 
     def let_go(self, key: bytes) -> None:
         """Its session is over, or went on."""

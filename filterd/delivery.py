@@ -14,7 +14,9 @@ from pathlib import Path
 
 from filterd.accounts.directory import Account, Directory, Forward, Local
 from filterd.board import Desk
+from filterd.chains import Chains
 from filterd.deliverykey import DeliveryKeys
+from filterd.execbridge import Programs, facts_of
 from filterd.outgoing import Departure
 from filterd.perform import Job, Living, Outcome, Performer, Target
 from filterd.queue.base import Outgoing, Spool
@@ -89,20 +91,27 @@ class Delivery:
         departure: Departure,
         clock: Clock,
         desk: Desk | None = None,
+        programs: Programs | None = None,
     ) -> None:
         self._settings = settings
         self._directory = directory
         self._jobs = jobs
         self._scripts = scripts
+        self._chains = Chains(scripts)
         self._spool = spool
         self._departure = departure
         self._clock = clock
         self.performer = Performer(jobs, spool, departure, clock, desk)
+        self._programs = self.performer.programs = programs
         self._quotas: dict[str, tuple[int, float]] = {}  # room left, believed until
 
     # -- asked at RCPT ---------------------------------------------------------------------------
-    def can_reject(self, account: Account) -> bool:
-        return self._scripts.can_reject(account.id)
+    async def can_reject(self, account: Account) -> bool:
+        """May the account's scripts refuse a message (HOUSE item 9)?"""
+        return (await self._chains.ready(account.id)).can_reject
+
+    def close(self) -> None:
+        self._chains.close()
 
     async def full(self, account: Account, size: int) -> bool:
         """Would a message of ``size`` octets not fit? Unknown (the store is busy or down) counts as fitting."""
@@ -263,7 +272,8 @@ class Delivery:
     ) -> tuple[RunResult, AccountHost | None]:
         account = local.account.id
         started, clock = self._clock.time(), self._clock.monotonic()
-        scripts, error = self._scripts.chain(account)
+        chain = await self._chains.ready(account)
+        scripts, error = chain.scripts, chain.error
         if not scripts:
             result = RunResult(actions=[Keep(implicit=True)], error=error)
             if error:
@@ -272,12 +282,16 @@ class Delivery:
         host = self._host(job, destination, local)
         envelope = self._script_envelope(job.work.envelope, destination)
         limits = self._settings.limits
-        result = interpreter.run(scripts, job.base, envelope, host, limits=limits)
-        if host.needed_store:
+        run = partial(interpreter.run, scripts, job.base, envelope, host, limits=limits)
+        result = await self._chains.run(chain, len(job.base.data), run)
+        if host.needed_program and self._programs is not None:
+            facts = facts_of(account, envelope.mail_from, envelope.rcpt_to)
+            result = await self._programs.run(account, host, facts, run)
+        elif host.needed_store:
 
             def again(store: AccountStore) -> RunResult:
                 host.store, host.needed_store = store, False
-                return interpreter.run(scripts, job.base, envelope, host, limits=limits)
+                return run()
 
             result = await self._jobs.run(account, again)
         trace.script = scripts[-1].name
@@ -340,7 +354,8 @@ class Delivery:
             global_dir=self._settings.global_scripts,
             spam=(float(score), float(threshold)) if score and threshold else None,
             virus=int(virus) if virus and virus.isdigit() else None,
-            delivery=job.keys.key(local.account.id, "state"),
+            offers_programs=self._programs is not None,
+            delivery=partial(job.keys.key, local.account.id, "state"),
             retry=self.performer.unheard,
         )
 

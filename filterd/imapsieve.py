@@ -29,6 +29,7 @@ from rules.actions import (
     Keep,
     ListStore,
     Notify,
+    Pipe,
     Redirect,
     Reject,
     Remember,
@@ -42,7 +43,6 @@ from rules.host import ScriptEnvelope
 from rules.interpreter import run
 from rules.limits import DEFAULT, Limits
 from rules.mail.message import Message
-from rules.registry import capabilities
 
 log = logging.getLogger("filterd.imapsieve")
 
@@ -77,6 +77,7 @@ class ImapOutcome:
     sends: tuple[Redirect | Notify | Report, ...] = ()
     remember: tuple[Remember, ...] = ()
     lists: tuple[ListStore, ...] = ()
+    pipes: tuple[Pipe, ...] = ()
     error: str | None = None
     trace: tuple[TraceStep, ...] = field(default=(), repr=False)
 
@@ -91,7 +92,7 @@ class ImapSieve:
         self._scripts = scripts
         self._host_of = host_of
         self._limits = limits
-        self._capabilities = tuple(name for name in capabilities() if name not in _INAPPLICABLE)
+        self._capabilities = tuple(name for name in scripts.capabilities() if name not in _INAPPLICABLE)
         self._compiled: dict[tuple[str, str], CompiledScript | ScriptErrors] = {}
 
     @staticmethod
@@ -144,6 +145,7 @@ class ImapSieve:
             sends=tuple(one for one in result.actions if isinstance(one, Redirect | Notify | Report)),
             remember=tuple(one for one in result.actions if isinstance(one, Remember)),
             lists=tuple(one for one in result.actions if isinstance(one, ListStore)),
+            pipes=tuple(one for one in result.actions if isinstance(one, Pipe)),
             trace=tuple(result.trace),
         )
 

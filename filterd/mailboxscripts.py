@@ -10,6 +10,7 @@ the null one (notify); a message that a redirect of this account brought back is
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from filterd.accounts.directory import Directory
 from filterd.deliverykey import DeliveryKeys
+from filterd.execbridge import Programs, facts_of
 from filterd.explain.traces import TraceWriter
 from filterd.imap import events
 from filterd.imap.events import MailboxEvent
@@ -72,6 +74,8 @@ class _Mark:
 
     uid: int
     outcome: ImapOutcome
+    data: bytes = b""  # for its pipes
+    part: RecipientTrace | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +103,7 @@ class MailboxScripts:
         clock: Clock,
         ids: Ids,
         secret: bytes,
+        programs: Programs | None = None,
     ) -> None:
         self._settings = settings
         self._scripts = scripts
@@ -110,6 +115,8 @@ class MailboxScripts:
         self._clock = clock
         self._ids = ids
         self._secret = secret
+        self._programs = programs
+        self._loop = asyncio.get_running_loop() if programs is not None else None
         self._sieve = ImapSieve(scripts, self._host, settings.limits)
 
     def wants(self, store: AccountStore, mailbox: str, cause: str) -> bool:
@@ -121,11 +128,27 @@ class MailboxScripts:
             block = await self._jobs.run(event.account, partial(self._decide, event, at))
             if block.outgoing:
                 await self._spool.enqueue(block.outgoing)
+            for mark in block.marks:
+                await self._pipe(event, mark)
             if block.marks:
                 await self._jobs.run(event.account, partial(self._mark, event, block.marks))
             for trace in block.traces:
                 self._traces.put(trace)
             at = block.upto
+
+    async def _pipe(self, event: MailboxEvent, mark: _Mark) -> None:
+        """A message that a program did not take keeps its place: it is not marked as deleted."""
+        for one in mark.outcome.pipes:
+            why = "there is no service for programs here"
+            if self._programs is not None:
+                data = mark.data if one.message is None else one.message
+                facts = facts_of(event.account, event.account, event.account)
+                why = await self._programs.pipe(one.program, one.arguments, data, facts)
+            if why:
+                log.warning("account %s: script “%s”: %s", event.account, mark.outcome.script, why)
+                mark.outcome = replace(mark.outcome, delete=False)
+            if mark.part is not None:
+                mark.part.places.append(why or f"handed to the program {one.program}")
 
     # -- in the account's job -------------------------------------------------------------------------------------------
     def _decide(self, event: MailboxEvent, start: int, store: AccountStore) -> _Block:
@@ -173,8 +196,14 @@ class MailboxScripts:
             else:
                 block.outgoing.extend(outgoing)
                 part.places.extend(f"queued for {one.recipient}" for one in outgoing)
-                if outcome.flags is not None or outcome.delete or outcome.remember or outcome.lists:
-                    block.marks.append(_Mark(uid, outcome))
+                if (
+                    outcome.flags is not None
+                    or outcome.delete
+                    or outcome.remember
+                    or outcome.lists
+                    or outcome.pipes
+                ):
+                    block.marks.append(_Mark(uid, outcome, data, part))
         part.spans.append(
             Span(
                 "sieve",
@@ -185,7 +214,7 @@ class MailboxScripts:
             )
         )
         part.outcome, part.decision = _ending(event.mailbox, outcome)
-        if outcome.error or part.places or outcome.delete or outcome.flags is not None:
+        if outcome.error or part.places or outcome.delete or outcome.pipes or outcome.flags is not None:
             block.traces.append(trace)
 
     def _file(
@@ -284,7 +313,12 @@ class MailboxScripts:
             "vnd.filterd.setting.postmaster": f"postmaster@{event.account.rpartition('@')[2]}",
             **items,
         }
+        programs = None
+        if self._programs is not None and self._loop is not None:
+            sender = facts_of(event.account, event.email, event.email)
+            programs = self._programs.client.blocking(self._loop, sender)
         return AccountHost(
+            programs=programs,
             at=self._clock.time(),
             hostname=settings.hostname,
             environment_items=facts,

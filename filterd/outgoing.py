@@ -191,7 +191,8 @@ def _marked(base: Message, name: bytes, address: str) -> bool:
 
 def forward_facts(client: Client, ident: str) -> dict[str, str]:
     """What XFORWARD tells a next hop of ours about the first client ("" = unavailable). A hop of ours is not that client."""
-    ip = client.ip or "" if client.facts_trusted else ""
+    local = client.told.startswith("XFORWARD") and not client.facts_trusted  # a client of the server in front
+    ip = client.ip or "" if client.facts_trusted or local else ""
     return {
         "NAME": client.name if ip else "",
         "ADDR": f"IPV6:{ip}" if ":" in ip else ip,
@@ -199,7 +200,7 @@ def forward_facts(client: Client, ident: str) -> dict[str, str]:
         "PROTO": "ESMTP" if client.esmtp else "SMTP",
         "HELO": client.helo if ip else "",
         "IDENT": ident,
-        "SOURCE": "REMOTE",
+        "SOURCE": "LOCAL" if local and ip else "REMOTE",
     }
 
 

@@ -16,6 +16,7 @@ a mailbox.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from functools import partial
 
 from filterd.board import Desk, alone
 from filterd.deliverykey import DeliveryKeys
+from filterd.execbridge import Programs, facts_of
 from filterd.outgoing import Departure
 from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool
 from filterd.sieve_host import LIST_PREFIX
@@ -145,6 +147,7 @@ class Performer:
         self._clock = clock
         self._live: Counter[bytes] = Counter()  # keys of messages whose sessions of this process still live
         self._desk = desk or alone(clock)
+        self.programs: Programs | None = None  # set where there is a service for them
 
     def fresh(self, key: bytes, created: float) -> bool:
         """Was the delivery with this key, made at ``created``, acknowledged, though the queue does not say so yet? Then an equal
@@ -201,7 +204,7 @@ class Performer:
     async def _effects(self, job: Job, trace: RecipientTrace, effects: Effects, outcome: Outcome) -> None:
         stores, changes = effects.stores, effects.changes
         outgoing = [
-            replace(one, key=one.key + job.trace.id.encode()) if await self._beside(one.key) else one
+            replace(one, key=_of_its_own(one.key, job.trace.id)) if await self._beside(one.key) else one
             for one in effects.outgoing
         ]
         # more than one thing that a crash could part: written down first
@@ -293,9 +296,9 @@ class Performer:
                         self._departure.generated(job.work, job.base, step, job.keys, target.account)
                     )
                 case plans.Execute():
-                    kept = plans.Store(step.mailbox)
-                    effects.stores.append(await self._pending(job, kept, plan, target, effects))
-                    trace.decision += " (no program service here: kept)"
+                    if await self._execute(job, step, plan, target, trace):
+                        kept = plans.Store(step.mailbox, data=step.data)
+                        effects.stores.append(await self._pending(job, kept, plan, target, effects))
                 case _:
                     pass
         if plan.lists:
@@ -303,6 +306,29 @@ class Performer:
             remember = state.remember if state is not None else {}
             effects.changes.append(PendingChange(target.account, remember, plan.lists, job.trace.id))
         return effects
+
+    async def _execute(
+        self, job: Job, step: plans.Execute, plan: Plan, target: Target, trace: RecipientTrace
+    ) -> bool:
+        """vnd.dovecot.pipe, before anything is promised. True: it failed, and the message must be kept."""
+        started, clock = self._clock.time(), self._clock.monotonic()
+        why = "there is no service for programs here"
+        if self.programs is not None:
+            data = step.data if step.data is not None else job.base.data
+            facts = facts_of(target.account, job.work.envelope.reverse_path, target.address)
+            why = await self.programs.pipe(step.program, step.arguments, data, facts)
+        said = f"{step.program}: {why or 'done'}"
+        took = self._clock.monotonic() - clock
+        trace.spans.append(Span("program", started, took, "error" if why else "", said))
+        if not why:
+            trace.places.append(f"handed to the program {step.program}")
+            return False
+        ends = [one for one in plan.steps if isinstance(one, plans.Store | plans.Send)]
+        there = any(isinstance(one, plans.Store) and one.mailbox == step.mailbox for one in ends)
+        if there or (step.attempt and ends):
+            return False
+        trace.outcome, trace.decision = "stored", f"{step.mailbox} because {why}."
+        return True
 
     async def _commit(
         self,
@@ -361,7 +387,9 @@ class Performer:
             stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
             if stored.duplicate and not again:
                 stored = await self._known(replace(pending, mailbox=mailbox), stored)
-        if stored.duplicate and pending.state is not None:  # perhaps it was killed between the link and the index
+        if (
+            stored.duplicate and pending.state is not None
+        ):  # perhaps it was killed between the link and the index
             await self.change(PendingChange(pending.account, pending.state.remember))
         if trace is not None:
             if note and trace.decision:
@@ -456,6 +484,11 @@ def _without_twins(
     ]
     effects.outgoing = [one for one in effects.outgoing if one.key not in job.begun]
     return [job.begun[key] for key in keys]
+
+
+def _of_its_own(key: bytes, trace: str) -> bytes:
+    """A key that no other message has."""
+    return hashlib.blake2b(key, key=trace.encode(), digest_size=len(key)).digest()
 
 
 def _final_fields(job: Job, target: Target) -> bytes:

@@ -190,7 +190,10 @@ class Reception(SmtpService):
             ):
                 return FULL
         if self._settings.split_reject and session.profile is Profile.MX and not _each(session, transaction):
-            refuses = any(self._delivery.can_reject(d.local.account) for d in locals_ if d.local is not None)
+            refuses = False
+            for destination in locals_:
+                if destination.local is not None and not refuses:
+                    refuses = await self._delivery.can_reject(destination.local.account)
             if pending.destinations and (refuses or pending.splits):
                 return SPLIT
             pending.splits = refuses

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from filterd.accounts.scripts_base import ScriptStore, ScriptStoreError
@@ -36,6 +38,27 @@ def global_script(folder: Path | None, name: str) -> str | None:
         return path.read_text("utf-8", "replace") if path.is_file() else None
     except OSError:
         return None
+
+
+Stamp = tuple[int, int, int]
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    """None when it cannot be looked at."""
+    try:
+        facts = os.stat(path)  # Path.stat costs three times as much, and this is asked twice a message
+    except OSError:
+        return None
+    return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What an account's chain is made of: its active script, all texts in order as (name, text), stamps of the shared files."""
+
+    active: tuple[str, str] | None
+    texts: tuple[tuple[str, str], ...]
+    shared: tuple[tuple[Path, Stamp | None], ...]
 
 
 class GatedStore:
@@ -72,7 +95,7 @@ class ScriptService:
 
     ``own_addresses`` gives every address of an account (for the warning about redirects to oneself), ``global_dir`` holds
     the scripts for ``include :global``. ``tests_of`` is the folder of an account's rule tests (``rules.testkit.cases``): where
-    there is one, only a script that passes them goes live.
+    there is one, only a script that passes them goes live. ``more`` are capabilities that are off by default.
     """
 
     def __init__(
@@ -85,6 +108,7 @@ class ScriptService:
         own_addresses: Callable[[str], Iterable[str]] | None = None,
         global_dir: Path | None = None,
         tests_of: Callable[[str], str] | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         self._open_store = store_of
         self._stores: dict[str, ScriptStore] = {}
@@ -92,8 +116,10 @@ class ScriptService:
         self._after = tuple(after)
         self._default = default
         self._compiled: dict[tuple[str, str], CompiledScript | ScriptErrors] = {}
-        self._files: dict[Path, tuple[tuple[int, int, int], str]] = {}
-        self._capabilities = registry.capabilities()
+        self._files: dict[Path, tuple[Stamp, str]] = {}
+        self._guard = threading.Lock()
+        self._turns: dict[tuple[str, str], threading.Lock] = {}
+        self._capabilities = (*registry.capabilities(), *more)
         self._limits = limits
         self._own_addresses = own_addresses
         self._global_dir = global_dir
@@ -119,7 +145,13 @@ class ScriptService:
         """(errors, warnings) for people: each with its place, the source line, a caret and the cure."""
         own = {account, *(self._own_addresses(account) if self._own_addresses is not None else ())}
         try:
-            compiled = compile_script(text, name="script", limits=self._limits, own_addresses=own)
+            compiled = compile_script(
+                text,
+                name="script",
+                limits=self._limits,
+                own_addresses=own,
+                capabilities=self._capabilities,
+            )
         except ScriptErrors as failure:
             return render(failure.errors, text, "script").splitlines(), []
         warnings = render(compiled.warnings, text, "script", kind="warning").splitlines()
@@ -142,7 +174,7 @@ class ScriptService:
         test of the account's fails."""
         lines: list[str] = []
         try:
-            compiled = compile_script(text, name=name, limits=self._limits)
+            compiled = compile_script(text, name=name, limits=self._limits, capabilities=self._capabilities)
         except ScriptErrors as failure:
             lines = render(failure.errors, text, name).splitlines()
         else:
@@ -157,7 +189,13 @@ class ScriptService:
         folder = self._tests_of(account) if self._tests_of is not None else ""
         if not folder or not os.path.isdir(folder):
             return []
-        found = failures(folder, text, limits=self._limits, fetch=self._included(account))
+        found = failures(
+            folder,
+            text,
+            limits=self._limits,
+            capabilities=self._capabilities,
+            fetch=self._included(account),
+        )
         lines = [f"test {one}" for one in found[:MOST_FAILURES]]
         return [*lines, f"and {len(found) - MOST_FAILURES} more"] if len(found) > MOST_FAILURES else lines
 
@@ -167,15 +205,41 @@ class ScriptService:
     # -- delivery ---------------------------------------------------------------------------
     def chain(self, account: str) -> tuple[list[CompiledScript], str | None]:
         """The scripts to run for a message to ``account``, in order, and an error text when one cannot be used."""
-        out: list[CompiledScript] = []
-        error: str | None = None
+        return self.compiled(account, self.sources(account))
+
+    def sources(self, account: str) -> Sources:
+        """The texts of the account's chain; reads what has changed."""
+        stamps = {
+            path: _stamp_of(path) for path in (*self._before, *self._after)
+        }  # before the texts are read
+        if self._default is not None:
+            stamps[self._default] = _stamp_of(self._default)
         active = self._store_of(account).active()
         own: list[tuple[str, str]] = []
         if active is not None:
             own.append(active)
         elif self._default is not None:
             own.extend(self._read((self._default,)))
-        for name, text in (*self._read(self._before), *own, *self._read(self._after)):
+        texts = (*self._read(self._before), *own, *self._read(self._after))
+        if active is not None and self._default is not None:
+            del stamps[self._default]
+        return Sources(active, texts, tuple(stamps.items()))
+
+    def unchanged(self, account: str, sources: Sources) -> bool:
+        """Are the files still those that ``sources`` came from? Reads none of them."""
+        store = self._stores.get(account)
+        if store is None:
+            return False
+        still = getattr(store, "still", None)
+        if not (still(sources.active) if still is not None else store.active() == sources.active):
+            return False
+        return all(_stamp_of(path) == stamp for path, stamp in sources.shared)
+
+    def compiled(self, account: str, sources: Sources) -> tuple[list[CompiledScript], str | None]:
+        """``sources`` compiled, and an error text when one cannot be used."""
+        out: list[CompiledScript] = []
+        error: str | None = None
+        for name, text in sources.texts:
             compiled = self._compile(name, text)
             if isinstance(compiled, ScriptErrors):
                 first = compiled.errors[0]
@@ -201,10 +265,9 @@ class ScriptService:
         out = []
         for path in paths:
             try:
-                facts = os.stat(
-                    path
-                )  # Path.stat costs three times as much, and this is asked twice a message
-                stamp = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+                stamp = _stamp_of(path)
+                if stamp is None:
+                    raise OSError("it cannot be looked at")
                 known = self._files.get(path)
                 if known is None or known[0] != stamp:
                     known = self._files[path] = (stamp, path.read_text("utf-8"))
@@ -215,16 +278,24 @@ class ScriptService:
         return out
 
     def _compile(self, name: str, text: str) -> CompiledScript | ScriptErrors:
-        found = self._compiled.get(
-            (name, text)
-        )  # the same str object each time: found by identity, hashed once
+        key = (name, text)  # the same str object each time: found by identity, hashed once
+        found = self._compiled.get(key)
         if found is not None:
             return found
-        try:
-            found = compile_script(text, name=name, limits=self._limits)
-        except ScriptErrors as failure:
-            found = failure
-        if len(self._compiled) >= MAX_COMPILED:
-            self._compiled.clear()
-        self._compiled[(name, text)] = found
+        with self._guard:
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:  # two threads, one script of many accounts: compiled once
+            found = self._compiled.get(key)
+            if found is None:
+                try:
+                    found = compile_script(
+                        text, name=name, limits=self._limits, capabilities=self._capabilities
+                    )
+                except ScriptErrors as failure:
+                    found = failure
+                if len(self._compiled) >= MAX_COMPILED:
+                    self._compiled.clear()
+                self._compiled[key] = found
+        with self._guard:
+            self._turns.pop(key, None)
         return found

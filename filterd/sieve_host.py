@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import make_msgid
 from pathlib import Path
+from typing import Protocol
 
 from filterd.scripts import global_script
-from filterd.store.base import AccountStore, MailboxInfo
+from filterd.store.base import MailboxInfo
 from filterd.store.delivery import fingerprint
 from rules.host import Host
 
@@ -39,6 +40,16 @@ def _never(_mark: bytes) -> bool:
     return False
 
 
+class AccountFacts(Protocol):
+    """What a script may ask of the account's store."""
+
+    def mailboxes(self) -> tuple[MailboxInfo, ...]: ...
+
+    def remembered(self, key: bytes, now: float) -> bool: ...
+
+    def get_metadata(self, mailbox: str | None, name: str) -> str | None: ...
+
+
 @dataclass(slots=True)
 class AccountHost(Host):
     """``environment_items`` and ``own`` are facts of the message and the account; ``included`` gives script texts."""
@@ -51,9 +62,12 @@ class AccountHost(Host):
     global_dir: Path | None = None
     spam: tuple[float, float] | None = None
     virus: int | None = None
-    store: AccountStore | None = None
+    store: AccountFacts | None = None
     needed_store: bool = False
-    delivery: bytes = b""  # names this message to this account; empty: nobody will send it again
+    offers_programs: bool = False  # there is a service for them
+    needed_program: bool = False  # asked for where nobody may wait: run again where one may
+    programs: Callable[[str, Sequence[str], bytes], tuple[int, bytes] | None] | None = None
+    delivery: Callable[[], bytes] | None = None  # a key of this message for this account; None: nobody will send it again
     retry: Callable[[bytes], bool] = _never  # may this mark be that of a reply which was lost?
     _seen: dict[bytes, bool] = field(default_factory=dict)
 
@@ -93,7 +107,7 @@ class AccountHost(Host):
                 self.needed_store = True
                 return False
             known = self.store.remembered(key, self.at)
-            if known and self.delivery:
+            if known and self.delivery is not None:
                 mark = self._mark(key)
                 known = not (self.store.remembered(fingerprint(mark), self.at) and self.retry(mark))
             self._seen[key] = known
@@ -101,12 +115,13 @@ class AccountHost(Host):
 
     def marks(self, remember: Iterable[bytes]) -> tuple[bytes, ...]:
         """The marks of those keys that were new to this run, as delivery keys to be acknowledged."""
-        if not self.delivery:
+        if self.delivery is None:
             return ()
         return tuple(self._mark(key) for key in remember if self._seen.get(key) is False)
 
     def _mark(self, key: bytes) -> bytes:
-        return hashlib.blake2b(key, key=self.delivery, digest_size=16).digest()
+        assert self.delivery is not None
+        return hashlib.blake2b(key, key=self.delivery(), digest_size=16).digest()
 
     def list_contains(self, list_name: str, value: str) -> bool | None:
         if self.store is None:
@@ -135,7 +150,10 @@ class AccountHost(Host):
         return global_script(self.global_dir, name)
 
     def execute(self, program: str, arguments: Sequence[str], data: bytes) -> tuple[int, bytes] | None:
-        return None
+        if self.programs is None:
+            self.needed_program = self.offers_programs
+            return None
+        return self.programs(program, arguments, data)
 
     def new_message_id(self) -> str:
         return make_msgid(domain=self.hostname).strip("<>")

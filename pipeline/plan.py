@@ -102,14 +102,15 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Execute:
-    """vnd.dovecot.pipe: hand the text to an allow-listed program. When it fails and ``attempt`` is False the message is
-    stored into ``mailbox`` instead."""
+    """vnd.dovecot.pipe: hand the text to an allow-listed program. When it fails the message is stored into ``mailbox``
+    instead; with ``attempt`` only when nothing else became of it."""
 
     program: str
     arguments: tuple[str, ...] = ()
     attempt: bool = False
     mailbox: str = INBOX
     place: Place | None = None
+    data: bytes | None = None  # as in Store
 
 
 Step = Store | Send | Answer | Refuse | Bounce | Drop | Execute

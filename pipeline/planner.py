@@ -142,7 +142,12 @@ def _collect(
         case Pipe():
             draft.executes.append(
                 Execute(
-                    action.program, action.arguments, action.attempt, settings.default_mailbox, action.place
+                    action.program,
+                    action.arguments,
+                    action.attempt,
+                    settings.default_mailbox,
+                    action.place,
+                    action.message,
                 )
             )
         case Report():

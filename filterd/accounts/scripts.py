@@ -114,6 +114,22 @@ class FileScriptStore:
         self._cached = (facts, name, text)
         return name, text
 
+    def still(self, known: tuple[str, str] | None) -> bool:
+        """Is this what ``active`` would say? Looks at the directory entry alone."""
+        path = os.path.join(self._root, ACTIVE)
+        cached = self._cached
+        try:
+            found = _stamp(os.stat(path))
+        except OSError:
+            return known is None and not os.path.lexists(path)
+        return (
+            known is not None
+            and cached is not None
+            and cached[0] == found
+            and cached[1] == known[0]
+            and cached[2] is known[1]
+        )
+
     def version(self, text_digest: str) -> str | None:
         """The text that was once put and has this SHA-256 (hex); None when it is not kept."""
         if not re.fullmatch("[0-9a-f]{64}", text_digest):

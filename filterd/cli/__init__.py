@@ -23,6 +23,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("milter", "filterd.cli.milter", "serve one door: the mail filter of another mail server"),
     Command("config", "filterd.cli.config", "check, show and explain the configuration"),
     Command("account", "filterd.cli.account", "add, list, show and remove accounts; change passwords"),
+    Command("store", "filterd.cli.store", "take over the Maildir of another server, and give it back"),
     Command("explain", "filterd.cli.explain", "tell why a message went where it is"),
     Command("queue", "filterd.cli.queue", "what waits to leave, why, and what to do with it"),
     Command("check", "filterd.cli.check", "check one sender or message: SPF, DKIM, ARC, DMARC"),
@@ -33,6 +34,7 @@ COMMANDS: tuple[Command, ...] = (
         "deliver", "filterd.cli.deliver", "deliver one message from standard input (for other mail servers)"
     ),
     Command("sendmail", "filterd.cli.sendmail", "send one message from standard input, as sendmail does"),
+    Command("exec", "filterd.cli.exec", "run the administrator's programs for scripts, apart from the mail"),
     Command("help", "filterd.cli.manual", "print the manual, page by page"),
 )
 

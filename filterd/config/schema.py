@@ -350,6 +350,32 @@ class Milter:
 
 
 @dataclass(frozen=True, slots=True)
+class Exec:
+    socket: str = setting(
+        "", 'Where `filterd exec serve` listens and the server asks it. "" = scripts run no programs.', Kind.PATH
+    )
+    directory: str = setting(
+        "",
+        "The programs that scripts may name (pipe, filter, execute): executable files that nobody but their owner may write; "
+        "not below data_dir.",
+        Kind.PATH,
+    )
+    user: str = setting(
+        "", "The system user that programs run as, when the service is started as root.", Kind.TEXT
+    )
+    timeout: float = setting(10.0, "How long a program may take.", Kind.DURATION)
+    memory: int = setting(512 << 20, "How much memory a program may take.", Kind.SIZE)
+    output: int = setting(8 << 20, "How much a program may print.", Kind.SIZE)
+    isolation: str = setting(
+        "required",
+        "required: the service does not start where it cannot take the network and the mail away from programs; best-effort: "
+        "it does, and says what is missing.",
+        Kind.CHOICE,
+        choices=("required", "best-effort"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole. ``origins`` tells where each key that was set came from; ``warnings`` what deserves a look."""
 
@@ -373,6 +399,7 @@ class Config:
     queue: Queue = table(Queue, "Mail on its way out.")
     dkim: Dkim = table(Dkim, "Signing keys that come from OpenDKIM's tables.")
     dns: Dns = table(Dns, "Name servers.")
+    exec: Exec = table(Exec, "Programs that scripts may run, by a service of their own.")
     path: str = ""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
     warnings: tuple[Problem, ...] = dataclasses.field(default=(), compare=False)

@@ -65,7 +65,9 @@ class GroupSpool(Spool):
             added = await asyncio.shield(self._post(outgoing, stores, changes, {}, sum(map(len, texts))))
             return added.items, added.stores
         # what was begun is ended even when the caller goes away: the files must find their rows, or go
-        added = await asyncio.shield(asyncio.ensure_future(self._with_files(outgoing, stores, changes, large)))
+        added = await asyncio.shield(
+            asyncio.ensure_future(self._with_files(outgoing, stores, changes, large))
+        )
         return added.items, added.stores
 
     def performed(self, ids: Sequence[str], then: Callable[[], None] = nothing) -> None:
@@ -73,7 +75,9 @@ class GroupSpool(Spool):
         try:
             written = self._writer.post(lambda journal: journal.stores_done(names))
         except StoreUnavailable:
-            log.warning("the queue is closed: what is done is rolled forward once more, which changes nothing")
+            log.warning(
+                "the queue is closed: what is done is rolled forward once more, which changes nothing"
+            )
             return
 
         def struck(done: asyncio.Future[None]) -> None:

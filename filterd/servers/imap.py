@@ -37,6 +37,7 @@ log = logging.getLogger("filterd.imap")
 _INFLATE = 65_536  # octets decompressed in one go
 _INFLATE_PAUSE = 0.05  # seconds until the next look when the core has enough to do
 _HANDSHAKE = 30.0
+JOINED = 65_536  # octets that are rather copied than written as pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class ImapConnection(Connection[Session]):
         return event.done
 
     async def _work(self, work: Work | IdleWork) -> None:
-        """At once if that can be, else job by job; what the pool's thread could not write itself is written, and taken by the client, before the next."""
+        """Job by job; what the pool's thread could not write itself is written, and taken by the client, before the next."""
         sink = None
         slow = False
         try:
@@ -240,6 +241,8 @@ class ImapConnection(Connection[Session]):
         if deflate is not None:
             packed = b"".join([deflate.compress(piece) for piece in pieces])
             pieces = [packed, deflate.flush(zlib.Z_SYNC_FLUSH)]
+        if len(pieces) > 1 and sum(map(len, pieces)) <= JOINED:
+            pieces = [b"".join(pieces)]
         if len(pieces) == 1:
             self.transport.write(pieces[0])
         else:

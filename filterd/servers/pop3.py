@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from filterd.net.connection import Connection
 from filterd.net.limits import Ticket
 from filterd.proto.pop3 import Close, Login, Pop3Config, Pop3Core, Refusal, Retrieve, StartTls, Update
-from filterd.servers.maildrop import MaildropLocks, open_maildrop, read_messages, update
+from filterd.servers.maildrop import AHEAD, INBOX, MaildropLocks, open_maildrop, read_messages, update
 from filterd.servers.ports import Jobs, LoginService
 from filterd.store.base import StoreError
 from pipeline.envelope import Client
@@ -110,24 +110,46 @@ class Pop3Connection(Connection[Pop3Core]):
         self.account = account.id
         self.core.opened(drop)
 
+    def at_once(self, event: object) -> bool:
+        """A message that was read ahead, or that the system has in memory."""
+        if not isinstance(event, Retrieve) or self.core.drop is None:
+            return False
+        number = event.number
+        data = self.ahead.get(number)
+        if data is None:
+            uids = self._next(number)
+            texts = self.door.jobs.ready(self.account, lambda store: store.read_many(INBOX, uids, AHEAD))
+            if not texts:
+                return False
+            self.ahead = dict(enumerate(texts, number))
+            data = self.ahead[number]
+        del self.ahead[number]
+        self.last = number
+        self._give(event, data)
+        return True
+
     async def _retrieve(self, event: Retrieve) -> None:
         data = None
         with contextlib.suppress(StoreError):
             data = await self._read(event.number)
+        self._give(event, data)
+
+    def _give(self, event: Retrieve, data: bytes | None) -> None:
         self.core.text(data, event)
         if data is not None and len(data) > LARGE:
             self.flush()
 
+    def _next(self, number: int) -> Sequence[int]:
+        """UIDs from ``number`` on: for who goes through the maildrop in order some following ones are read too."""
+        assert self.core.drop is not None
+        count = READ_AHEAD if number == self.last + 1 else 1
+        return self.core.drop.uids[number - 1 : number - 1 + count]
+
     async def _read(self, number: int) -> bytes | None:
-        """Message ``number``; for who goes through the maildrop in order some following ones come with the same job."""
-        drop = self.core.drop
-        if drop is None:
+        if self.core.drop is None:
             return None
         if number not in self.ahead:
-            count = READ_AHEAD if number == self.last + 1 else 1
-            texts = await read_messages(
-                self.door.jobs, self.account, drop.uids[number - 1 : number - 1 + count]
-            )
+            texts = await read_messages(self.door.jobs, self.account, self._next(number))
             self.ahead = dict(enumerate(texts, number))
         self.last = number
         return self.ahead.pop(number)

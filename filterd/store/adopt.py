@@ -195,7 +195,9 @@ class _Adoption:
     def run(self) -> Outcome:
         core = self.core
         journal = self._journal()
-        served = journal.state == PLACED  # by an earlier run; since then flags may have changed and messages gone
+        served = (
+            journal.state == PLACED
+        )  # by an earlier run; since then flags may have changed and messages gone
         if journal.state == BEGUN:
             core.lock.set_note(ADOPTING)
             for box in self.source.mailboxes:

@@ -1,4 +1,4 @@
-"""Reading Courier-IMAP's Maildir++: ``courierimapuiddb``, ``courierimapkeywords``, ``courierimapsubscribed``, ``courierpop3dsizelist``.
+"""Reading Courier-IMAP's Maildir++ and its files ``courierimapuiddb``, ``courierimapkeywords``, ``courierpop3dsizelist`` and so on.
 
 Formats, as Courier-IMAP writes them:
 
@@ -6,8 +6,8 @@ Formats, as Courier-IMAP writes them:
 ``courierimapkeywords/:list``: a keyword a line, an empty line, then ``<base name>:<number> <number> ...`` a line, numbers from 0.
 Beside it newer words about single messages, one keyword a line: ``<base name>``, else ``.<n>.<base name>`` with the largest n.
 ``courierimapsubscribed`` (in the root): ``INBOX`` and ``INBOX.Folder.Sub`` a line.
-``courierpop3dsizelist`` (in the root): ``/<version> <next> <uidv>``, then ``<file name> <size> <n>:<uidv>[:<0|1>]`` a line; the UIDL is
-``UID<n>-<uidv>``, ``UID<n>`` when uidv is 0, and the escaped base name when n is 0.
+``courierpop3dsizelist`` (in the root): ``/<version> <next> <uidv>``, then ``<file name> <size> <n>:<uidv>[:<0|1>]`` a line; the
+UIDL is ``UID<n>-<uidv>``, ``UID<n>`` when uidv is 0, and the escaped base name when n is 0.
 
 Keywords have no letters there. The 26 most used of a mailbox get the letters a to z, the further ones live in our index.
 """

@@ -33,7 +33,7 @@ from filterd.store.adopt_plan import (
     read_control,
     text_lines,
 )
-from filterd.store.base import SEPARATOR
+from filterd.store.base import MAX_DEPTH, SEPARATOR, BadName
 from filterd.store.folder import KEYWORDS_FILE, MAX_UID
 from filterd.store.uidl import GUID, KEPT, ORDER, UIDL, Format, Names, default_uidl, is_uidl
 
@@ -108,7 +108,7 @@ def _layout_of(path: str) -> str:
 def _walk(path: str, depth: int) -> Iterator[tuple[str, int]]:
     """Directories that may be folders, never through a link."""
     yield path, depth
-    if depth < 2 * names.MAX_DEPTH:
+    if depth < 2 * MAX_DEPTH:
         for entry in sorted(os.scandir(path), key=lambda item: item.name):
             if (
                 entry.is_dir(follow_symlinks=False)
@@ -123,10 +123,8 @@ def _folders(path: str, layout: str, utf8: bool) -> Iterator[tuple[str, list[str
     root_is_inbox = os.path.isdir(f"{path}/cur")
     if root_is_inbox:
         yield "", [names.INBOX], path
-    count = 0
-    for shown, parts in _fs_folders(path) if layout == "fs" else _dot_folders(path):
-        count += 1
-        if count > MAX_FOLDERS:
+    for count, (shown, parts) in enumerate(_fs_folders(path) if layout == "fs" else _dot_folders(path)):
+        if count >= MAX_FOLDERS:
             raise AdoptError(f"{path} has more than {MAX_FOLDERS} folders")
         if not root_is_inbox and parts[0].upper() == names.INBOX:
             parts = [names.INBOX, *parts[1:]]
@@ -387,7 +385,7 @@ def subscribed(source: Source, found: list[list[str]]) -> tuple[str, ...]:
     for parts in found:
         try:
             name = names.normalise(SEPARATOR.join(parts))
-        except names.BadName:
+        except BadName:
             bad += 1
             continue
         short = name.removeprefix(names.INBOX + SEPARATOR)

@@ -291,7 +291,7 @@ class MaildirStore(Store):
         found = self.opened(account)
         if found is not None:
             return found
-        opened = MaildirAccount(self.core(account))
+        opened = self._make(self.core(account))
         with self._lock:
             self._open[account] = opened
         return opened
@@ -307,6 +307,9 @@ class MaildirStore(Store):
             return Core(account, path, index_path, self._settings, lambda: quota_of(account))
         except OSError as error:
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
+
+    def _make(self, core: Core) -> MaildirAccount:
+        return MaildirAccount(core)
 
     def opened(self, account: str) -> MaildirAccount | None:
         """The account if it is open."""

@@ -71,8 +71,11 @@ class MboxFile:
     def renew(self) -> None:
         """Have the file open that is there; made when there is none."""
         if not self._held and not self._same():
+            made = not self.exists()
             self.file.close()
             self.file = self.disk.open_file(self.at, self.name)
+            if made:
+                self.disk.sync_dir(self.at)
 
     @contextlib.contextmanager
     def held(self, seconds: float | None = None) -> Iterator[None]:

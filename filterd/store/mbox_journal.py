@@ -89,6 +89,7 @@ def carry_out(disk: Disk, home: Dir, changes: Sequence[Change]) -> None:
     """All files held. When it returns all changes are on disk; ``done`` comes after the index has them too."""
     lines = [FIRST_LINE]
     for change in changes:
+        change.mbox.sync()  # flags and the like: what the journal goes by must not be lost
         old, new = change.mbox.size(), change.at + change.octets
         end = _digest(change.mbox.pieces(new, old)) if new < old else NONE
         line = (
@@ -174,7 +175,7 @@ class _Journal:
             for line in lines[1:]:
                 fields = line.decode("utf-8", "surrogateescape").split(" ", 6)
                 octets, at, old, new = map(int, fields[:4])
-                entry = _Entry(octets, at, old, new, *fields[4:7], start)
+                entry = _Entry(octets, at, old, new, fields[4], fields[5], fields[6], start)
                 self.entries.append(entry)
                 start += entry.octets
         return self

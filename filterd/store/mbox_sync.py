@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from filterd.store import flags as fl
-from filterd.store import intake, mbox_journal, rescan
+from filterd.store import intake, mbox_journal, mbox_tree, rescan
 from filterd.store import mbox_format as fmt
 from filterd.store.base import LimitReached, StoreUnavailable
 from filterd.store.folder import MAX_UID, Folder
 from filterd.store.index import Cold, HotRow, MailboxRow
 from filterd.store.intake import MAX_FILE_OCTETS
-from filterd.store.mbox_format import LOOKED_AT
 from filterd.store.mbox_file import MboxFile, mbox_of
+from filterd.store.mbox_format import LOOKED_AT
 from filterd.store.mbox_journal import Change, Piece
 from filterd.store.mbox_scan import Area
 from filterd.store.record import EMAIL_ID_OCTETS, form_of, render
@@ -87,6 +87,13 @@ def current(core: Core, folder: Folder, seconds: float | None = None) -> Mailbox
     return row
 
 
+def look_at_all(core: Core, folder: Folder, row: MailboxRow) -> None:
+    """Under both locks: read the whole file, whatever the heads say. A body has changed behind our back."""
+    sync = _Sync(core, folder, row, 0)
+    sync.known = [(uid, offset, octets, 0, -1) for uid, offset, octets, _, _ in sync.known]
+    sync.run()
+
+
 def heal(core: Core, folder: Folder) -> bool:
     return rescan.heal(core, folder, one_slice)
 
@@ -116,10 +123,11 @@ class _Sync:
         self.cuts: list[Area] = []
         self.modseq = row.modseq + 1
         self.words = row.keyword_list
+        self.quoting = mbox_tree.quoting(core)
 
     def run(self) -> bool:
-        changed, start, rest = self._skim()
         self._find_base()
+        changed, start, rest = self._skim()
         found, end = self._scan(start, bool(rest or changed))
         if self.cuts:
             self._cut()
@@ -137,7 +145,7 @@ class _Sync:
             head = self.mbox.read(offset, length)
             if len(head) == length and fmt.fingerprint(head) == mark:
                 continue
-            if self.scanner.is_from(offset) and self._ends_at(offset, offset + octets):
+            if self.scanner.is_from(offset) and self._ends_at(offset, offset + octets) and self._stays(known):
                 changed.append(known)
                 continue
             return changed, offset, self.known[at:]
@@ -155,6 +163,12 @@ class _Sync:
             return changed, 0, []
         last = self.known[-1]
         return [known for known in changed if known is not last], last[1], [last]
+
+    def _stays(self, known: Known) -> bool:
+        """The message that lies there is still that one."""
+        seen = self._seen(Area(known[1], known[2]))
+        hots = self.core.index.hot(self.row.id, (known[0],))
+        return self._claim(seen) == known[0] or bool(hots and hots[0].email_id == seen.email_id)
 
     def _ends_at(self, offset: int, end: int) -> bool:
         """The message at ``offset`` still ends there (line ends apart)."""
@@ -203,7 +217,7 @@ class _Sync:
         length, mark = fmt.measure(data)
         head = data[: fmt.head_end(data)]
         own = fmt.own_of(head)
-        text = fmt.text_of(data)
+        text = fmt.text_of(data, self.quoting)
         email_id = hashlib.sha256(text).digest()[:EMAIL_ID_OCTETS]
         date = fmt.from_date(data[: data.find(b"\n")])
         if own is not None:
@@ -219,15 +233,19 @@ class _Sync:
             if area.size <= LOOKED_AT and _BEGUN.fullmatch(first) is not None:
                 self._cut_torn(area)
                 return True
-        if not self.trust or own is None or own.written or own.mid != self.row.mid or own.uid in self.uids:
+        if not self.trust or own is None or own.mid != self.row.mid:
             return False
+        doubtful = not own.written and own.uid not in self.uids
         if own.octets > seen.size - own.text_at:
-            self._cut_torn(area)
-            return True
+            if doubtful:
+                self._cut_torn(area)
+            return doubtful
         end = seen.offset + own.text_at + own.octets
         behind = self.mbox.read(end, seen.offset + seen.size - end)
-        if behind.strip(b"\r\n"):
-            self._cut_torn(Area(end + 1, len(behind) - 1))
+        junk = behind.lstrip(b"\r\n")
+        # its owner may have added to it; but no one adds the begin of a message, or nothing at all
+        if junk and (doubtful or junk.startswith((b"\0", b"From ")) or b"From ".startswith(junk)):
+            self._cut_torn(Area(seen.offset + seen.size - len(junk), len(junk)))
         return False
 
     def _may_be_ours(self, area: Area) -> bool:
@@ -261,11 +279,10 @@ class _Sync:
             self.mbox.cut(first)
             self.mbox.sync()
             return
-        core = self.core
-        with core.settings.layout.home(core) as home:  # type: ignore[attr-defined]  # an mbox layout
-            path = core.settings.layout.journal_path(core, self.row)  # type: ignore[attr-defined]  # an mbox layout
-            mbox_journal.carry_out(core.settings.disk, home, [Change(path, self.mbox, first, pieces)])
-            mbox_journal.done(core.settings.disk, home)
+        disk = self.core.settings.disk
+        with mbox_tree.home(self.core) as home:
+            mbox_journal.carry_out(disk, home, [Change(self.row.directory, self.mbox, first, pieces)])
+            mbox_journal.done(disk, home)
 
     # -- taking in --------------------------------------------------------------------------------------------------------------
     def _apply(self, again: dict[int, Seen], rest: Sequence[Known], found: list[Seen], end: int) -> None:
@@ -363,7 +380,7 @@ class _Sync:
         mask = self._mask(seen.state)
         fresh = self._fresh(seen.state, mask) if hot.fresh else 0
         if seen.email_id != hot.email_id:
-            text = fmt.text_of(self.mbox.read(seen.offset, seen.size))
+            text = fmt.text_of(self.mbox.read(seen.offset, seen.size), self.quoting)
             new, cold = self._row(seen, hot.uid, mask, text)
             new.born, new.savedate, new.fresh = hot.born, hot.savedate, fresh
             index.replace(row, hot, new, cold)
@@ -396,7 +413,7 @@ class _Sync:
             if not uid:
                 uid = self.row.uidnext
                 self.row.uidnext += 1
-            text = fmt.text_of(self.mbox.read(seen.offset, seen.size))
+            text = fmt.text_of(self.mbox.read(seen.offset, seen.size), self.quoting)
             added.append(self._row(seen, uid, self._mask(seen.state), text))
         return added
 

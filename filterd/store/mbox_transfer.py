@@ -10,14 +10,13 @@ happens in both or in none. Copies are appended (``mbox_delivery``). Expunging r
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from filterd.store import flags as fl
 from filterd.store import mbox_format as fmt
-from filterd.store import mbox_journal, mbox_sync, names, quota, tree
+from filterd.store import mbox_journal, mbox_sync, mbox_tree, names, quota, tree
 from filterd.store.base import DELETED, Copied, FlagChange
 from filterd.store.folder import Folder
 from filterd.store.index import HotRow, MailboxRow
@@ -118,10 +117,9 @@ def _carried_out(
     changes: Sequence[tuple[int, Sequence[Piece]]],
 ) -> Iterator[None]:
     """Do it on disk; inside, the index is to follow."""
-    layout = core.settings.layout
-    with layout.home(core) as home:  # type: ignore[attr-defined]  # an mbox layout
+    with mbox_tree.home(core) as home:
         todo = [
-            Change(layout.journal_path(core, row), mbox, at, pieces)  # type: ignore[attr-defined]  # an mbox layout
+            Change(row.directory, mbox, at, pieces)
             for row, mbox, (at, pieces) in zip(rows, mboxes, changes, strict=True)
         ]
         mbox_journal.carry_out(core.settings.disk, home, todo)
@@ -204,12 +202,8 @@ def _set(core: Core, folder: Folder, row: MailboxRow, todo: dict[int, int]) -> N
 def _write_difference(mbox: MboxFile, offset: int, old: bytes, new: bytes) -> None:
     if old == new:
         return
-    start = len(os.path.commonprefix((old, new)))
-    end = len(
-        os.path.commonprefix(
-            (old[: start - 1 if start else None : -1], new[: start - 1 if start else None : -1])
-        )
-    )
+    start = next(at for at, (one, other) in enumerate(zip(old, new, strict=True)) if one != other)
+    end = next(at for at, (one, other) in enumerate(zip(old[::-1], new[::-1], strict=True)) if one != other)
     mbox.write(offset + start, new[start : len(new) - end])
 
 
@@ -289,16 +283,16 @@ class _Transfer:
 
     def _area(self, hot: HotRow, new: HotRow) -> bytes:
         """The message for its new place, as one of ours."""
-        text = prepared(
-            fmt.text_of(self.mbox.read(hot.inode, hot.disk_size), self.core.settings.layout.quoting)
-        )  # type: ignore[attr-defined]  # an mbox layout
+        data = self.mbox.read(hot.inode, hot.disk_size)
+        text = prepared(fmt.text_of(data, mbox_tree.quoting(self.core)))
         return area_of(text, self.target, new.uid, (new.flags, 0), (new.date, new.savedate), b"")
 
     def copy(self, uids: Sequence[int]) -> list[tuple[int, int]]:
         hots = self.core.index.hot(self.source.id, uids)
         if not hots:
             return []
-        quota.check(self.core, sum(hot.disk_size for hot in hots))
+        base = fmt.BASE_OCTETS + len("X-IMAPbase: \n")  # of the first message in the file
+        quota.check(self.core, sum(hot.disk_size - (0 if hot.inode else base) for hot in hots))
         copies = self._plan(hots)
         appending = Appending(self.target_mbox, self.target)
         with self.core.publishing(self.target.id):
@@ -412,8 +406,6 @@ def _copied(core: Core, transfer: _Transfer, pairs: list[tuple[int, int]]) -> Co
 
 def rename_inbox(core: Core, new: str) -> None:
     """RFC 9051 6.3.6: INBOX's messages move to a new mailbox, INBOX stays."""
-    from filterd.store import mbox_tree
-
     mbox_tree.create(core, new)
     _, row = core.box(names.INBOX)
     found = core.index.query("select uid from hot where mbox=?", (row.id,))

@@ -44,20 +44,20 @@ class Ready:
     """An ``AccountStore`` as far as it goes."""
 
     core: Core
-    views: views.Views
-    open: CachedOpen
+    seen: views.Views
+    open_cached: CachedOpen
 
     def __getattr__(self, name: str) -> NoReturn:
         raise NotReady(name)
 
     def snapshot(self, mailbox: str) -> Snapshot:
-        return self._still(self.views.stamps.get(mailbox)).value
+        return self._still(self.seen.stamps.get(mailbox)).value
 
     def status(self, mailbox: str) -> Status:
-        return self._still(self.views.statuses.get(mailbox)).value
+        return self._still(self.seen.statuses.get(mailbox)).value
 
     def info(self, mailbox: str) -> MailboxInfo:
-        return self._still(self.views.statuses.get(mailbox)).info
+        return self._still(self.seen.statuses.get(mailbox)).info
 
     def _still(self, stamp: views.Stamp[T] | None) -> views.Stamp[T]:
         if stamp is None:
@@ -88,23 +88,26 @@ class Ready:
     def read_many(self, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes]:
         texts: list[bytes] = []
         for uid in uids:
-            if texts and octets < LARGEST:
-                break  # the rest is for a job
-            texts.append(self._text(mailbox, uid))
+            try:
+                texts.append(self._text(mailbox, uid))
+            except NotReady:
+                if not texts:
+                    raise
+                break
             octets -= len(texts[-1])
             if octets <= 0:
                 break
         return texts
 
     def _text(self, mailbox: str, uid: int) -> bytes:
-        stamp = self.views.stamps.get(mailbox)
+        stamp = self.seen.stamps.get(mailbox)
         if stamp is None:
             raise NotReady(mailbox)
         folder = self.core.open_folder(stamp.id)
         place = views.kept_place(self.core, folder.mid, uid) if folder is not None else None
         if folder is None or place is None or place.size > LARGEST:
             raise NotReady(mailbox)
-        fd = self.open(folder.place(place.fresh).fd, place.name)
+        fd = self.open_cached(folder.place(place.fresh).fd, place.name)
         if fd < 0:
             raise NotReady(mailbox)
         try:

@@ -263,13 +263,17 @@ def kept_place(core: Core, mid: str, uid: int) -> Place | None:
     return cast(dict[int, Place], found).get(uid) if found is not None else None
 
 
-def _keep_places(core: Core, folder: Folder, uid: int) -> dict[int, Place]:
-    """Those of the messages around ``uid``, for who asks for one after the other."""
-    block = uid // PLACES
-    uids = range(max(1, block * PLACES), (block + 1) * PLACES)
+def _places(core: Core, folder: Folder, uids: Sequence[int]) -> dict[int, Place]:
     rows = core.index.columns(folder.id, uids, _FILE)
-    places = {int(row[0] or 0): Place._make(row[1:]) for row in rows}  # type: ignore[arg-type]  # columns of _FILE
-    core.settings.shelf.put((core.account, folder.mid, f"files {block}"), places, 400 * len(places))
+    return {int(row[0] or 0): Place._make(row[1:]) for row in rows}
+
+
+def _keep_places(core: Core, folder: Folder, first: int, last: int) -> dict[int, Place]:
+    """Those of these blocks, for who asks for one message after the other."""
+    places = _places(core, folder, range(max(1, first * PLACES), (last + 1) * PLACES))
+    for block in range(first, last + 1):
+        kept = {uid: place for uid, place in places.items() if uid // PLACES == block}
+        core.settings.shelf.put((core.account, folder.mid, f"files {block}"), kept, 400 * len(kept))
     return places
 
 
@@ -279,11 +283,11 @@ def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> lis
     texts: list[bytes | None] = []
     for start in range(0, len(uids), READ_BLOCK):
         block = uids[start : start + READ_BLOCK]
-        if len(uids) == 1:
-            known = _keep_places(core, folder, uids[0])
+        first, last = min(block) // PLACES, max(block) // PLACES
+        if len(uids) <= READ_BLOCK and last - first <= 1:
+            known = _keep_places(core, folder, first, last)
         else:
-            rows = core.index.columns(folder.id, block, _FILE)
-            known = {int(row[0] or 0): Place._make(row[1:]) for row in rows}  # type: ignore[arg-type]  # columns of _FILE
+            known = _places(core, folder, block)
         for uid in block:
             place = known.get(uid)
             text = None

@@ -63,11 +63,13 @@ class BodyHashes:
 
     def feed(self, data: bytes) -> None:
         for form in self._forms.values():
-            form.feed(form.canon.feed(data))
+            for piece in form.canon.pieces(data):
+                form.feed(piece)
 
     def finish(self) -> None:
         for form in self._forms.values():
-            form.feed(form.canon.finish())
+            for piece in form.canon.last_pieces():
+                form.feed(piece)
 
     def digest(self, relaxed: bool, limit: int | None) -> bytes:
         return self._forms[relaxed].sinks[limit].hash.digest()
@@ -75,3 +77,14 @@ class BodyHashes:
     def total(self, relaxed: bool) -> int:
         """Octets of the whole canonical form."""
         return self._forms[relaxed].total
+
+
+def digest(data: bytes, start: int, relaxed: bool) -> bytes:
+    """The body hash of a message whose body begins at ``start``, in memory that does not grow with it."""
+    hashes = BodyHashes()
+    hashes.want(relaxed, None)
+    view = memoryview(data)
+    for at in range(start, len(data), PIECE):
+        hashes.feed(bytes(view[at : at + PIECE]))
+    hashes.finish()
+    return hashes.digest(relaxed, None)

@@ -11,6 +11,11 @@ canonicaliser takes pieces of any size and holds back only what the next piece m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Final
+
+RUN: Final = 1 << 16  # empty lines in one piece
+
 
 def compress(data: bytes) -> bytes:
     """Each run of blanks becomes one SP."""
@@ -29,7 +34,11 @@ def relaxed_header(lname: bytes, value: bytes) -> bytes:
 
 
 class BodyCanon:
-    """One body on its way to canonical form; ``feed`` returns what is certain, ``finish`` the rest."""
+    """One body on its way to canonical form; ``feed`` returns what is certain, ``finish`` the rest.
+
+    ``pieces`` and ``last_pieces`` are the same in pieces: empty lines that were held back (perhaps millions) come in runs of
+    RUN at most.
+    """
 
     __slots__ = ("_empty_lines", "_held", "_relaxed", "_some")
 
@@ -40,6 +49,12 @@ class BodyCanon:
         self._some = False  # anything but CRLFs was seen
 
     def feed(self, data: bytes) -> bytes:
+        return b"".join(self.pieces(data))
+
+    def finish(self) -> bytes:
+        return b"".join(self.last_pieces())
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
         if self._held:
             data = self._held + data
         if self._relaxed:
@@ -53,20 +68,28 @@ class BodyCanon:
         lines = _final_line_ends(data)
         if 2 * lines == len(data):
             self._empty_lines += lines
-            return b""
-        out = b"\r\n" * self._empty_lines + data[: len(data) - 2 * lines]
+            return
+        yield from _runs(self._empty_lines)
         self._empty_lines = lines
         self._some = True
-        return out
+        yield data[: len(data) - 2 * lines]
 
-    def finish(self) -> bytes:
-        """The last piece: the held octets, and the one CRLF that ends a body."""
+    def last_pieces(self) -> Iterator[bytes]:
+        """The held octets, and the one CRLF that ends a body."""
         held = self._held.rstrip(b" ") if self._relaxed else self._held
         if held:  # a bare CR at the very end
-            return b"\r\n" * self._empty_lines + self._held + b"\r\n"
-        if self._some or not self._relaxed:  # RFC 6376 3.4.3: an empty body is one CRLF; 3.4.4: is nothing
-            return b"\r\n"
-        return b""
+            yield from _runs(self._empty_lines)
+            yield self._held + b"\r\n"
+        elif self._some or not self._relaxed:  # RFC 6376 3.4.3: an empty body is one CRLF; 3.4.4: is nothing
+            yield b"\r\n"
+
+
+def _runs(lines: int) -> Iterator[bytes]:
+    """So many empty lines."""
+    while lines > RUN:
+        yield b"\r\n" * RUN
+        lines -= RUN
+    yield b"\r\n" * lines
 
 
 def _final_line_ends(data: bytes) -> int:

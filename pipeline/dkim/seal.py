@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.adapters.crypto import PrivateKey
-from pipeline.dkim import canon
+from pipeline.dkim import body, canon
 from pipeline.dkim.arc import AAR, AMS, SEAL, SETS, ArcResult
 from pipeline.dkim.fields import Fields
 from pipeline.dkim.sign import names_to_sign
@@ -50,9 +50,7 @@ def seal(
     aar = make_field(b"ARC-Authentication-Results", f"i={instance}; {results}".encode("ascii", "replace"))
     common = f"i={instance}; a={key.algorithm}; "
     place = f"d={domain}; s={selector}; t={int(now)}; "
-    body_hash = base64.b64encode(
-        hashlib.sha256(canon.body(message[block.body_start :], relaxed=True)).digest()
-    )
+    body_hash = base64.b64encode(body.digest(message, block.body_start, relaxed=True))
     listed = " : ".join(name.decode("ascii") for name in signed)
     ams_tags = f"{common}c=relaxed/relaxed; {place}h={listed}; bh={body_hash.decode()}; b="
     fields = Fields(block)

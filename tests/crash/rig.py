@@ -2,7 +2,7 @@
 
 ``RecordingDisk`` does the real thing and writes a log. ``states`` replays any prefix of the log on a model:
 
-* power failure: octets not yet synced are lost, cut short or kept; each change of a directory since its last sync is lost or
+* power failure: octets not yet synced are lost, cut short or kept (of those written by offset also every other write); each change of a directory since its last sync is lost or
   kept by itself, but a rename is one change, and what was done to a name needs the change that made the name; of the commits
   of a database any prefix survives that holds the last durable one;
 * the process is killed: all steps are kept, and the note in the lock file with them; the boot is the same.
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filterd.store.durable import Dir, FlockLock, Lock, NewFile, RealDisk
+from filterd.store.durable import Dir, FlockLock, Lock, LockRules, MailLock, NewFile, OpenFile, RealDisk
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ class Node:
 class Step:
     """``entries``: what a change of directories does, as (directory, name, node or None)."""
 
-    kind: str  # data, append, fsync, change, syncdir, commit, note, answer
+    kind: str  # data, append, write, size, fsync, change, syncdir, commit, note, answer
     node: Node | None = None
     data: bytes = b""
     entries: tuple[tuple[Node, str, Node | None], ...] = ()
@@ -63,6 +63,19 @@ class QuickDisk(RealDisk):
         """Nothing."""
 
     def sync_dir(self, at: Dir) -> None:
+        """Nothing."""
+
+    def sync_file(self, file: OpenFile) -> None:
+        """Nothing."""
+
+
+class NoMailLock(MailLock):
+    """No other program is there."""
+
+    def acquire(self, fd: int, seconds: float | None = None) -> None:
+        """Nothing."""
+
+    def release(self, fd: int) -> None:
         """Nothing."""
 
 
@@ -140,6 +153,34 @@ class RecordingDisk(QuickDisk):
         super().append(at, name, data)
         self.log.append(Step("append", self._node(self._dir(at), name), data))
 
+    def extend_new(self, file: NewFile, data: bytes) -> None:
+        super().extend_new(file, data)
+        self.log.append(Step("append", self._files[file.fd], bytes(data)))
+
+    def open_file(self, at: Dir, name: str) -> OpenFile:
+        there = os.path.lexists(f"{at.path}/{name}")
+        file = super().open_file(at, name)
+        where = self._dir(at)
+        if not there or (where, name) not in self._live:
+            self._change("create", (where, name, Node("file", name)))
+        self._files[file.fd] = self._live[where, name]
+        return file
+
+    def write_at(self, file: OpenFile, offset: int, data: bytes) -> None:
+        super().write_at(file, offset, data)
+        self.log.append(Step("write", self._files[file.fd], bytes(data), what=str(offset)))
+
+    def set_size(self, file: OpenFile, size: int) -> None:
+        super().set_size(file, size)
+        self.log.append(Step("size", self._files[file.fd], what=str(size)))
+
+    def sync_file(self, file: OpenFile) -> None:
+        super().sync_file(file)
+        self.log.append(Step("fsync", self._files[file.fd]))
+
+    def open_mail_lock(self, path: str, rules: LockRules) -> MailLock:
+        return NoMailLock(path, rules)
+
     def open_lock(self, at: Dir, name: str) -> Lock:
         node = Node("lock", name)
         self._change("lock", (self._dir(at), name, node))
@@ -214,7 +255,8 @@ class _Replay:
     """What is known to be durable after a prefix of the log, and what is pending."""
 
     changes: list[tuple[Step, bool]] = field(default_factory=list)  # (step, durable)
-    data: dict[Node, list[tuple[bytes, bool]]] = field(default_factory=dict)
+    data: dict[Node, list[tuple[Step, bool]]] = field(default_factory=dict)  # what was written, durable
+    placed: bool = False  # something was written by offset
     mtimes: dict[Node, int] = field(default_factory=dict)
     commits: dict[str, list[Step]] = field(default_factory=dict)
     notes: dict[Node, bytes] = field(default_factory=dict)
@@ -226,11 +268,12 @@ class _Replay:
                 self.changes.append((step, False))
             case "data":
                 assert step.node is not None
-                self.data[step.node] = [(step.data, False)]
+                self.data[step.node] = [(step, False)]
                 self.mtimes[step.node] = int(step.what)
-            case "append":
+            case "append" | "write" | "size":
                 assert step.node is not None
-                self.data.setdefault(step.node, []).append((step.data, False))
+                self.data.setdefault(step.node, []).append((step, False))
+                self.placed = self.placed or step.kind != "append"
             case "fsync":
                 assert step.node is not None
                 self.data[step.node] = [(piece, True) for piece, _ in self.data.get(step.node, [])]
@@ -284,7 +327,8 @@ def _of(replay: _Replay, prefix: int, root: Node, pick: random.Random, limit: in
     if len(pending) > 2:
         losses += [{at for at in pending if pick.random() < 0.5} for _ in range(3)]
     counts = _commit_choices(replay)
-    whole = list(itertools.product(losses, ("lost", "half", "full"), counts))
+    survived = ("lost", "half", "full", "scattered") if replay.placed else ("lost", "half", "full")
+    whole = list(itertools.product(losses, survived, counts))
     corners = [choice for choice in whole if choice[0] in (losses[0], losses[1])]
     rest = [choice for choice in whole if choice[0] not in (losses[0], losses[1])]
     pick.shuffle(corners)
@@ -325,13 +369,7 @@ def _build(
                     entries[where, name] = node
     contents = {}
     for node, pieces in replay.data.items():
-        octets = b"".join(piece for piece, durable in pieces if durable)
-        loose = b"".join(piece for piece, durable in pieces if not durable)
-        if data == "full":
-            octets += loose
-        elif data == "half":
-            octets += loose[: len(loose) // 2]
-        contents[node] = (octets, replay.mtimes.get(node, 0))
+        contents[node] = (_octets(pieces, data), replay.mtimes.get(node, 0))
     commits = {}
     for path, made in replay.commits.items():
         durable = [at for at, commit in enumerate(made) if commit.durable]
@@ -340,6 +378,38 @@ def _build(
         if kept:
             commits[path] = made[kept - 1].data
     return Crash(prefix, boot, entries, contents, commits, dict(replay.notes), replay.answer, root, how)
+
+
+def _octets(pieces: list[tuple[Step, bool]], survived: str) -> bytes:
+    """What is in a file when of the writes that were not synced none, the first half, all or every other one survived."""
+    octets = bytearray()
+    for step, durable in pieces:
+        if durable:
+            _write(octets, step)
+    loose = [step for step, durable in pieces if not durable]
+    if all(step.kind in ("data", "append") for step in loose):
+        tail = b"".join(step.data for step in loose)
+        keep = {"lost": 0, "half": len(tail) // 2}.get(survived, len(tail))
+        return bytes(octets) + tail[:keep]
+    for at, step in enumerate(loose):
+        if survived == "full" or (survived == "half" and at < len(loose) // 2) or (survived == "scattered" and at % 2):
+            _write(octets, step)
+        elif survived == "half" and at == len(loose) // 2:
+            _write(octets, Step(step.kind, step.node, step.data[: len(step.data) // 2], what=step.what))
+    return bytes(octets)
+
+
+def _write(octets: bytearray, step: Step) -> None:
+    if step.kind == "size":
+        size = int(step.what)
+        octets[size:] = b""
+        octets.extend(bytes(size - len(octets)))
+        return
+    offset = int(step.what) if step.kind == "write" else len(octets)
+    if not step.data:
+        return
+    octets.extend(bytes(max(0, offset - len(octets))))
+    octets[offset : offset + len(step.data)] = step.data
 
 
 # -- mutations ------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from filterd.store.base import AccountStore, NewMessage, SieveState
 from filterd.store.durable import Disk
 from filterd.store.maildir import MaildirStore
+from filterd.store.mbox import MboxStore
 from pipeline.ports import Clock, Ids
 from tests.crash.rig import QuickDisk, RecordingDisk, Step
 
@@ -32,10 +33,17 @@ class Counter(Ids):
         return f"{self.last:0{2 * octets}x}"
 
 
-def open_account(root: Path, disk: Disk, ids: int = 0) -> tuple[MaildirStore, AccountStore]:
-    store = MaildirStore(
-        root, "mx.example.org", "crlf", lambda account: 0, StillClock(), Counter(ids), disk=disk
-    )
+def open_account(
+    root: Path, disk: Disk, ids: int = 0, kind: str = "maildir"
+) -> tuple[MaildirStore, AccountStore]:
+    if kind == "mbox":
+        store: MaildirStore = MboxStore(
+            root, "mx.example.org", lambda account: 0, StillClock(), Counter(ids), disk=disk
+        )
+    else:
+        store = MaildirStore(
+            root, "mx.example.org", "crlf", lambda account: 0, StillClock(), Counter(ids), disk=disk
+        )
     return store, store.account(ACCOUNT)
 
 
@@ -92,9 +100,10 @@ def look(account: AccountStore) -> View:
 class Story:
     """Runs operations on a recorded account and notes what each one owes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kind: str = "maildir") -> None:
+        self.kind = kind
         self.disk = RecordingDisk(root)
-        self.store, self.account = open_account(root, self.disk)
+        self.store, self.account = open_account(root, self.disk, kind=kind)
         self.owed: list[Owed] = []
         self.last = Owed(look(self.account))
         self.number = 0
@@ -147,9 +156,9 @@ class Story:
         self.do(lambda account: account.remember(SieveState({key: 1000})), remembers={key})
 
 
-def whole_story(root: Path) -> Story:
+def whole_story(root: Path, kind: str = "maildir") -> Story:
     """A bit of everything; blocks of UIDs are short, so that marks move."""
-    story = Story(root)
+    story = Story(root, kind)
     story.deliver()
     story.do(lambda account: account.create("Work/2026"))
     story.deliver(count=3)
@@ -168,17 +177,17 @@ def whole_story(root: Path) -> Story:
     return story
 
 
-def short_story(root: Path) -> Story:
+def short_story(root: Path, kind: str = "maildir") -> Story:
     """The hot path alone."""
-    story = Story(root)
+    story = Story(root, kind)
     for count in (1, 2, 1, 1):
         story.deliver(count=count)
     return story
 
 
-def mark_story(root: Path) -> Story:
+def mark_story(root: Path, kind: str = "maildir") -> Story:
     """The newest message goes: only the mark remembers that its UID was used."""
-    story = Story(root)
+    story = Story(root, kind)
     for last in (4, 8):
         story.deliver(count=4)
         story.do(lambda account, uid=last: account.set_flags("INBOX", [uid], "add", ["\\Deleted"]))  # type: ignore[misc]
@@ -186,8 +195,8 @@ def mark_story(root: Path) -> Story:
     return story
 
 
-def transfer_story(root: Path) -> Story:
-    story = Story(root)
+def transfer_story(root: Path, kind: str = "maildir") -> Story:
+    story = Story(root, kind)
     story.do(lambda account: account.create("b"))
     story.deliver(count=3)
     story.do(lambda account: account.copy("INBOX", [1], "b"))
@@ -197,16 +206,16 @@ def transfer_story(root: Path) -> Story:
     return story
 
 
-def tree_story(root: Path) -> Story:
-    story = Story(root)
+def tree_story(root: Path, kind: str = "maildir") -> Story:
+    story = Story(root, kind)
     story.do(lambda account: account.create("a/b"))
     story.do(lambda account: account.rename("a", "z"))
     story.do(lambda account: account.delete("z"))
     return story
 
 
-def state_story(root: Path) -> Story:
-    story = Story(root)
+def state_story(root: Path, kind: str = "maildir") -> Story:
+    story = Story(root, kind)
     story.remember(b"vacation to bob")
     return story
 
@@ -214,9 +223,9 @@ def state_story(root: Path) -> Story:
 # -- the check ---------------------------------------------------------------------------------------------------------------------
 
 
-def check(root: Path, boot: str, owed: Owed) -> None:
+def check(root: Path, boot: str, owed: Owed, kind: str = "maildir") -> None:
     """Open what the crash left, with the real code. Raises AssertionError when a promise is broken."""
-    store, account = open_account(root, QuickDisk(boot=boot), ids=1_000_000)
+    store, account = open_account(root, QuickDisk(boot=boot), 1_000_000, kind)
     try:
         view = look(account)
         _mailboxes(view, owed)

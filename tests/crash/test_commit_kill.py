@@ -184,7 +184,9 @@ def test_killed_at_every_step_all_happens_once(kind: str, tmp_path: Path) -> Non
         (root / "mail").mkdir()
         killed = in_child(partial(first, root, script, step))
         assert killed in (0, KILLED), f"step {step}: the delivery itself failed"
-        assert in_child(partial(second, root, script, step % 3 == 0)) == 0, f"step {step}: the recovery failed"
+        assert in_child(partial(second, root, script, step % 3 == 0)) == 0, (
+            f"step {step}: the recovery failed"
+        )
         assert json.loads((root / "found.json").read_text()) == [leaves, boxes], f"step {step}"
         if killed == 0:
             assert step > 4

@@ -61,7 +61,7 @@ def failures(
         work.mkdir()
         crash.materialise(work, original)
         try:
-            check(work, crash.boot, crash.answer)
+            check(work, crash.boot, crash.answer, story.kind)
         except (AssertionError, StoreError) as error:
             last = log[crash.prefix - 1]
             yield f"after step {crash.prefix} ({last.kind} {last.what}), {crash.how}: {str(error).splitlines()[0]}"

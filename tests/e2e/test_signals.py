@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -106,16 +107,16 @@ def test_reloads_and_a_stop_while_children_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_at_any_moment_of_the_start(number: signal.Signals) -> None:
+def test_a_stop_at_any_moment_of_the_start() -> None:
     """From the first child on; before that it is Python that starts, with the signals' own meaning."""
     with Server(people=("ann",), server="workers = 2") as server:
         server.kill()
-        for milliseconds in (0, 2, 4, 7, 11, 16, 25, 40, 70, 120, 200, 350):
+        numbers = itertools.cycle((signal.SIGTERM, signal.SIGINT))
+        for milliseconds in (0, 1, 3, 5, 8, 12, 18, 30, 50, 90, 150, 300):
             process = server.spawn()
             wait_for(lambda parent=process.pid: children(parent), 20, "a child")  # type: ignore[misc]  # bound now
             time.sleep(milliseconds / 1000)
-            process.send_signal(number)
+            process.send_signal(next(numbers))
             assert ends(process) == 0, milliseconds
             assert not server.group()
         assert KILLED not in server.log()

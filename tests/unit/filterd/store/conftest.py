@@ -11,6 +11,7 @@ import pytest
 from filterd.store.base import AccountStore, Store
 from filterd.store.durable import RealDisk
 from filterd.store.maildir import MaildirStore
+from filterd.store.mbox import MboxStore
 from filterd.store.memory import MemoryStore
 from pipeline.ports import Clock, Ids
 
@@ -52,6 +53,16 @@ class World:
     def store(self, boot: str | None = None) -> Store:
         if self.kind == "memory":
             store: Store = MemoryStore(self.clock, self.ids, lambda account: self.limit)
+        elif self.kind == "mbox":
+            store = MboxStore(
+                self.root,
+                "mx.example.org",
+                lambda account: self.limit,
+                self.clock,
+                self.ids,
+                disk=RealDisk(boot),
+                notify=lambda *notice: self.notices.append(notice),
+            )
         else:
             newline = "lf" if self.kind == "maildir-lf" else "crlf"
             notify: Callable[[str, str, int], None] = lambda *notice: self.notices.append(notice)  # noqa: E731
@@ -81,7 +92,7 @@ class World:
         self.opened.clear()
 
 
-@pytest.fixture(params=["memory", "maildir-crlf", "maildir-lf"])
+@pytest.fixture(params=["memory", "maildir-crlf", "maildir-lf", "mbox"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     world = World(request.param, tmp_path)
     yield world

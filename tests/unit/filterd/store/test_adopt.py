@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from filterd.store import adopt_dovecot
-from filterd.store.adopt import COPY, IN_PLACE, MODES, MOVE, Outcome, adopt, conflicts, finished, other_begun, plan
+from filterd.store.adopt import (
+    COPY,
+    IN_PLACE,
+    MODES,
+    MOVE,
+    Outcome,
+    adopt,
+    conflicts,
+    finished,
+    other_begun,
+    plan,
+)
 from filterd.store.adopt_dovecot import Options
 from filterd.store.adopt_plan import AdoptError
 from filterd.store.base import StoreUnavailable
@@ -87,7 +98,13 @@ class CutDisk(RealDisk):
 
 def store_at(root: Path, disk: RealDisk | None = None) -> MaildirStore:
     return MaildirStore(
-        root, "mx.example.org", "crlf", lambda account: 0, StillClock(), CountingIds(), disk=disk or RealDisk("boot")
+        root,
+        "mx.example.org",
+        "crlf",
+        lambda account: 0,
+        StillClock(),
+        CountingIds(),
+        disk=disk or RealDisk("boot"),
     )
 
 
@@ -178,7 +195,9 @@ EXPECTED = {
 }
 
 
-def go(mail: Path, source: Path, mode: str, disk: RealDisk | None = None, options: Options | None = None) -> Outcome:
+def go(
+    mail: Path, source: Path, mode: str, disk: RealDisk | None = None, options: Options | None = None
+) -> Outcome:
     """As the command does it."""
     account = str(mail / "example.org" / "ann")
     found = adopt_dovecot.read(str(source), options or Options())
@@ -196,7 +215,9 @@ def go(mail: Path, source: Path, mode: str, disk: RealDisk | None = None, option
 
 
 @pytest.fixture(params=MODES)
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Callable[[], tuple[Path, Path]]]]:
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[str, Callable[[], tuple[Path, Path]]]]:
     """A mode, and a maker of (mail root, source) for it."""
     count = iter(range(10_000))
 
@@ -224,7 +245,9 @@ def test_all_is_kept(world: tuple[str, Callable[[], tuple[Path, Path]]]) -> None
     shutil.rmtree(mail / "example.org" / "ann" / ".filterd")
     store = store_at(mail)
     found = state(store.account(ACCOUNT))
-    numbered = {name: value if name == "subscriptions" else (value[0], value[2:]) for name, value in found.items()}  # type: ignore[index]  # tuples
+    numbered = {
+        name: value if name == "subscriptions" else (value[0], value[2:]) for name, value in found.items()
+    }  # type: ignore[index]  # tuples
     assert numbered == {
         name: value if name == "subscriptions" else (value[0], value[2:]) for name, value in EXPECTED.items()
     }
@@ -234,7 +257,9 @@ def test_all_is_kept(world: tuple[str, Callable[[], tuple[Path, Path]]]) -> None
     if mode == COPY:
         assert sorted(str(path.relative_to(source)) for path in source.rglob("*")) == before
     if mode == MOVE:
-        assert not [path for path in source.rglob("*") if path.is_file() and path.parent.name in ("cur", "new")]
+        assert not [
+            path for path in source.rglob("*") if path.is_file() and path.parent.name in ("cur", "new")
+        ]
     assert go(mail, source, mode).again
 
 

@@ -1,4 +1,4 @@
-"""One suite for every store: what ``filterd.store.base`` promises, on memory, on Maildir with CRLF and with LF files."""
+"""One suite for every store: what ``filterd.store.base`` promises, on memory, on Maildir with CRLF and with LF files, on mbox."""
 
 from __future__ import annotations
 
@@ -546,7 +546,7 @@ class Pair:
             self.views[box] = (now.info.uidvalidity, now.modseq, dict(zip(now.uids, now.flags, strict=True)))
 
 
-@pytest.mark.parametrize("kind", ["maildir-crlf", "maildir-lf"])
+@pytest.mark.parametrize("kind", ["maildir-crlf", "maildir-lf", "mbox"])
 @pytest.mark.parametrize("seed", range(4))
 def test_random_operations_agree_with_the_memory_store(
     new_world: Callable[[str], World], kind: str, seed: int
@@ -562,9 +562,10 @@ def test_random_operations_agree_with_the_memory_store(
 
 @pytest.mark.slow
 @pytest.mark.fuzz
+@pytest.mark.parametrize("kind", ["maildir-crlf", "mbox"])
 @pytest.mark.parametrize("seed", range(100, 112))
-def test_many_random_operations(new_world: Callable[[str], World], seed: int) -> None:
-    one, other = new_world("memory"), new_world("maildir-crlf")
+def test_many_random_operations(new_world: Callable[[str], World], kind: str, seed: int) -> None:
+    one, other = new_world("memory"), new_world(kind)
     tester = Pair(seed, one.account(), other.account())
     for _ in range(800):
         tester.step()

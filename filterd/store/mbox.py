@@ -1,0 +1,173 @@
+"""The mbox store: accounts whose mailboxes are files of many messages, with the same SQLite index beside them as Maildir's.
+
+Specification: RFC 4155 and what ``mbox_format`` names. Complete: yes. How mailboxes lie on disk: ``mbox_tree``; how files change so
+that no crash loses a message: ``mbox_delivery`` (what is added) and ``mbox_journal`` (all else); how changes of other programs are
+seen: ``mbox_sync``. Index, numbers, views, searches, quota and delivery keys are shared with Maildir (``layout``).
+
+Everything is done under two locks: the account's, between our processes, and those of the file (``durable.MailLock``), which
+mail programs agree on. The second is taken for a moment and with a time limit, and never on the event loop: stores are called
+from a pool (``jobs``). Who only looks while another program has the file sees what we knew last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from filterd.store import (
+    delivery,
+    mbox_read,
+    mbox_sync,
+    mbox_transfer,
+    mbox_tree,
+    names,
+)
+from filterd.store.base import Copied, FlagChange, MailboxInfo, NewMessage, Stored, StoreError
+from filterd.store.core import Core
+from filterd.store.durable import Disk
+from filterd.store.folder import Folder
+from filterd.store.index import MailboxRow
+from filterd.store.layout import Layout
+from filterd.store.maildir import MaildirAccount, MaildirStore
+from filterd.store.mbox_delivery import MboxBatch
+from filterd.store.mbox_file import MboxFolder
+from filterd.store.mbox_tree import HOME, MAIL, MboxSettings
+from pipeline.ports import Clock, Ids
+
+
+class MboxLayout(Layout):
+    """Mailboxes as files."""
+
+    places = (MAIL, HOME, "tmp")
+    counts_sizes = False
+
+    def __init__(self, settings: MboxSettings) -> None:
+        self.settings = settings
+
+    def finish(self, core: Core) -> None:
+        mbox_tree.finish(core)
+
+    def discover(self, core: Core) -> None:
+        mbox_tree.discover(core)
+
+    def looked_recently(self, core: Core) -> bool:
+        return mbox_tree.looked_recently(core)
+
+    def sweep(self, core: Core) -> None:
+        mbox_tree.sweep(core)
+
+    def open_folder(self, core: Core, row: MailboxRow) -> Folder:
+        if not mbox_tree.exists(core, row):
+            raise FileNotFoundError(row.directory)
+        mbox = mbox_tree.open_mbox(core, row.directory)
+        try:
+            return MboxFolder(
+                core.settings.disk, core.path_of(row.directory), row, f"{core.path}/{HOME}/{row.mid}", mbox
+            )
+        except BaseException:
+            mbox.close()
+            raise
+
+    def heal(self, core: Core, folder: Folder) -> bool:
+        return mbox_sync.heal(core, folder)
+
+    def refresh(self, core: Core, folder: Folder, row: MailboxRow) -> MailboxRow:
+        return mbox_sync.refresh(core, folder, row)
+
+    def read(self, core: Core, mailbox: str, uid: int) -> bytes | None:
+        return mbox_read.read(core, mailbox, uid)
+
+    def read_many(self, core: Core, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
+        return mbox_read.read_many(core, mailbox, uids, octets)
+
+    def changed(self, core: Core, folder: Folder, row: MailboxRow, uids: Sequence[int]) -> set[int]:
+        return mbox_read.changed(core, folder, uids, row.id)
+
+
+class MboxAccount(MaildirAccount):
+    """One account: what does not differ is Maildir's."""
+
+    def create(self, mailbox: str, special_use: str = "") -> MailboxInfo:
+        with self._core.guard():
+            return mbox_tree.create(self._core, mailbox, special_use)
+
+    def delete(self, mailbox: str) -> None:
+        with self._core.guard():
+            mbox_tree.delete(self._core, mailbox)
+
+    def rename(self, old: str, new: str) -> None:
+        with self._core.guard():
+            if names.normalise(old) == names.INBOX:
+                mbox_transfer.rename_inbox(self._core, new)
+            else:
+                mbox_tree.rename(self._core, old, new)
+
+    def read(self, mailbox: str, uid: int) -> bytes | None:
+        with self._core.guard():
+            return mbox_read.read(self._core, mailbox, uid)
+
+    def read_many(self, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
+        with self._core.guard():
+            return mbox_read.read_many(self._core, mailbox, uids, octets)
+
+    def deliver_many(self, items: Sequence[delivery.Item]) -> list[Stored | StoreError]:
+        try:
+            with self._core.guard():
+                stored = delivery.store_many(self._core, items, MboxBatch)
+                self._texts.arrived(item[0] for item in items)
+                return stored
+        except StoreError as error:
+            return [error] * len(items)
+
+    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+        with self._core.guard():
+            self._core.box(mailbox)
+            stored = delivery.store_all(self._core, mailbox, messages, MboxBatch)
+            self._texts.arrived((mailbox,))
+            return stored
+
+    def set_flags(
+        self,
+        mailbox: str,
+        uids: Sequence[int],
+        mode: str,
+        flags: Iterable[str],
+        unchanged_since: int | None = None,
+    ) -> FlagChange:
+        with self._core.guard():
+            return mbox_transfer.set_flags(self._core, mailbox, uids, mode, flags, unchanged_since)
+
+    def copy(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+        with self._core.guard():
+            return mbox_transfer.copy(self._core, mailbox, uids, destination)
+
+    def move(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
+        with self._core.guard():
+            return mbox_transfer.move(self._core, mailbox, uids, destination)
+
+    def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:
+        with self._core.guard():
+            return mbox_transfer.expunge(self._core, mailbox, uids)
+
+
+class MboxStore(MaildirStore):
+    """The accounts below ``root``, as files. One a process, made after the fork."""
+
+    def __init__(
+        self,
+        root: Path,
+        host: str,
+        quota_of: Callable[[str], int],
+        clock: Clock,
+        ids: Ids,
+        settings: MboxSettings | None = None,
+        disk: Disk | None = None,
+        index_root: Path | None = None,
+        notify: Callable[[str, str, int], None] = lambda account, mailbox, modseq: None,
+        path_of: Callable[[str], str] | None = None,
+    ) -> None:
+        super().__init__(root, host, "lf", quota_of, clock, ids, disk, index_root, notify, path_of)
+        self._settings.layout = MboxLayout(settings or MboxSettings())
+
+    def _make(self, core: Core) -> MaildirAccount:
+        return MboxAccount(core)
