@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from filterd import __version__, keys
+from filterd import __version__, keys, signing
 from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
@@ -51,10 +51,12 @@ from filterd.queue.spool import GroupSpool
 from filterd.reception import Reception, ReceptionSettings
 from filterd.scripts import ScriptService
 from filterd.store.changes import NoticeHub
+from filterd.store.choice import ChosenStore
 from filterd.store.durable import RealDisk
 from filterd.store.jobs import AccountJobs
-from filterd.store.maildir import MaildirStore
+from filterd.stores import store_of
 from filterd.workers import RETIRE, Group, Role
+from pipeline.runner import Runner
 from pipeline.srs import Original, Srs
 from rules.limits import Limits
 
@@ -87,6 +89,13 @@ class Parts:
     close: Callable[[], None]
     events: MailboxEvents | None = None
     desk: Desk | None = None
+    runners: tuple[Runner, ...] = ()
+
+    async def end(self) -> None:
+        """Close the stages, then everything else."""
+        for runner in self.runners:
+            await runner.close()
+        self.close()
 
 
 def data_dir(config: Config) -> Path:
@@ -96,40 +105,24 @@ def data_dir(config: Config) -> Path:
 def build(config: Config, name: str, board: Board | None = None) -> Parts:
     """All parts of the process ``name`` ("worker-0", "sender", "deliver"); the loop is running. ``board``: what it has in common
     with the other processes of a server."""
-    clock, ids, disk = SystemClock(), SystemIds(), RealDisk()
+    clock, ids = SystemClock(), SystemIds()
     root = data_dir(config)
     srs = srs_of(config, clock)
     database = AccountDatabase(database_path(config), clock)
     directory = BuiltinDirectory(config, database, Passwords(clock), srs_verifier(srs))
     notices = NoticeHub(root / "run", name)
-    store = maildir(config, quota_of(directory), notices.changed)
-    notices.follow(store.path)
+    store = message_store(config, quota_of(directory), notices.changed)
+    notices.follow(store.path, store.watched)
     jobs = AccountJobs(store)
     programs = programs_of(config, jobs)
-    scripts = ScriptService(
-        lambda account: scripts_of(config, account, disk),
-        before=[Path(path) for path in config.stage.sieve.before],
-        after=[Path(path) for path in config.stage.sieve.after],
-        default=default_script(config),
-        limits=sieve_limits(config),
-        own_addresses=own_addresses(directory),
-        global_dir=root / "sieve" / "global",
-        tests_of=lambda account: tests_of(config, account),
-        more=PROGRAM_WORDS if programs is not None else (),
-    )
+    scripts = script_service(config, directory, PROGRAM_WORDS if programs is not None else ())
     traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
     spool = GroupSpool(root / "queue", clock)
     desk = board.take(clock, root / "run") if board is not None else alone(clock)
     context = stage_context(config, clock, ids, dns(config, clock, ids))
     leaving = departure(config, context, srs)
     delivery = Delivery(
-        DeliverySettings(
-            hostname=config.server.hostname,
-            on_script_error_defer=config.stage.sieve.on_error == "defer",
-            global_scripts=root / "sieve" / "global",
-            subaddress=config.accounts.subaddress,
-            limits=sieve_limits(config),
-        ),
+        delivery_settings(config),
         directory,
         jobs,
         scripts,
@@ -140,17 +133,10 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         programs,
     )
     spool.fresh = delivery.performer.fresh
-    names = frozenset({config.server.hostname, config.pipeline.authserv_id, *(d.name for d in config.domain)})
     arriving = incoming(config, context)
+    secret = keys.secret(root, "delivery")
     reception = Reception(
-        ReceptionSettings(
-            hostname=config.server.hostname,
-            authserv_id=config.pipeline.authserv_id or config.server.hostname,
-            our_ids=frozenset(name for name in names if name),
-            time_budget=config.pipeline.time_budget,
-            hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
-            relay_trusted=tuple(ip_network(network) for network in config.server.relay_trusted),
-        ),
+        reception_settings(config),
         directory,
         arriving,
         leaving,
@@ -158,44 +144,28 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         traces,
         clock,
         ids,
-        keys.secret(root, "delivery"),
+        secret,
     )
-    events = MailboxEvents(
-        (
-            MailboxScripts(
-                MailboxScriptSettings(
-                    config.server.hostname,
-                    __version__,
-                    root / "sieve" / "global",
-                    config.accounts.subaddress,
-                    sieve_limits(config),
-                ),
-                scripts,
-                directory,
-                jobs,
-                spool,
-                leaving,
-                traces,
-                clock,
-                ids,
-                keys.secret(root, "delivery"),
-                programs,
-            ),
-        )
+    mailbox_scripts = MailboxScripts(
+        mailbox_script_settings(config),
+        scripts,
+        directory,
+        jobs,
+        spool,
+        leaving,
+        traces,
+        clock,
+        ids,
+        secret,
+        programs,
     )
     screening = milter_reception(config, context, arriving, leaving, traces, sieve_limits(config))
 
+    ends = [spool.close, traces.close, jobs.close, notices.close, store.close, database.close, desk.leave]
+
     def close() -> None:
-        delivery.close()
-        if programs is not None:
-            programs.close()
-        spool.close()
-        traces.close()
-        jobs.close()
-        notices.close()
-        store.close()
-        database.close()
-        desk.leave()
+        for end in (delivery.close, *([programs.close] if programs is not None else []), *ends):
+            end()
 
     return Parts(
         config,
@@ -209,8 +179,57 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         delivery,
         screening,
         close,
-        events,
+        MailboxEvents((mailbox_scripts,)),
         desk,
+        (arriving, leaving.runner),
+    )
+
+
+def script_service(config: Config, directory: Directory, more: Sequence[str] = ()) -> ScriptService:
+    """Everybody's scripts; ``more`` are words that are not offered everywhere."""
+    disk = RealDisk()
+    return ScriptService(
+        lambda account: scripts_of(config, account, disk),
+        before=[Path(path) for path in config.stage.sieve.before],
+        after=[Path(path) for path in config.stage.sieve.after],
+        default=default_script(config),
+        limits=sieve_limits(config),
+        own_addresses=own_addresses(directory),
+        global_dir=data_dir(config) / "sieve" / "global",
+        tests_of=lambda account: tests_of(config, account),
+        more=more,
+    )
+
+
+def delivery_settings(config: Config) -> DeliverySettings:
+    return DeliverySettings(
+        hostname=config.server.hostname,
+        on_script_error_defer=config.stage.sieve.on_error == "defer",
+        global_scripts=data_dir(config) / "sieve" / "global",
+        subaddress=config.accounts.subaddress,
+        limits=sieve_limits(config),
+    )
+
+
+def reception_settings(config: Config) -> ReceptionSettings:
+    names = (config.server.hostname, config.pipeline.authserv_id, *(domain.name for domain in config.domain))
+    return ReceptionSettings(
+        hostname=config.server.hostname,
+        authserv_id=config.pipeline.authserv_id or config.server.hostname,
+        our_ids=frozenset(name for name in names if name),
+        time_budget=config.pipeline.time_budget,
+        hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
+        relay_trusted=tuple(ip_network(network) for network in config.server.relay_trusted),
+    )
+
+
+def mailbox_script_settings(config: Config) -> MailboxScriptSettings:
+    return MailboxScriptSettings(
+        config.server.hostname,
+        __version__,
+        data_dir(config) / "sieve" / "global",
+        config.accounts.subaddress,
+        sieve_limits(config),
     )
 
 
@@ -245,17 +264,15 @@ def no_notice(account: str, mailbox: str, modseq: int) -> None:
     """Commands tell nobody: servers see their changes as those of any outside program."""
 
 
-def maildir(
+def message_store(
     config: Config, quota: Callable[[str], int], notify: Callable[[str, str, int], None]
-) -> MaildirStore:
-    clock, ids = SystemClock(), SystemIds()
-    root = Path(mail_root(config))
-    return MaildirStore(root, socket.gethostname(), config.store.newline, quota, clock, ids, notify=notify)
+) -> ChosenStore:
+    return store_of(config, socket.gethostname(), quota, SystemClock(), SystemIds(), notify)
 
 
-def open_store(config: Config) -> MaildirStore:
+def open_store(config: Config) -> ChosenStore:
     """The store for a command of the command line, without a server."""
-    return maildir(config, lambda account: 0, no_notice)
+    return message_store(config, lambda account: 0, no_notice)
 
 
 def srs_verifier(srs: Srs | None) -> Callable[[str], str | None] | None:
@@ -329,7 +346,7 @@ async def worker(
     for one in waiting:
         one.cancel()
     await doors.close(GRACE_SECONDS)
-    parts.close()
+    await parts.end()
     return 0
 
 
@@ -366,7 +383,7 @@ async def sender(config: Config, board: Board | None = None) -> int:
     ):  # the daily DMARC reports; `filterd dmarc send` does the same from cron
         work.append(reporting(config, dns(config, clock, ids), parts.spool, clock).run(stop))
     await asyncio.gather(*work)
-    parts.close()
+    await parts.end()
     return 0
 
 
@@ -420,6 +437,10 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     sockets.extend(commands_door(root))
     drop_rights(config)
     certificate(config)  # made or read once before there are several of us; a fault is said at once
+    try:
+        signing.keyring(config)
+    except signing.SigningProblem as problem:
+        raise OSError(str(problem)) from problem
     count = config.server.workers or os.cpu_count() or 1
     current = [config]  # what the next child starts with
     table, board = ShareTable(len(sockets), count), Board()
@@ -427,12 +448,13 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     def reload() -> bool:
         """Read the file again; listeners, data_dir and server.user stay as they were until a restart."""
         try:
-            current[0] = load(config.path)
-        except ConfigErrors as error:
-            log.error(
-                "SIGHUP: the configuration has errors, the old one stays in force\n%s", render(error.errors)
-            )
+            fresh = load(config.path)
+            signing.keyring(fresh)
+        except (ConfigErrors, signing.SigningProblem) as error:
+            what = render(error.errors) if isinstance(error, ConfigErrors) else str(error)
+            log.error("SIGHUP: the configuration has errors, the old one stays in force\n%s", what)
             return False
+        current[0] = fresh
         return True
 
     roles = [

@@ -97,7 +97,8 @@ def _with_state(config: Config) -> dict[str, Callable[..., Stage]]:
     if config.stage.greylist.enabled:
         out["greylist"] = partial(GreylistStage, triplets=SqliteTriplets(root / "greylist.db"))
     if config.stage.dmarc.reports.send:
-        out["dmarc"] = partial(DmarcStage, observe=ObservationLog(root / REPORTS).put)
+        observed = ObservationLog(root / REPORTS)
+        out["dmarc"] = partial(DmarcStage, observe=observed.put, end=observed.close)
     return out
 
 

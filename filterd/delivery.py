@@ -12,13 +12,15 @@ from email.utils import make_msgid
 from functools import partial
 from pathlib import Path
 
-from filterd.accounts.directory import Account, Directory, Forward, Local
+from filterd import scripterror
+from filterd.accounts.directory import Account, Directory, Forward, Local, Targets
 from filterd.board import Desk
 from filterd.chains import Chains
 from filterd.deliverykey import DeliveryKeys
 from filterd.execbridge import Programs, facts_of
 from filterd.outgoing import Departure
 from filterd.perform import Job, Living, Outcome, Performer, Target
+from filterd.proto.smtp_parse import xtext
 from filterd.queue.base import Outgoing, Spool
 from filterd.scripts import ScriptService
 from filterd.sieve_host import LIST_PREFIX, AccountHost
@@ -43,9 +45,11 @@ log = logging.getLogger("filterd.delivery")
 
 LIST_REDIRECTS = 100  # members of a list that one redirect reaches
 QUARANTINE_TEXT = 200  # characters of X-Filterd-Quarantine
+SUBJECT_SHOWN = 100  # characters, in a notice about a script
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
+LOOPED = "this message was forwarded from here before"
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
 
@@ -178,7 +182,7 @@ class Delivery:
     async def _one(self, job: Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
         try:
             if destination.local is None:
-                return await self._leave(job, destination, trace)
+                return await self._leave(job, destination, trace, number)
             return await self._local(job, destination, destination.local, trace, number)
         except StoreError as error:
             log.warning("message %s for %s: %s", job.trace.id, destination.address, error)
@@ -189,14 +193,14 @@ class Delivery:
             trace.outcome, trace.decision = "deferred", "Deferred: an internal error, see the log"
             return Outcome(LATER)
 
-    async def _leave(self, job: Job, destination: Destination, trace: RecipientTrace) -> Outcome:
+    async def _leave(self, job: Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
         """Straight to an address elsewhere: an alias, a bounce to an SRS address, a submission."""
         kind = "submission" if destination.submitted else "relay" if destination.relayed else "forward"
         params = next(
             (r.params for r in job.work.envelope.recipients if r.address == destination.address), {}
         )
         if kind == "forward" and self._departure.loops(job.base, destination.address):
-            return await self._loop_found(job, destination, trace)
+            return await self._loop_found(job, destination, trace, number)
         outgoing = self._departure.outgoing(
             job.work,
             job.base,
@@ -215,25 +219,42 @@ class Delivery:
         )
         return outcome
 
-    async def _loop_found(self, job: Job, destination: Destination, trace: RecipientTrace) -> Outcome:
-        """It was forwarded from here before. Alone it is refused; beside other recipients a verified sender gets a bounce."""
-        trace.outcome, trace.decision = "rejected", "Refused: this message was forwarded from here before"
+    async def _loop_found(
+        self, job: Job, destination: Destination, trace: RecipientTrace, number: int
+    ) -> Outcome:
+        """It was forwarded from here before (RFC 5321 6.3). Only its text tells, so RCPT cannot refuse it. A recipient with a reply
+        of his own is refused; beside others a verified sender gets a bounce, and what nobody vouches for is held (HOUSE item 5)."""
+        trace.outcome, trace.decision = "rejected", f"Refused: {LOOPED}"
         refusal = Reply(554, "5.4.6", "Forwarding loop")
         if job.alone or job.work.envelope.profile is Profile.LMTP:
             return Outcome(refusal)
-        outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
-        trace.outcome, trace.decision = "discarded", "Discarded: this message was forwarded from here before"
-        log.info("message %s for %s discarded: a forwarding loop", job.trace.id, destination.address)
         sender = job.work.envelope.reverse_path
-        if sender and _verified(job.work):
-            trace.outcome, trace.decision = (
-                "rejected",
-                "Returned to its sender: it was forwarded from here before",
+        guardian = None if sender and _verified(job.work) else self._guardian(destination.address)
+        if guardian is not None:
+            recipient = next(r for r in job.work.envelope.recipients if r.address == destination.address)
+            held = Verdict("loop", Disposition.QUARANTINE, summary=f"{destination.address}: {LOOPED}")
+            plan = planner.quarantine_plan(recipient, held)
+            trace.outcome, trace.decision = plan.outcome, f"{guardian.account.id}: {plan.decision}"
+            return await self.performer.perform(
+                job, plan, Target(guardian.account.id, destination.address, number), trace
             )
-            bounce = plans.Bounce(sender, refusal)
-            notes = self._departure.generated(job.work, job.base, bounce, job.keys, destination.address)
-            outcome.add(await self.performer.send_on(job, notes, RecipientTrace(sender, "")))
+        outcome = Outcome(Reply(250, "2.0.0", f"Ok {job.trace.id}"))
+        if not sender:  # a report that loops: nobody to tell but the log
+            trace.outcome, trace.decision = "discarded", f"Discarded: a delivery report, and {LOOPED}"
+            log.warning("message %s for %s discarded: a report in a loop", job.trace.id, destination.address)
+            return outcome
+        trace.decision = f"Returned to its sender: {LOOPED}"
+        bounce = plans.Bounce(sender, refusal)
+        notes = self._departure.generated(job.work, job.base, bounce, job.keys, destination.address)
+        outcome.add(await self.performer.send_on(job, notes, RecipientTrace(sender, "")))
         return outcome
+
+    def _guardian(self, address: str) -> Local | None:
+        """Who looks at what this domain of ours holds back: its postmaster, when that is somebody here."""
+        found = self._directory.lookup(f"postmaster@{address.rpartition('@')[2]}")
+        if isinstance(found, Targets):
+            return next((one for one in found.targets if isinstance(one, Local)), None)
+        return found if isinstance(found, Local) else None
 
     async def _local(
         self, job: Job, destination: Destination, local: Local, trace: RecipientTrace, number: int
@@ -256,6 +277,8 @@ class Delivery:
             plan = planner.plan_from(result, recipient, job.work.envelope, settings)
             if self._departure.redirected_before(job.base, local.account.id):
                 plan = kept_here(plan)
+            if result.error and plan.refusal is None:
+                plan = await self._told(job, plan, local.account.id, result, trace)
         trace.outcome, trace.decision = plan.outcome, plan.decision
         for note in plan.notes:
             trace.spans.append(Span("plan", self._clock.time(), 0.0, "note", note))
@@ -280,7 +303,7 @@ class Delivery:
                 trace.spans.append(Span("sieve", started, 0.0, "error", error))
             return result, None
         host = self._host(job, destination, local)
-        envelope = self._script_envelope(job.work.envelope, destination)
+        envelope = self._script_envelope(job.work.envelope, destination, job.base)
         limits = self._settings.limits
         run = partial(interpreter.run, scripts, job.base, envelope, host, limits=limits)
         result = await self._chains.run(chain, len(job.base.data), run)
@@ -303,6 +326,22 @@ class Delivery:
         span = Span("sieve", started, self._clock.monotonic() - clock, word, summary)
         trace.spans.append(span)
         return result, host
+
+    async def _told(
+        self, job: Job, plan: plans.Plan, account: str, result: RunResult, trace: RecipientTrace
+    ) -> plans.Plan:
+        """The plan, with a notice to the owner when this fault was not told before."""
+        now, error, place = self._clock.time(), result.error or "", result.error_place
+        fault = f"{place.script}:{place.line}" if place is not None else error  # the text may be a stranger's
+        key = scripterror.key(trace.script_digest, fault)
+        if await self._jobs.run(account, lambda store: store.remembered(key, now)):
+            return plan
+        text = scripterror.notice(
+            account, trace.script, error, job.base.subject()[:SUBJECT_SHOWN], self._settings.hostname, now
+        )
+        step = plans.Store(plans.INBOX, data=text, generated=True)
+        remember = {**plan.remember, key: scripterror.AGAIN_SECONDS}
+        return replace(plan, steps=(*plan.steps, step), remember=remember)
 
     async def _expand_lists(self, account: str, result: RunResult) -> None:
         """RFC 6134 2.6: ``redirect :list`` goes to every member of the account's list; to nobody means the mail is kept."""
@@ -360,11 +399,17 @@ class Delivery:
         )
 
     @staticmethod
-    def _script_envelope(envelope: Envelope, destination: Destination) -> ScriptEnvelope:
+    def _script_envelope(envelope: Envelope, destination: Destination, base: Message) -> ScriptEnvelope:
         params: Mapping[str, str] = next(
             (r.params for r in envelope.recipients if r.address == destination.address), {}
         )
-        original = params.get("ORCPT", "").partition(";")[2] or destination.address
+        original = destination.address
+        if envelope.profile in (
+            Profile.LMTP,
+            Profile.DELIVER,
+        ):  # a server of ours knows; a stranger may say what he likes
+            told = xtext(params.get("ORCPT", "").partition(";")[2])
+            original = told or base.text(b"x-original-to") or original
         return ScriptEnvelope(
             mail_from=envelope.reverse_path,
             rcpt_to=destination.address,
@@ -379,7 +424,7 @@ class Delivery:
         return compose_report(
             action,
             job.base.data,
-            self._script_envelope(job.work.envelope, destination),
+            self._script_envelope(job.work.envelope, destination, job.base),
             sender=f"postmaster@{account.rpartition('@')[2]}",
             moment=datetime.fromtimestamp(self._clock.time(), UTC).astimezone(),
             message_id=make_msgid(domain=self._settings.hostname).strip("<>"),

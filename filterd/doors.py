@@ -89,9 +89,9 @@ class Doors:
         tls = certificate(config)
         context = self._context(tls)
         limits = config.limits.connections
-        self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip))
+        self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip), self.parts.desk)
         clock = SystemClock()
-        logins = LoginGuard(self._check, clock)
+        logins = LoginGuard(self._check, clock, desk=self.parts.desk)
         proxies = Proxies([ipaddress.ip_network(network) for network in config.server.proxy_trusted])
         for at, (full_name, sock) in enumerate(self.sockets):
             name = full_name.removesuffix(PROXIED)

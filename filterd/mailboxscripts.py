@@ -19,6 +19,7 @@ from email.utils import make_msgid
 from functools import partial
 from pathlib import Path
 
+from filterd import scripterror
 from filterd.accounts.directory import Directory
 from filterd.deliverykey import DeliveryKeys
 from filterd.execbridge import Programs, facts_of
@@ -214,6 +215,8 @@ class MailboxScripts:
             )
         )
         part.outcome, part.decision = _ending(event.mailbox, outcome)
+        if outcome.error:
+            self._tell(store, event.account, outcome, data)
         if outcome.error or part.places or outcome.delete or outcome.pipes or outcome.flags is not None:
             block.traces.append(trace)
 
@@ -243,6 +246,20 @@ class MailboxScripts:
             stored = _append(store, mailbox, message)
             part.places.append(f"{mailbox} uid {stored}")
         return outcome
+
+    def _tell(self, store: AccountStore, account: str, outcome: ImapOutcome, data: bytes) -> None:
+        """The owner is told once."""
+        now, error = self._clock.time(), outcome.error or ""
+        fault = str(outcome.trace[-1].line) if outcome.trace else error
+        key = scripterror.key(outcome.digest, fault)
+        if store.remembered(key, now):
+            return
+        subject = Message(data).subject()[:VALUE_LIMIT]
+        text = scripterror.notice(account, outcome.script, error, subject, self._settings.hostname, now)
+        try:
+            store.deliver("INBOX", NewMessage(text), SieveState({key: scripterror.AGAIN_SECONDS}))
+        except StoreError as failure:
+            log.warning("account %s cannot be told of a script that failed: %s", account, failure)
 
     def _mark(self, event: MailboxEvent, marks: Sequence[_Mark], store: AccountStore) -> None:
         for mark in marks:

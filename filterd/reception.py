@@ -32,6 +32,7 @@ from filterd.accounts.directory import (
 )
 from filterd.delivery import Delivery, Destination
 from filterd.deliverykey import DeliveryKeys
+from filterd.doortrace import Refusals, opened
 from filterd.explain.traces import TraceWriter
 from filterd.filtered import readdress
 from filterd.generation import run_stages
@@ -58,7 +59,6 @@ log = logging.getLogger("filterd.reception")
 MAX_HOPS = 50  # RFC 5321 6.3: Received fields; at least 100 is suggested as the limit of a simple counter, peers use 50
 
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
-MESSAGE_ID_KEPT = 998  # characters in a trace
 TRACE_REMOVED = HeaderEdit("remove", "X-Filterd-Trace")  # only we say where a trace is
 MARK_REMOVED = HeaderEdit("remove", "X-Filterd-Quarantine")  # and what was held back
 BCC_REMOVED = HeaderEdit("remove", "Bcc")  # RFC 5322 3.6.3: the others are not to see it
@@ -79,6 +79,7 @@ class Pending:
     """What is known of a transaction before its text arrives. ``destinations`` per accepted recipient, in order."""
 
     trace: str
+    refused: Refusals
     destinations: list[tuple[Destination, ...]] = field(default_factory=list)
     splits: bool = False  # one accepted recipient's script may refuse: the message is his alone
 
@@ -89,6 +90,7 @@ class SessionState:
 
     promised: list[Outcome] = field(default_factory=list)
     living: list[Living] = field(default_factory=list)
+    refused: Refusals | None = None  # of the transaction under way
     over: bool = False  # the connection is gone
 
 
@@ -155,7 +157,9 @@ class Reception(SmtpService):
         return None
 
     async def mail(self, session: SmtpSession, transaction: SmtpTransaction) -> Reply:
-        transaction.state = Pending(trace=self._new_trace())
+        name = self._new_trace()
+        transaction.state = Pending(name, Refusals(name))
+        self._tell_refusals(session.state, transaction.state.refused)
         if session.profile is not Profile.SUBMISSION:
             if session.account is None:  # look-ups run while the client still talks
                 client = transaction.client_of(session)
@@ -197,18 +201,24 @@ class Reception(SmtpService):
             if pending.destinations and (refuses or pending.splits):
                 return SPLIT
             pending.splits = refuses
-        refusal = await self._rcpt_stages(session, transaction, address, params)
+        refusal = await self._rcpt_stages(session, transaction, pending, destinations, params)
         if refusal is not None:
             return refusal
         pending.destinations.append(destinations)
         return OK_RECIPIENT
 
     async def _rcpt_stages(
-        self, session: SmtpSession, transaction: SmtpTransaction, address: str, params: Mapping[str, str]
+        self,
+        session: SmtpSession,
+        transaction: SmtpTransaction,
+        pending: Pending,
+        destinations: Sequence[Destination],
+        params: Mapping[str, str],
     ) -> Reply | None:
         """What the stages that ask at RCPT (greylist) say of this recipient; None lets him in."""
         if session.account is not None or not self._incoming.has(Phase.RCPT):
             return None
+        address = destinations[0].address
         recipient = Recipient(address, params)
         client = transaction.client_of(session)
         envelope = Envelope(
@@ -217,9 +227,21 @@ class Reception(SmtpService):
         deadline = self._clock.monotonic() + self._settings.time_budget
         outcome = await self._incoming.run(Phase.RCPT, Transaction(Message(b""), envelope, "", deadline))
         verdict = outcome.verdict
+        refusal = verdict.recipients.get(address)
         if verdict.disposition in (Disposition.REJECT, Disposition.TEMPFAIL):
-            return verdict.recipients.get(address) or verdict.reply or LATER
-        return verdict.recipients.get(address)
+            refusal = refusal or verdict.reply or LATER
+        if refusal is not None:
+            account = next((d.local.account.id for d in destinations if d.local is not None), "")
+            pending.refused.note(envelope, account, refusal, outcome)
+        return refusal
+
+    def _tell_refusals(self, state: object, following: Refusals | None = None) -> None:
+        """A transaction is over, perhaps without a text: whom the stages refused is known all the same."""
+        if isinstance(state, SessionState):
+            over, state.refused = state.refused, following
+            trace = over.alone(self._clock.time()) if over is not None else None
+            if trace is not None:
+                self._traces.put(trace)
 
     def acknowledged(self, session: SmtpSession) -> None:
         state = session.state
@@ -235,6 +257,7 @@ class Reception(SmtpService):
         if isinstance(state, SessionState):
             state.over = True
             self._forget(state)
+            self._tell_refusals(state)
 
     def _living(self, session: SmtpSession) -> Living:
         """What the next message's keys hang on."""
@@ -254,6 +277,7 @@ class Reception(SmtpService):
 
     def abort(self, session: SmtpSession, transaction: SmtpTransaction) -> None:
         transaction.state = None
+        self._tell_refusals(session.state)
 
     async def authenticate(self, session: SmtpSession, login: str, password: str) -> Account | None:
         return await asyncio.to_thread(self._directory.authenticate, login, password)
@@ -296,6 +320,8 @@ class Reception(SmtpService):
         rights."""
         if client.ip is None or not self._settings.relay_trusted:
             return False
+        if client.told and not client.facts_trusted:  # by a proxy that could not say whose it is
+            return False
         address = ip_address(client.ip)
         return any(
             address in network
@@ -313,7 +339,8 @@ class Reception(SmtpService):
         count = len(transaction.recipients) if session.profile is Profile.LMTP else 1
         envelope = self._envelope(session, transaction, pending)
         message = Message(data, crlf=True)
-        trace = self._open_trace(pending.trace, envelope, message)
+        trace = opened(pending.trace, self._clock.time(), envelope, message)
+        pending.refused.add_to(trace)
         if len(message.header.get_all(b"received")) > MAX_HOPS:
             return self._refuse(trace, envelope, LOOP, "loop", count)
         work = Transaction(
@@ -545,32 +572,3 @@ class Reception(SmtpService):
         until = held_until(transaction.mail_params, self._clock.time())
         params = {name: value for name, value in transaction.mail_params.items() if name != "HOLDFOR"}
         return {**params, HOLD: f"{until:.0f}"}
-
-    def _open_trace(self, name: str, envelope: Envelope, message: Message) -> MessageTrace:
-        client: Client = envelope.client
-        now = self._clock.time()
-        sender = message.from_addresses()
-        trace = MessageTrace(
-            id=name,
-            at=now,
-            profile=envelope.profile.value,
-            client_ip=client.ip or "",
-            helo=client.helo,
-            tls=client.tls,
-            auth=client.auth,
-            reverse_path=envelope.reverse_path,
-            message_id=message.message_id()[:MESSAGE_ID_KEPT],
-            subject=message.subject()[:200],
-            sender=sender[0].address if sender else "",
-            size=message.size,
-        )
-        who = client.ip or "local"
-        summary = f"{who} ({client.helo})" if client.helo else who
-        if client.tls:
-            summary += f", {client.tls.split(' ')[0]}"
-        if client.auth:
-            summary += f", logged in as {client.auth}"
-        if client.told:
-            summary += f", told by {client.told}"
-        trace.spans.append(Span(envelope.profile.value, now, 0.0, "", f"{summary}, {message.size} octets"))
-        return trace

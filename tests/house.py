@@ -69,7 +69,8 @@ class TestIds(Ids):
 
 
 class People:
-    """ann and bob live here, team is both, away leads elsewhere, srs is a rewritten address, later cannot be looked up."""
+    """ann and bob live here, team is both, bob is the postmaster, away leads elsewhere,
+    srs is a rewritten address, later cannot be looked up."""
 
     def lookup(self, address: str) -> Resolution:
         local, _, domain = address.lower().partition("@")
@@ -90,6 +91,8 @@ class People:
                 )
             case "away":
                 return Forward("ann@elsewhere.example", via=(address,))
+            case "postmaster":
+                return Local(Account(f"bob@{DOMAIN}"), via=(address,))
             case "srs":
                 return SrsReturn("far@away.example")
             case "later":
@@ -319,6 +322,8 @@ class House:
             else:
                 refused.append(reply)
         if not transaction.recipients:
+            if own:
+                self.reception.ended(session)
             return refused
         replies = [*refused, *await self.reception.message(session, transaction, data)]
         if own:  # the connection is cut before the client shows that it has read the reply

@@ -96,6 +96,7 @@ class Sink(Connector):
     most: Counter[str] = field(default_factory=Counter)
     mails: list[str] = field(default_factory=list)  # "<sender> params" of each MAIL
     transactions: list[list[str]] = field(default_factory=list)
+    forwarders: bool = False  # they offer XFORWARD
 
     def mood(self, address: str) -> Mood:
         return self.moods.setdefault(address, Mood())
@@ -133,7 +134,7 @@ class MemoryWire(Wire):
         self.sink, self.hop, self.mood = sink, hop, mood
         profile = Profile.LMTP if mood.lmtp else Profile.MX
         limits = SmtpLimits(refused_recipients=100_000, errors=100_000)
-        self.core = SmtpCore(SmtpConfig(f"{hop.name}", profile, limits=limits))
+        self.core = SmtpCore(SmtpConfig(f"{hop.name}", profile, limits=limits), xforward=sink.forwarders)
         self.recipients: list[str] = []
         sink.open[hop.address] += 1
         sink.most[hop.address] = max(sink.most[hop.address], sink.open[hop.address])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import socket
 import sys
 from pathlib import Path
@@ -63,12 +64,22 @@ def add_resolver(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.method in ("spf", "dmarc") and arguments.ip and not _is_address(arguments.ip):
+        raise CliError(f'--ip: "{arguments.ip}" is not an IPv4 or IPv6 address', USAGE)
     data = b"" if arguments.method == "spf" else read_message(arguments.file)
     report = asyncio.run(_check(arguments, data))
     print(report.header)
     for line in report.lines:
         print("  " + line)
     return OK
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 async def _check(arguments: argparse.Namespace, data: bytes) -> Report:

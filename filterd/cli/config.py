@@ -51,7 +51,8 @@ def check(arguments: argparse.Namespace) -> int:
     path = config_path(arguments.config)
     try:
         problems: tuple[Problem, ...] = ()
-        warnings = load(path).warnings
+        config = load(path)
+        problems, warnings = _keys(config, path), config.warnings
     except ConfigErrors as error:
         problems, warnings = error.errors, ()
     if arguments.json:
@@ -68,6 +69,17 @@ def check(arguments: argparse.Namespace) -> int:
     noted = f", {len(warnings)} remark{'s' if len(warnings) > 1 else ''}" if warnings else ""
     print(f"{path} is fine{noted}.")
     return OK
+
+
+def _keys(config: schema.Config, path: str) -> tuple[Problem, ...]:
+    """What of the DKIM keys and tables the server could not start with."""
+    from filterd import signing
+
+    try:
+        signing.keyring(config)
+    except signing.SigningProblem as problem:
+        return (Problem(path, 0, 0, "bad value", "dkim", str(problem)),)
+    return ()
 
 
 def show(arguments: argparse.Namespace) -> int:

@@ -200,7 +200,8 @@ def _sum(found: list[Report]) -> str:
 
     dmarc = [one for one in found if isinstance(one, DmarcReport)]
     messages, failed = sum(one.messages for one in dmarc), sum(one.failed for one in dmarc)
-    return f"{len(found)} reports; DMARC: {messages} messages, {failed} without a pass"
+    many = f"{len(found)} report{'' if len(found) == 1 else 's'}"
+    return f"{many}; DMARC: {messages} message{'' if messages == 1 else 's'}, {failed} without a pass"
 
 
 def _clean(text: str) -> str:

@@ -14,6 +14,7 @@ from filterd.accounts.scripts_base import ScriptStore, ScriptStoreError
 from filterd.cli import FOUND, OK, CliError
 from filterd.cli.options import print_json
 from filterd.scripts import ScriptService
+from filterd.store.durable import RealDisk, opened
 from rules.testkit.cases import EXPECT, ExpectError, read_folder
 
 
@@ -58,12 +59,23 @@ def put(source: str, folder: str, account: str, service: ScriptService) -> int:
     except CliError:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.move(fresh, folder)
+    _replace(folder, fresh)
     print(f"{len(found.cases)} tests are in place")
     for line in _against_active(account, service):
         print(f"the active script fails: {line}")
     return OK
+
+
+def _replace(folder: str, fresh: str) -> None:
+    """``fresh`` takes the place of ``folder``, beside which it lies."""
+    disk, old = RealDisk(), f"{folder}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    with opened(disk, os.path.dirname(folder)) as at:
+        if os.path.isdir(folder):
+            disk.rename(at, os.path.basename(folder), at, os.path.basename(old))
+        disk.rename(at, os.path.basename(fresh), at, os.path.basename(folder))
+        disk.sync_dir(at)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def show(arguments: argparse.Namespace, folder: str, account: str, service: ScriptService) -> int:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from filterd.accounts.places import mail_root
 from filterd.config.schema import Config
 from filterd.ports import SystemClock, SystemIds
-from filterd.store.base import Store
-from filterd.store.maildir import MaildirStore
+from filterd.store.choice import ChosenStore
+from filterd.stores import store_of
 
 
-def open_store(config: Config) -> Store:
+def open_store(config: Config) -> ChosenStore:
     """The configured store, for looking and for making folders; the caller closes it. Raises StoreUnavailable."""
     quota = config.accounts.quota
-    return MaildirStore(
-        Path(mail_root(config)),
-        config.server.hostname,
-        config.store.newline,
-        lambda account: quota,
-        SystemClock(),
-        SystemIds(),
-    )
+    return store_of(config, config.server.hostname, lambda account: quota, SystemClock(), SystemIds())

@@ -1,4 +1,4 @@
-"""Bring a Maildir of another mail server here, and take one back.
+"""Bring a Maildir of another mail server here, and take one back; keep an account as mbox or as Maildir.
 
 `adopt` keeps what clients remember: UIDVALIDITY, UIDs, flags, keywords, dates, POP3 unique ids, subscriptions. They download
 nothing again. Stop the other server first; try --dry-run before. A run that was cut short is finished by the same command.
@@ -8,6 +8,7 @@ Examples:
   filterd store adopt dovecot ann@example.org /home/ann/Maildir
   filterd store adopt courier ann@example.org /home/ann/Maildir --move
   filterd store export dovecot ann@example.org /srv/back/ann
+  filterd store convert ann@example.org --to mbox
 
 See also: filterd help store
 """
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from filterd.accounts.database import AccountDatabase
 from filterd.accounts.names import fold
 from filterd.accounts.places import account_folder, database_path
-from filterd.cli import FOUND, OK, TRY_AGAIN, CliError
+from filterd.cli import FOUND, OK, TRY_AGAIN, CliError, storeconvert
 from filterd.cli.options import add_config, add_json, load_config, print_json
 from filterd.cli.ownership import down_to, hand_over
 from filterd.cli.storage import open_store
@@ -45,6 +46,8 @@ from filterd.store.adopt import (
 )
 from filterd.store.adopt_plan import AdoptError, Source
 from filterd.store.base import StoreError
+from filterd.store.choice import MBOX, format_of
+from filterd.store.durable import RealDisk
 from filterd.store.maildir import MaildirStore
 from filterd.store.uidl import BadFormat
 
@@ -57,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("adopt", help="take over the Maildir of another server, UIDs and all")
     )
     _configure_export(actions.add_parser("export", help="write a Maildir that another server goes on with"))
+    storeconvert.configure(actions.add_parser("convert", help="keep an account as mbox files, or as Maildir again"))
 
 
 def _configure_adopt(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     actions: dict[str, Callable[[argparse.Namespace, Config], int]] = {
         "adopt": run_adopt,
         "export": run_export,
+        "convert": lambda said, config: storeconvert.run(said, config, known_account(said.account, config)),
     }
     try:
         return actions[arguments.action](arguments, config)
@@ -144,7 +149,9 @@ def run_adopt(arguments: argparse.Namespace, config: Config) -> int:
     plan(source, folder, mode)
     if arguments.dry_run:
         return _tell(arguments, Outcome(source), mode, account)
-    store = maildir_store(config)
+    store = maildir_store(config, folder)
+    if mode == IN_PLACE:
+        export.bring_index_back(RealDisk(), folder)
     core = store.core(account)
     try:
         outcome = adopt(core, source, mode, _progress(arguments.json))
@@ -164,16 +171,18 @@ def known_account(address: str, config: Config) -> str:
         database.close()
     if fold(address) in records:
         return fold(address)
-    hint = nearest(fold(address), list(records)) or f"make it first: filterd account add {address}"
-    raise CliError(f"there is no account {address}; {hint}", FOUND)
+    near = nearest(fold(address), list(records))
+    hint = f"{near} " if near else ""
+    raise CliError(f"there is no account {address}; {hint}`filterd account add {address}` makes it", FOUND)
 
 
-def maildir_store(config: Config) -> MaildirStore:
-    store = open_store(config)
-    if not isinstance(store, MaildirStore):
-        store.close()
-        raise CliError('this needs accounts that are kept as Maildir: store.format = "maildir"', FOUND)
-    return store
+def maildir_store(config: Config, folder: str) -> MaildirStore:
+    """For an account that is kept as Maildir, or not at all yet. Raises CliError."""
+    if format_of(folder) == MBOX:
+        raise CliError(
+            f"{folder} holds mbox files; turn them into a Maildir first: filterd store convert", FOUND
+        )
+    return open_store(config).maildir
 
 
 def _mode(chosen: str | None, path: str, folder: str) -> str:
@@ -296,7 +305,7 @@ def run_export(arguments: argparse.Namespace, config: Config) -> int:
     reason = adopt_guard.refusal(adopt_guard.look(target or folder), True, "another program")
     if reason:
         raise CliError(reason, TRY_AGAIN)
-    store = maildir_store(config)
+    store = maildir_store(config, folder)
     core = store.core(account)
     try:
         done = export.export_dovecot(core, target, arguments.layout, _progress(arguments.json))
@@ -304,6 +313,8 @@ def run_export(arguments: argparse.Namespace, config: Config) -> int:
         core.close()
         store.close()
         hand_over(config, *down_to(config.server.data_dir, folder))
+    if arguments.in_place:
+        export.put_index_aside(RealDisk(), folder)
     if arguments.json:
         keys = ("name", "directory", "messages", "uidvalidity", "uidnext")
         print_json(

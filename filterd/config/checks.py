@@ -305,6 +305,14 @@ def _store(config: schema.Config) -> Iterator[Finding]:
         yield ("store", "path"), "bad value", f'store.path = "{path}"', text
     elif path.startswith("/") or ".." in path.split("/"):
         yield ("store", "path"), "bad value", f'store.path = "{path}"', "must be below data_dir"
+    mbox = config.store.mbox
+    shared = len(config.domain) > 1 and "%{domain}" not in mbox.inbox
+    if mbox.inbox and "%{account}" not in mbox.inbox and ("%{user}" not in mbox.inbox or shared):
+        text = "must have %{account} in it, or %{user} and with several domains %{domain}: each account has its own"
+        yield ("store", "mbox", "inbox"), "bad value", f'store.mbox.inbox = "{mbox.inbox}"', text
+    if not mbox.locks:
+        text = "needs at least one way that the other programs use too"
+        yield ("store", "mbox", "locks"), "bad value", "store.mbox.locks", text
     if len(config.accounts.subaddress) > 1 or config.accounts.subaddress in ("@", "."):
         about = f'accounts.subaddress = "{config.accounts.subaddress}"'
         yield ("accounts", "subaddress"), "bad value", about, 'one character such as "+", or ""'

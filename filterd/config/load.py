@@ -298,7 +298,7 @@ class _Reader:
     def _resolved(self, kind: Kind, value: object, path: Path) -> object:
         """Relative paths made absolute, secrets fetched."""
         if kind is Kind.PATH and isinstance(value, str):
-            return self._absolute(value.removeprefix("file:"))
+            return self._absolute(value.removeprefix("refile:").removeprefix("file:"))  # OpenDKIM's words
         if kind is Kind.PATHS and isinstance(value, tuple):
             return tuple(self._absolute(str(item)) for item in value)
         if kind in (Kind.SOCKET, Kind.LISTEN):

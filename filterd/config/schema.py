@@ -280,10 +280,44 @@ class Srs:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreMbox:
+    inbox: str = setting(
+        "",
+        "The file of INBOX: a path with %{user}, %{domain} or %{account} in it, as /var/mail/%{user}. "
+        '"" = the file inbox in the account\'s folder.',
+        Kind.TEXT,
+    )
+    locks: tuple[str, ...] = setting(
+        ("dotlock", "fcntl"),
+        "How a file is locked against other programs, in this order; they must use the same. dotlock-try: go on without where the "
+        "directory forbids to make one.",
+        Kind.CHOICES,
+        choices=("dotlock", "dotlock-try", "fcntl", "flock"),
+    )
+    lock_wait: float = setting(10.0, "How long to wait for another program's lock.", Kind.DURATION)
+    lock_stale: float = setting(
+        300.0,
+        "A dot-lock that was not touched for so long, or whose process is dead, is removed.",
+        Kind.DURATION,
+    )
+    quoting: str = setting(
+        "mboxrd",
+        "How other programs quote From lines in the files that we read; we write mboxrd.",
+        Kind.CHOICE,
+        choices=("mboxrd", "mboxo", "none"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     format: str = setting(
-        "maildir", "Maildir++ with an index, readable by other programs.", Kind.CHOICE, choices=("maildir",)
+        "maildir",
+        "What new accounts get: maildir (Maildir++) or mbox (files of many messages), both with an index and readable by other "
+        "programs. `filterd store convert` changes an account.",
+        Kind.CHOICE,
+        choices=("maildir", "mbox"),
     )
+    mbox: StoreMbox = table(StoreMbox, "Accounts that are kept in mbox files.")
     newline: str = setting("crlf", "Line ends of the files we write.", Kind.CHOICE, choices=("crlf", "lf"))
     path: str = setting(
         "mail/%{domain}/%{user}",
@@ -352,7 +386,9 @@ class Milter:
 @dataclass(frozen=True, slots=True)
 class Exec:
     socket: str = setting(
-        "", 'Where `filterd exec serve` listens and the server asks it. "" = scripts run no programs.', Kind.PATH
+        "",
+        'Where `filterd exec serve` listens and the server asks it. "" = scripts run no programs.',
+        Kind.PATH,
     )
     directory: str = setting(
         "",

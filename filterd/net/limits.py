@@ -2,7 +2,8 @@
 
 Invariants: one network (an IPv4 address, an IPv6 /64) never holds more than ``per_address`` places, so flooding from one
 costs the others nothing; when all places are taken, the oldest connection that has not settled (not logged in, no
-MAIL yet) gives up its place. Counts are of one worker process: with N workers a client may have up to N times as many.
+MAIL yet) gives up its place. ``per_address`` is counted over all processes of a server (``filterd.board``); ``total`` is what one
+process serves, since it guards that process's memory and only it can cut its own newcomers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from filterd.board import Desk
 
 LOCAL = ""  # the key of unix sockets: trusted by file mode, counted in the total only
 
@@ -59,8 +62,10 @@ class Ticket:
 class Admission:
     """The places of one listener or of several that share them."""
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: AdmissionLimits, desk: Desk | None = None) -> None:
+        """``desk``: where the counts of the server's other processes are."""
         self.limits = limits
+        self._desk = desk
         self.total = 0
         self.by_key: dict[str, int] = {}
         self.tickets: set[Ticket] = set()
@@ -70,15 +75,14 @@ class Admission:
     def admit(self, ip: str | None) -> Ticket | None:
         """A place for a client at ``ip`` (None: unix socket), or None: refuse it now."""
         key = network_key(ip)
-        held = self.by_key.get(key, 0)
-        if key != LOCAL and held >= self.limits.per_address:
+        if key != LOCAL and self._held(key) >= self.limits.per_address:
             self.refused += 1
             return None
         if self.total >= self.limits.total and not self._make_room():
             self.refused += 1
             return None
         self.total += 1
-        self.by_key[key] = self.by_key.get(key, 0) + 1
+        self._count(key)
         ticket = Ticket(self, key)
         self.newcomers[ticket] = None
         self.tickets.add(ticket)
@@ -87,12 +91,12 @@ class Admission:
     def readmit(self, ticket: Ticket, ip: str) -> bool:
         """The place is a client's at ``ip``, as a proxy has told; False: that network has enough of them."""
         key = network_key(ip)
-        if ticket not in self.tickets or self.by_key.get(key, 0) >= self.limits.per_address:
+        if ticket not in self.tickets or self._held(key) >= self.limits.per_address:
             self.refused += 1
             return False
         self._uncount(ticket.key)
         ticket.key = key
-        self.by_key[key] = self.by_key.get(key, 0) + 1
+        self._count(key)
         return True
 
     def release(self, ticket: Ticket) -> None:
@@ -101,7 +105,19 @@ class Admission:
         self.total -= 1
         self._uncount(ticket.key)
 
+    def _held(self, key: str) -> int:
+        """Connections of this network, to whichever process."""
+        held = self.by_key.get(key, 0)
+        return held if self._desk is None else max(held, self._desk.connections(key))
+
+    def _count(self, key: str) -> None:
+        self.by_key[key] = self.by_key.get(key, 0) + 1
+        if self._desk is not None and key != LOCAL:
+            self._desk.count(key, 1)
+
     def _uncount(self, key: str) -> None:
+        if self._desk is not None and key != LOCAL:
+            self._desk.count(key, -1)
         left = self.by_key[key] - 1
         if left:
             self.by_key[key] = left

@@ -230,7 +230,7 @@ class Server:
                 continue  # the client is gone already (ECONNABORTED and the like)
             ip = None if client.family == socket.AF_UNIX else plain_ip(peer)[0]
             if self._proxies is not None and not self._proxies.trusts(ip):
-                log.warning("%s is no proxy of ours (server.proxy_trusted)", ip)
+                log.info("%s is no proxy of ours (server.proxy_trusted)", ip)
                 client.close()
                 continue
             # a proxy's own address counts for nothing: its clients are counted when it has told them

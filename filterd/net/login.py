@@ -2,7 +2,8 @@
 
 ``LoginGuard`` stands between the doors and the directory; it implements ``filterd.servers.ports.LoginService`` and is
 what ``SmtpService.authenticate`` asks too. Invariants: a log-in that fails is answered no sooner than ``FLOOR`` after it
-was asked for, whoever was named; failures of one network delay nobody else; what is remembered is bounded.
+was asked for, whoever was named; failures of one network delay nobody else; what is remembered is bounded. Failures count wherever
+they happen: each process of a server writes its own on the board (``filterd.board``) and adds up those of the others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from filterd.accounts.directory import Account
+from filterd.board import Desk
 from filterd.net.limits import network_key
 from pipeline.envelope import Client
 from pipeline.ports import Clock
@@ -34,12 +36,16 @@ class _Record:
     failures: int = 0
     last: float = 0.0
     waiting: int = 0
+    forgiven: float = 0.0  # when a log-in succeeded
 
 
 class LoginGuard:
     """``check(login, password)`` asks the directory (in its pool). ``sleep`` is asyncio's but in tests."""
 
-    def __init__(self, check: Check, clock: Clock, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self, check: Check, clock: Clock, sleep: Sleep = asyncio.sleep, desk: Desk | None = None
+    ) -> None:
+        self._desk = desk
         self._check = check
         self._clock = clock
         self._sleep = sleep
@@ -50,21 +56,43 @@ class LoginGuard:
         key = network_key(client.ip)
         began = self._clock.monotonic()
         record = self._record(key, began)
-        if record.waiting >= WAITING and record.failures > GRACE:
+        failures, waiting = self._elsewhere(key, record, began)
+        if record.waiting + waiting >= WAITING and record.failures + failures > GRACE:
             await self._sleep(FLOOR)
             return None
         record.waiting += 1
+        self._note(key, record)
         try:
             account = await self._check(login, password)
             if account is not None:
-                record.failures = 0
+                record.failures, record.forgiven = 0, self._clock.monotonic()
                 return account
+            now = self._clock.monotonic()
+            failures, _ = self._elsewhere(key, record, now)
             record.failures += 1
-            record.last = self._clock.monotonic()
-            await self._sleep(max(0.0, self.delay(record.failures) - (record.last - began)))
+            record.last = now
+            self._note(key, record)
+            await self._sleep(max(0.0, self.delay(record.failures + failures) - (now - began)))
             return None
         finally:
             record.waiting -= 1
+            self._note(key, record)
+
+    def _elsewhere(self, key: str, record: _Record, now: float) -> tuple[int, int]:
+        """(failures, log-ins under way) of this network in other processes; a log-in that succeeded there forgives ours."""
+        if self._desk is None:
+            return 0, 0
+        others = self._desk.logins(key)
+        forgiven = max((one[3] for one in others), default=0.0)
+        if forgiven > record.last:
+            record.failures = 0
+        forgiven = max(forgiven, record.forgiven)
+        failures = sum(one[0] for one in others if one[2] > forgiven and now - one[2] <= FORGIVE)
+        return failures, sum(one[1] for one in others)
+
+    def _note(self, key: str, record: _Record) -> None:
+        if self._desk is not None:
+            self._desk.note_logins(key, record.failures, record.waiting, record.last, record.forgiven)
 
     @staticmethod
     def delay(failures: int) -> float:

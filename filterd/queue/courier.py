@@ -235,7 +235,7 @@ class Courier:
             recipients=tuple(by_address),
             data=data,
             params=[item.params for item in by_address.values()],
-            forward=forwarded(group[0].params),
+            forward=forwarded(group[0].params) if link.hop.ours else {},
         )
         try:
             await link.attempt(mail)

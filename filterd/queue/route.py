@@ -22,7 +22,7 @@ MAX_ADDRESSES = 20
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One address to try. ``name`` is the exchanger's name, for TLS and for people; ``path`` a unix socket instead;
-    ``login`` only for a relay of ours."""
+    ``ours``: a next hop of our choice, the only kind with a ``login`` and the only one that is told about clients."""
 
     name: str
     address: str
@@ -30,6 +30,7 @@ class Hop:
     path: str = ""
     lmtp: bool = False
     login: tuple[str, str] | None = None
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,13 @@ async def route(
 
 async def _to_relay(relay: Relay, resolver: Resolver) -> Sequence[Hop] | NoRoute:
     if relay.path:
-        return [Hop("localhost", "", 0, relay.path, relay.lmtp)]
+        return [Hop("localhost", "", 0, relay.path, relay.lmtp, ours=True)]
     found = await _addresses([relay.host.lower().rstrip(".")], resolver, relay.port, relay.lmtp)
     if isinstance(found, NoRoute) and found.permanent:
         return NoRoute(False, f"4.4.3 the relay {relay.host} has no address")
-    if relay.login is not None and not isinstance(found, NoRoute):
-        return [replace(hop, login=relay.login) for hop in found]
-    return found
+    if isinstance(found, NoRoute):
+        return found
+    return [replace(hop, login=relay.login, ours=True) for hop in found]
 
 
 def _sorted(records: Sequence[str], ids: Ids | None) -> list[tuple[int, str]]:

@@ -110,12 +110,19 @@ def xml(
     return "\n".join(out).encode("utf-8")
 
 
+def _reason(override: str) -> list[str]:
+    """RFC 7489 appendix C has no word for t=y; its successor calls it policy_test_mode."""
+    if override == "policy_test_mode":
+        return [_tag("type", "other", 10), _tag("comment", override, 10)]
+    return [_tag("type", override, 10)]
+
+
 def _record(row: Row, count: int) -> list[str]:
     out = ["  <record>", "    <row>", _tag("source_ip", row.ip, 6), _tag("count", str(count), 6)]
     out += ["      <policy_evaluated>", _tag("disposition", row.disposition, 8)]
     out += [_tag("dkim", row.dkim, 8), _tag("spf", row.spf, 8)]
     if row.override:
-        out += ["        <reason>", _tag("type", row.override, 10), "        </reason>"]
+        out += ["        <reason>", *_reason(row.override), "        </reason>"]
     out += ["      </policy_evaluated>", "    </row>", "    <identifiers>"]
     out += [_tag("envelope_from", row.envelope_from, 6), _tag("header_from", row.header_from, 6)]
     out += ["    </identifiers>", "    <auth_results>"]

@@ -204,7 +204,7 @@ class _Adoption:
                 self._mailbox(box, *journal.mailboxes[names.encode_directory(box.name)])
             self._subscriptions()
             self._quota_file()
-            self._forget_rows()
+            self._forget_rows(journal)
             journal.state = PLACED
             journal.write(self.disk, core.root)
             core.lock.set_note(b"")
@@ -247,20 +247,15 @@ class _Adoption:
             journal.write(self.disk, core.root)
         return journal
 
-    def _forget_rows(self) -> None:
+    def _forget_rows(self, journal: Journal) -> None:
+        """Durable before the journal says ``placed``: after a power failure no row of the time before may be believed."""
         core = self.core
         wanted = {directory_of(self.source, box, core.path) for box in self.source.mailboxes}
-        mids = {
-            mid
-            for mid, _ in (adopt_journal.read_journal(core.root) or Journal("", "", "")).mailboxes.values()
-        }
-        with core.index.transaction():
+        mids = {mid for mid, _ in journal.mailboxes.values()}
+        titles = {box.name for box in self.source.mailboxes}
+        with core.index.transaction(durable=True):
             for row in core.index.mailboxes():
-                if (
-                    row.directory in wanted
-                    or row.mid in mids
-                    or row.name in {box.name for box in self.source.mailboxes}
-                ):
+                if row.directory in wanted or row.mid in mids or row.name in titles:
                     core.drop_folder(row.id)
                     core.index.drop_mailbox(row.id)
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 from filterd.store import flags as fl
 from filterd.store import names
-from filterd.store.adopt_dovecot import parse_keywords, subscribed
+from filterd.store.adopt_dovecot import linked_folders, parse_keywords, subscribed
 from filterd.store.adopt_plan import (
     AdoptError,
     Mailbox,
@@ -246,6 +246,7 @@ def _subscriptions(source: Source, path: str, utf8: bool) -> None:
 
 def _remarks(source: Source, path: str) -> None:
     notes = source.notes
+    notes += linked_folders(path)
     if len(source.mailboxes) > 1:
         notes.append('Courier shows folders below "INBOX."; here they stand beside INBOX')
     for where in (path, os.path.dirname(path)):

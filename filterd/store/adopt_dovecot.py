@@ -395,9 +395,19 @@ def subscribed(source: Source, found: list[list[str]]) -> tuple[str, ...]:
     return tuple(sorted(out, key=names.sort_key))
 
 
+def linked_folders(path: str) -> list[str]:
+    """Folders of others, or on other disks: adopting through a link might take mail twice, or another person's."""
+    return [
+        f"the folder {entry.name!r} is a link and is not followed"
+        for entry in sorted(os.scandir(path), key=lambda item: item.name)
+        if entry.is_symlink() and entry.name not in PARTS and os.path.isdir(f"{entry.path}/cur")
+    ]
+
+
 def _remarks(source: Source, path: str) -> None:
     """What lies beside the mail and is not taken over."""
     notes = source.notes
+    notes += linked_folders(path)
     notes.append(
         "what is only in dovecot.index files is not read: keywords beyond 26 a mailbox, METADATA, the age of changes"
         " (CONDSTORE clients keep their state: modseqs go on above Dovecot's)"

@@ -54,6 +54,7 @@ class NoticeHub:
         self._watched: dict[Key, _Watched] = {}
         self._by_watch: dict[int, Key] = {}
         self._path_of: Callable[[str], str] | None = None
+        self._places_of: Callable[[str, str], tuple[str, ...]] | None = None
         self._inotify: Inotify | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._bound = False  # until somebody here watches: nobody else need send us anything
@@ -76,9 +77,13 @@ class NoticeHub:
         self._socket.bind(path)
         self._loop.add_reader(self._socket.fileno(), self._receive)
 
-    def follow(self, path_of: Callable[[str], str]) -> None:
-        """Where accounts have their Maildir: needed to see what other programs do."""
+    def follow(
+        self, path_of: Callable[[str], str], places_of: Callable[[str, str], tuple[str, ...]] | None = None
+    ) -> None:
+        """Where accounts have their mail: needed to see what other programs do. ``places_of``: what to watch of (account,
+        mailbox); without it ``new`` and ``cur`` of its Maildir folder."""
         self._path_of = path_of
+        self._places_of = places_of
 
     def close(self) -> None:
         if self._loop is not None and self._bound:
@@ -130,6 +135,8 @@ class NoticeHub:
         account, mailbox = key
         folder = os.path.join(self._path_of(account), names.encode_directory(mailbox))
         watched.paths = (os.path.join(folder, "new"), os.path.join(folder, "cur"))
+        if self._places_of is not None:
+            watched.paths = self._places_of(account, mailbox)
         watched.times = _times(watched.paths)
         watched.watches = tuple(self._inotify.add(path) for path in watched.paths)
         for number in watched.watches:

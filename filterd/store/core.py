@@ -86,6 +86,7 @@ class Core:
     _lost: bool = False
     _guarded: bool = False
     _looked: bool = False  # the index was looked at in this call
+    moved: bool = False  # the account is of another layout now: open it anew
     _notices: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -146,12 +147,24 @@ class Core:
                 raise
             self._put_aside()
             index = Index(path, disk)
+        layout = self.settings.layout.name
+        if not index.created and (index.meta("layout") or "maildir") != layout:  # from before a conversion
+            index.close()
+            self._put_aside()
+            index = Index(path, disk)
+        if index.created and index.meta("layout") != layout:
+            with index.transaction():
+                index.set_meta("layout", layout)
         self._index = index
         if index.meta("boot") != disk.boot_id():
             with index.transaction():
                 index.execute("update mailbox set stale=?", (AFTER_POWER,))
                 index.set_meta("boot", disk.boot_id())
         return index
+
+    def put_aside_index(self) -> None:
+        """Under the lock: whoever comes next makes it anew."""
+        self._put_aside()
 
     def _put_aside(self) -> None:
         """A broken index is kept for people to look at, and made anew."""
@@ -222,6 +235,9 @@ class Core:
         if self._index is None or not self._index.same_file():
             self._forget_index()
             adopt_journal.refuse_unfinished(self)
+            if not self.settings.layout.belongs(self.path):
+                self.moved = True
+                raise StoreUnavailable("the account's mail was converted meanwhile")
             self._open_index()
             self.settings.layout.finish(self)
             self.settings.layout.discover(self)

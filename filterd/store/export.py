@@ -1,7 +1,8 @@
 """The way back to Dovecot: a Maildir with ``dovecot-uidlist``, ``dovecot-keywords`` and ``subscriptions`` (HOUSE item 18).
 
 To a folder of its own (Maildir++ or layout ``fs``) the messages are copied; *in place* only Dovecot's control files are written
-beside our own mail, which Dovecot reads as it is: it skips the ``,U=`` field of our file names.
+beside our own mail, which Dovecot reads as it is: it skips the ``,U=`` field of our file names. Our index is put aside then
+(``put_index_aside``), because Dovecot takes each directory with a dot for a folder; ``bring_index_back`` undoes that.
 
 The account's lock is held meanwhile. A copy that was cut short is marked by ``filterd-export`` in its root and goes on when it is
 run again: messages that lie there are kept, ones that have gone from the account or have other flags meanwhile are removed and
@@ -24,7 +25,7 @@ from filterd.store.adopt import BATCH, digest_of
 from filterd.store.adopt_dovecot import KEYWORDS, PARTS, SUBSCRIPTIONS, UIDLIST, UIDVALIDITY
 from filterd.store.adopt_plan import AdoptError, base_of
 from filterd.store.base import SEPARATOR
-from filterd.store.core import Core
+from filterd.store.core import INDEX_DIRECTORY, Core
 from filterd.store.durable import Dir, Disk, opened
 from filterd.store.folder import Folder, read_small
 from filterd.store.index import HotRow, MailboxRow
@@ -32,6 +33,7 @@ from filterd.store.intake import MAX_FILE_OCTETS
 from filterd.store.uidl import GUID, ORDER, UIDL, Adopted, default_uidl, read_adopted
 
 MARK = "filterd-export"
+ASIDE = "filterd-index"  # what our index directory is called while Dovecot has the folder
 MAILDIR, FS = "maildir++", "fs"
 LAYOUTS = (MAILDIR, FS)
 
@@ -82,6 +84,23 @@ def _in_place(core: Core) -> Exported:
     return out
 
 
+def put_index_aside(disk: Disk, account: str) -> None:
+    """After an export in place, when the account is closed."""
+    _rename_index(disk, account, INDEX_DIRECTORY, ASIDE)
+
+
+def bring_index_back(disk: Disk, account: str) -> None:
+    """Before an adoption in place opens the account."""
+    _rename_index(disk, account, ASIDE, INDEX_DIRECTORY)
+
+
+def _rename_index(disk: Disk, account: str, old: str, new: str) -> None:
+    if os.path.isdir(f"{account}/{old}") and not os.path.lexists(f"{account}/{new}"):
+        with opened(disk, account) as at:
+            disk.rename(at, old, at, new)
+            disk.sync_dir(at)
+
+
 # -- to a folder of its own -----------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +122,8 @@ class _Export:
         with opened(disk, self.target) as root:
             durable.replace_small(disk, root, MARK, mark)
             rows = tree.listing(core)
-            where = {row.name: self._directory(row.name) for row in rows}
+            titles = sorted((row.name for row in rows), key=lambda name: self._plain(name) != name)
+            where = {name: self._directory(name) for name in titles}  # who can keep his name does
             for at, row in enumerate(rows):
                 self.progress("mailboxes", at, len(rows))
                 self._mailbox(row.name, where[row.name])
@@ -121,7 +141,7 @@ class _Export:
             raise AdoptError(f"{self.target} is no directory")
         if os.path.realpath(self.target) == os.path.realpath(self.core.path):
             raise AdoptError("that is the account's own folder: say --in-place instead")
-        if not os.listdir(self.target):
+        if all(name.startswith(f".{MARK}.") for name in os.listdir(self.target)):  # cut short before the mark
             return
         with opened(self.disk, self.target) as root:
             if read_small(root, MARK) != mark:
@@ -132,7 +152,7 @@ class _Export:
         """Below the root, as Dovecot spells it; noted when a part had to change."""
         if name == names.INBOX:
             return ""
-        wanted = [self._part(part) for part in name.split(SEPARATOR)]
+        wanted = self._plain(name).split(SEPARATOR)
         parts = list(wanted)
         number = 2
         while self._joined(parts) in self.taken or parts == [names.INBOX]:
@@ -143,6 +163,9 @@ class _Export:
         if plain != name:
             self.out.notes.append(f"Dovecot cannot say {name!r} in this layout: it becomes {plain!r}")
         return self._joined(parts)
+
+    def _plain(self, name: str) -> str:
+        return SEPARATOR.join(map(self._part, name.split(SEPARATOR)))
 
     def _part(self, part: str) -> str:
         if self.layout == MAILDIR:

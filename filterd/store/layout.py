@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     from filterd.store.index import MailboxRow
 
 
-class Layout(Protocol):
-    """``places``: directories that an account has. ``counts_sizes``: a ``maildirsize`` is kept for others."""
+MBOX_HOME = ".mailboxes"  # what an mbox account has and a Maildir has not
 
+
+class Layout(Protocol):
+    """``name``: as in ``store.format``. ``places``: directories that an account has. ``counts_sizes``: it has a ``maildirsize``."""
+
+    name: str
     places: tuple[str, ...]
     counts_sizes: bool
+
+    def belongs(self, path: str) -> bool:
+        """The account in this directory is of this layout."""
+        ...
 
     def finish(self, core: Core) -> None:
         """Under the lock, before anything is looked at: carry out what a dead writer had decided."""
@@ -64,8 +72,12 @@ class Layout(Protocol):
 class MaildirLayout(Layout):
     """Directories of message files."""
 
+    name = "maildir"
     places = ("cur", "new", "tmp")
     counts_sizes = True
+
+    def belongs(self, path: str) -> bool:
+        return not os.path.isdir(f"{path}/{MBOX_HOME}")
 
     def finish(self, core: Core) -> None:
         tree.finish_rename(core)

@@ -146,6 +146,11 @@ class MaildirAccount(AccountStore):
         return self._ready
 
     @property
+    def moved(self) -> bool:
+        """The account was converted: it must be opened anew, by another store."""
+        return self._core.moved
+
+    @property
     def unfinished(self) -> bool:
         """Texts wait to be packed: call ``step`` when there is nothing better to do."""
         return bool(self._texts.unfinished)
@@ -283,6 +288,7 @@ class MaildirStore(Store):
         self._quota_of = quota_of
         self._path_of = path_of
         self._lock = threading.Lock()  # of the dictionary: accounts are opened by many threads
+        self.newline = newline
         self._settings = Settings(disk or RealDisk(), clock, ids, host, newline, notify)
         self._open: OrderedDict[str, MaildirAccount] = OrderedDict()
 

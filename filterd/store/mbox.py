@@ -11,6 +11,7 @@ from a pool (``jobs``). Who only looks while another program has the file sees w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -38,11 +39,15 @@ from pipeline.ports import Clock, Ids
 class MboxLayout(Layout):
     """Mailboxes as files."""
 
+    name = "mbox"
     places = (MAIL, HOME, "tmp")
     counts_sizes = False
 
     def __init__(self, settings: MboxSettings) -> None:
         self.settings = settings
+
+    def belongs(self, path: str) -> bool:
+        return os.path.isdir(f"{path}/{HOME}")
 
     def finish(self, core: Core) -> None:
         mbox_tree.finish(core)
@@ -167,7 +172,8 @@ class MboxStore(MaildirStore):
         path_of: Callable[[str], str] | None = None,
     ) -> None:
         super().__init__(root, host, "lf", quota_of, clock, ids, disk, index_root, notify, path_of)
-        self._settings.layout = MboxLayout(settings or MboxSettings())
+        self.mbox = settings or MboxSettings()
+        self._settings.layout = MboxLayout(self.mbox)
 
     def _make(self, core: Core) -> MaildirAccount:
         return MboxAccount(core)

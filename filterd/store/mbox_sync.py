@@ -354,7 +354,10 @@ class _Sync:
                         by_text.setdefault(digests[uid], []).append(uid)
                 others = []
                 for seen in left:
-                    if matching := by_text.get(seen.email_id):
+                    itself = (
+                        self.trust and self._claim(seen) >= self.trust
+                    )  # new since what the index remembers
+                    if not itself and (matching := by_text.get(seen.email_id)):
                         pairs[matching.pop()] = seen
                     else:
                         others.append(seen)

@@ -285,7 +285,9 @@ class _Transfer:
         """The message for its new place, as one of ours."""
         data = self.mbox.read(hot.inode, hot.disk_size)
         text = prepared(fmt.text_of(data, mbox_tree.quoting(self.core)))
-        return area_of(text, self.target, new.uid, (new.flags, 0), (new.date, new.savedate), b"")
+        own = fmt.own_of(data[: fmt.head_end(data)])
+        key = own.key if own is not None else b""
+        return area_of(text, self.target, new.uid, (new.flags, 0), (new.date, new.savedate), key)
 
     def copy(self, uids: Sequence[int]) -> list[tuple[int, int]]:
         hots = self.core.index.hot(self.source.id, uids)

@@ -36,13 +36,14 @@ from filterd.store.base import MAX_DEPTH, BadName, LimitReached, MailboxExists, 
 from filterd.store.durable import Dir, LockRules, opened
 from filterd.store.folder import BLOCK, MAILBOX_FILE, MailboxFile, read_mailbox_file, read_small
 from filterd.store.index import AFTER_POWER, MailboxRow
+from filterd.store.layout import MBOX_HOME
 from filterd.store.mbox_file import MboxFile
 from filterd.store.memory import MAX_MAILBOXES, rename_plan
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
 
-HOME = ".mailboxes"
+HOME = MBOX_HOME
 MAIL = "mail"
 INBOX_FILE = "inbox"
 FILE = "file"
@@ -81,16 +82,18 @@ def path_of(core: Core, directory: str) -> str:
     """Of the mbox file of a row."""
     if directory:
         return f"{core.path}/{directory}"
-    template = settings(core).inbox
-    if not template:
-        return f"{core.path}/{INBOX_FILE}"
-    user, _, domain = core.account.rpartition("@")
-    filled = (
-        template.replace("%{user}", user or domain)
-        .replace("%{domain}", domain)
-        .replace("%{account}", core.account)
-    )
-    return filled if filled.startswith("/") else f"{core.path}/{filled}"
+    return inbox_path(settings(core), core.path, core.account)
+
+
+def inbox_path(settings: MboxSettings, path: str, account: str) -> str:
+    """``path``: the account's directory."""
+    if not settings.inbox:
+        return f"{path}/{INBOX_FILE}"
+    user, _, domain = account.rpartition("@")
+    filled = settings.inbox
+    for name, value in (("user", user or domain), ("domain", domain), ("account", account)):
+        filled = filled.replace("%{" + name + "}", value)
+    return filled if filled.startswith("/") else f"{path}/{filled}"
 
 
 def open_mbox(core: Core, directory: str) -> MboxFile:

@@ -90,10 +90,16 @@ class DmarcStage:
     on_error = OnError.ACCEPT
 
     def __init__(
-        self, settings: DmarcSettings, context: StageContext, observe: Observe | None = None
+        self,
+        settings: DmarcSettings,
+        context: StageContext,
+        observe: Observe | None = None,
+        end: Callable[[], None] | None = None,
     ) -> None:
-        """``observe`` hears of every message that a policy was applied to: aggregate reports."""
+        """``observe`` hears of every message that a policy was applied to: aggregate reports. ``end`` is called in a thread
+        when the stage is closed."""
         self._observe = observe
+        self._end = end
         self.settings = settings
         self.timeout = settings.timeout + 2.0
         self._context = context
@@ -126,6 +132,10 @@ class DmarcStage:
 
     def abort(self, transaction: Transaction) -> None:
         """Nothing is held for a transaction."""
+
+    async def close(self) -> None:
+        if self._end is not None:
+            await asyncio.to_thread(self._end)
 
     def _before(self, transaction: Transaction) -> tuple[Verdict | None, tuple[str, ...]]:
         if transaction.envelope.client.auth:
@@ -194,7 +204,8 @@ class DmarcStage:
         if outcome.result == "fail" and outcome.record is not None:
             chance = int(self._context.ids.token(4), 16) % 100
             asked = sampled(outcome.record, outcome.policy, chance)
-            override = "sampled_out" if asked != outcome.policy else ""
+            if asked != outcome.policy:
+                override = "policy_test_mode" if outcome.record.testing else "sampled_out"
         done, disposition, why = self._decide(transaction, asked)
         if self._observe is not None and client.ip is not None and client.facts_trusted:
             self._tell(transaction, outcomes, done, why or override)
@@ -266,7 +277,10 @@ class DmarcStage:
         elif outcome.result == "temperror" and self.settings.temperror == "defer":
             disposition = Disposition.TEMPFAIL
             reply = Reply(451, "4.7.26", f"DMARC: temporary DNS failure while checking {domain}")
-        comment = f"p={published} dis={done}" if record is not None else ""
+        applied = (
+            outcome.policy if outcome.result == "fail" else published
+        )  # np= counts when it was looked at
+        comment = f"p={applied} dis={done}" if record is not None else ""
         return Verdict(
             self.name,
             disposition,
@@ -286,7 +300,7 @@ class DmarcStage:
             tags={
                 "dmarc.result": outcome.result,
                 "dmarc.domain": outcome.domain,
-                "dmarc.policy": outcome.policy if outcome.result == "fail" else published,
+                "dmarc.policy": applied,
                 "dmarc.disposition": done,
                 "dmarc.override": override,
             },

@@ -2,9 +2,9 @@
 
 ``RecordingDisk`` does the real thing and writes a log. ``states`` replays any prefix of the log on a model:
 
-* power failure: octets not yet synced are lost, cut short or kept (of those written by offset also every other write); each change of a directory since its last sync is lost or
-  kept by itself, but a rename is one change, and what was done to a name needs the change that made the name; of the commits
-  of a database any prefix survives that holds the last durable one;
+* power failure: octets not yet synced are lost, cut short or kept (of those written by offset also every other write); each
+  change of a directory since its last sync is lost or kept by itself, but a rename is one change, and what was done to a name
+  needs the change that made the name; of the commits of a database any prefix survives that holds the last durable one;
 * the process is killed: all steps are kept, and the note in the lock file with them; the boot is the same.
 
 ``Crash.materialise`` writes such a state into a real directory, where the real code is to open it. A *mutation* changes the log
@@ -392,7 +392,11 @@ def _octets(pieces: list[tuple[Step, bool]], survived: str) -> bytes:
         keep = {"lost": 0, "half": len(tail) // 2}.get(survived, len(tail))
         return bytes(octets) + tail[:keep]
     for at, step in enumerate(loose):
-        if survived == "full" or (survived == "half" and at < len(loose) // 2) or (survived == "scattered" and at % 2):
+        if (
+            survived == "full"
+            or (survived == "half" and at < len(loose) // 2)
+            or (survived == "scattered" and at % 2)
+        ):
             _write(octets, step)
         elif survived == "half" and at == len(loose) // 2:
             _write(octets, Step(step.kind, step.node, step.data[: len(step.data) // 2], what=step.what))

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from filterd.store import folder, mbox_tree
-from tests.crash.rig import Mutation, Step, both, earlier, without
-from tests.crash.story import Story, mark_story, short_story, state_story, transfer_story, tree_story, whole_story
+from tests.crash.rig import Mutation, QuickDisk, Step, both, earlier, states, without
+from tests.crash.story import (
+    Owed,
+    Story,
+    look,
+    mark_story,
+    open_account,
+    short_story,
+    state_story,
+    transfer_story,
+    tree_story,
+    whole_story,
+)
 from tests.crash.test_store_crash import later, quick_path, run
 
 __all__ = ["quick_path"]
@@ -42,7 +53,99 @@ def flag_story(root: Path, kind: str) -> Story:
     return story
 
 
-@pytest.mark.parametrize("tell", [short_story, mark_story, transfer_story, tree_story, state_story, flag_story])
+FOREIGN = b"From bob@example.net Mon Nov 23 10:36:28 2026\nSubject: foreign\n\nbody\n\n"
+
+
+@pytest.mark.parametrize("tell", [short_story, transfer_story, flag_story])
+def test_what_others_append_after_the_crash_is_kept(
+    quick_path: Path, tell: Callable[[Path, str], Story]
+) -> None:
+    """They know nothing of torn ends and journals."""
+    original, work = quick_path / "original", quick_path / "work"
+    original.mkdir()
+    story = tell(original, "mbox")
+    story.store.close()
+    for crash in states(story.disk.log, story.disk.root, per_prefix=6, every=2):
+        if not isinstance(crash.answer, Owed):
+            continue
+        if work.exists():
+            shutil.rmtree(work)
+        work.mkdir()
+        crash.materialise(work, original)
+        inbox = work / "example.org/ann/inbox"
+        if not inbox.exists():
+            continue
+        with inbox.open("ab") as file:
+            file.write(FOREIGN)
+        store, account = open_account(work, QuickDisk(boot=crash.boot), 1_000_000, "mbox")
+        view = look(account)
+        store.close()
+        what = f"after step {crash.prefix}, {crash.how}"
+        assert b"Subject: foreign\r\n\r\nbody\r\n" in view["INBOX"].messages.values(), what
+        found = [text for box in view.values() for text in box.messages.values()]
+        now = {text for box in crash.answer.now.values() for text in box.messages.values()}
+        then = crash.answer.then or crash.answer.now
+        kept = now & {text for box in then.values() for text in box.messages.values()}
+        assert kept <= set(found), f"{what}: lost {kept - set(found)}"
+        copies = (
+            max(
+                sum(text in box.messages.values() for box in state.values())
+                for state in (then, crash.answer.now)
+                for text in kept
+            )
+            if kept
+            else 1
+        )
+        assert all(found.count(text) <= copies for text in kept), f"{what}: doubled"
+
+
+def is_journal(step: Step) -> bool:
+    return step.kind == "change" and any(name == "journal" for _, name, _ in step.entries)
+
+
+def is_mbox(step: Step) -> bool:
+    return step.node is not None and step.node.label in ("inbox", "b")
+
+
+MUTATIONS: dict[str, tuple[Callable[[Path, str], Story], Mutation]] = {
+    "mbox files are not synced": (short_story, without(lambda step: step.kind == "fsync" and is_mbox(step))),
+    "a new file's directory is not synced": (
+        short_story,
+        later(without(lambda step: step.kind == "syncdir")),
+    ),
+    "the answer comes before the sync": (
+        short_story,
+        earlier(lambda step: step.kind == "answer", lambda step: step.kind == "fsync" and is_mbox(step)),
+    ),
+    "no journal": (transfer_story, without(is_journal)),
+    "the journal has its name before it is synced": (
+        transfer_story,
+        both(
+            earlier(is_journal, lambda step: step.kind == "append"),
+            without(
+                lambda step: step.kind == "fsync" and step.node is not None and step.node.label == "journal"
+            ),
+        ),
+    ),
+    "the journal's directory is not synced": (
+        transfer_story,
+        without(lambda step: step.kind == "syncdir" and step.what == ".mailboxes"),
+    ),
+    "no note while a file changes": (transfer_story, without(lambda step: step.kind == "note")),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_rig_sees_a_fault(quick_path: Path, name: str) -> None:
+    tell, mutation = MUTATIONS[name]
+    seen = next(run(mbox(tell), quick_path, mutation, per_prefix=24), None)
+    assert seen is not None
+    print(f"{name}: {seen}")
+
+
+@pytest.mark.parametrize(
+    "tell", [short_story, mark_story, transfer_story, tree_story, state_story, flag_story]
+)
 def test_every_prefix_of_a_short_story(quick_path: Path, tell: Callable[[Path, str], Story]) -> None:
     assert next(run(mbox(tell), quick_path, per_prefix=12), None) is None
 

@@ -1,7 +1,7 @@
 """A Dovecot Maildir taken over and given back: mbsync and POP3 clients notice nothing (HOUSE item 18).
 
-Dovecot runs with a configuration of its own on loopback. mbsync keeps a copy of everything; after each change of the server it is run
-again and must find nothing to do: its own count of what it did, the files it has and the state it wrote are looked at.
+Dovecot runs with a configuration of its own on loopback. mbsync keeps a copy of everything; after each change of the server it
+is run again and must find nothing to do: its own count of what it did, the files it has and the state it wrote are looked at.
 """
 
 from __future__ import annotations
@@ -164,8 +164,11 @@ namespace inbox {{
             client.user(LOGIN)
             client.pass_(PASSWORD.replace(" ", ""))
             return client.uidl()[1]
+        except poplib.error_proto as error:
+            raise AssertionError((self.folder / "log").read_text()) from error
         finally:
-            client.quit()
+            with contextlib.suppress(OSError):
+                client.quit()
 
 
 @dataclass
@@ -221,12 +224,13 @@ CopyArrivalDate yes
             if path.is_file() and path.parent.name in ("cur", "new")
         }
 
-    def state(self) -> dict[str, list[str]]:
-        """UIDVALIDITYs and the UIDs of both sides."""
-        return {
+    def state(self, *folders: str) -> dict[str, list[str]]:
+        """UIDVALIDITYs and the UIDs of both sides, of all folders or these."""
+        found = {
             str(path.parent.relative_to(self.here / "Mail")): path.read_text().splitlines()
             for path in sorted((self.here / "Mail").rglob(".mbsyncstate"))
         }
+        return {name: found[name] for name in folders or found}
 
 
 NOTHING = ((0, 0, 0), (0, 0, 0))
@@ -259,7 +263,11 @@ def fill(dovecot: Dovecot) -> None:
                 imap.subscribe(f'"{box}"')
         imap.subscribe("INBOX")
         for number in range(24):
-            box = "INBOX" if number < 14 else encoded(FOLDERS[number % len(FOLDERS)]).replace("/", dovecot.separator)
+            box = (
+                "INBOX"
+                if number < 14
+                else encoded(FOLDERS[number % len(FOLDERS)]).replace("/", dovecot.separator)
+            )
             flags = " ".join(mark for at, mark in enumerate(marks) if (number * 37) >> at & 1)
             date = imaplib.Time2Internaldate(1_500_000_000 + 86_400 * number)
             text = mail(f"number {number}", f"Body {number}\n.\nend")
@@ -293,7 +301,9 @@ def statuses(imap: imaplib.IMAP4, separator: str) -> dict[str, tuple[bytes, ...]
             flags = re.search(rb"FLAGS \(([^)]*)\)", part)
             assert uid and date and size and flags
             own = b" ".join(sorted(set(flags[1].split()) - {b"\\Recent"}))
-            seconds = str(time.mktime(time.strptime(date[1].decode().strip()[:20], "%d-%b-%Y %H:%M:%S"))).encode()
+            seconds = str(
+                time.mktime(time.strptime(date[1].decode().strip()[:20], "%d-%b-%Y %H:%M:%S"))
+            ).encode()
             messages.append(uid[1] + b" " + seconds + b" " + size[1] + b" " + own)
         found[name] = (*numbers.groups(), *messages)
     return found
@@ -307,18 +317,15 @@ def adopt(server: Server, *words: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("mode", ("copy", "move", "in-place"))
-def test_there_and_back(tmp_path: Path, mode: str) -> None:
+def test_there_and_back(open_folder: Path, mode: str) -> None:
     server = Server(people=("ann", "bob"))
     own = server.data / "mail" / DOMAIN / "ann"
     for place in (server.folder, server.data, server.data / "mail", own.parent):
         place.chmod(0o755)
     if mode == "in-place":
         shutil.rmtree(own)
-    source = own if mode == "in-place" else tmp_path / "old" / "Maildir"
-    for place in (tmp_path, *list(tmp_path.parents)[:3]):
-        with contextlib.suppress(PermissionError):
-            place.chmod(0o755)
-    mbsync = Mbsync(tmp_path / "client")
+    source = own if mode == "in-place" else open_folder / "old" / "Maildir"
+    mbsync = Mbsync(open_folder / "client")
     try:
         with Dovecot(source) as dovecot:
             fill(dovecot)
@@ -337,7 +344,9 @@ def test_there_and_back(tmp_path: Path, mode: str) -> None:
         assert report["problems"] == [] and report["done"]
         server.start()
         assert mbsync.run(at_filterd(server)) == NOTHING
-        assert mbsync.files() == files and mbsync.state() == state
+        assert (
+            mbsync.files() == files and mbsync.state(*state) == state
+        )  # there are new, empty folders beside
         with server.pop3("ann") as pop3:
             assert pop3.uidl()[1] == uidls
         with server.imap("ann") as imap:
@@ -357,7 +366,7 @@ def test_there_and_back(tmp_path: Path, mode: str) -> None:
             uidls = pop3.uidl()[1]
         assert server.stop() == 0
 
-        back = own if mode == "in-place" else tmp_path / "back"
+        back = own if mode == "in-place" else open_folder / "back"
         words = ("--in-place",) if mode == "in-place" else (str(back),)
         done = server.command("store", "export", "dovecot", LOGIN, *words)
         assert done.returncode == 0, done.stderr
@@ -392,3 +401,42 @@ def change(server: Server) -> None:
         assert imap.create("Neues/Fach")[0] == "OK"
         assert imap.append("Neues/Fach", "(\\Seen Frisch)", None, mail("in a new folder"))[0] == "OK"
         assert imap.subscribe("Neues/Fach")[0] == "OK"
+
+
+def test_pop3_ids_of_another_format_and_the_other_layout(tmp_path: Path) -> None:
+    """``pop3_uidl_format`` was set, ids are saved with the mail; LAYOUT=fs, names in UTF-8."""
+    server = Server(people=("ann",))
+    for place in (tmp_path, *list(tmp_path.parents)[:3]):
+        with contextlib.suppress(PermissionError):
+            place.chmod(0o755)
+    mbsync = Mbsync(tmp_path / "client")
+    source = tmp_path / "old"
+    try:
+        with Dovecot(source, ":LAYOUT=fs:UTF-8", "/") as dovecot:
+            with open(dovecot.config, "a") as config:
+                config.write("protocol pop3 {\n  pop3_uidl_format = %g\n  pop3_save_uidl = yes\n}\n")
+            fill(dovecot)
+            dovecot.stop()
+            with dovecot:
+                mbsync.run(at_dovecot(dovecot))
+                uidls = dovecot.uidls()
+                assert b".M" in uidls[0]
+                with dovecot.imap() as imap:
+                    before = statuses(imap, "/")
+        source_options = ("--utf8", "--pop3-uidl", "%g")
+        adopt(server, "dovecot", LOGIN, str(source), *source_options)
+        server.start()
+        assert mbsync.run(at_filterd(server)) == NOTHING
+        with server.pop3("ann") as pop3:
+            assert pop3.uidl()[1] == uidls
+        with server.imap("ann") as imap:
+            assert statuses(imap, "/") == before
+        assert server.stop() == 0
+        back = tmp_path / "back"
+        done = server.command("store", "export", "dovecot", LOGIN, str(back), "--layout", "fs")
+        assert done.returncode == 0, done.stderr
+        with Dovecot(back, ":LAYOUT=fs", "/") as dovecot:
+            assert mbsync.run(at_dovecot(dovecot)) == NOTHING
+            assert dovecot.uidls() == uidls
+    finally:
+        server.close()

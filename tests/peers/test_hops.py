@@ -142,7 +142,8 @@ def around() -> Iterator[tuple[Server, Postfix]]:
     with Server(server=trust, extra=behind, people=()) as server:
         postfix = Postfix(
             "",
-            f"content_filter = smtp:[127.0.0.1]:{server.ports['smtp']}\nsmtp_send_xforward_command = yes\nlocal_header_rewrite_clients =\n"
+            f"content_filter = smtp:[127.0.0.1]:{server.ports['smtp']}\n"
+            "smtp_send_xforward_command = yes\nlocal_header_rewrite_clients =\n"
             "smtpd_authorized_xforward_hosts = 127.0.0.1\nreceive_override_options = no_address_mappings",
         )
         with open(postfix.folder / "master.cf", "a") as file:

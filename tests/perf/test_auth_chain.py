@@ -1,8 +1,8 @@
 """SPF and DKIM of real SMTP deliveries: filterd beside Postfix with OpenDKIM and policyd-spf, same mail, same machine.
 
 Both store into a Maildir; filterd also does ARC and DMARC, and its 250 means that the message is in the mailbox on disk
-(Postfix's that it is in the queue: its rate until the last file is in the Maildir is the one compared). Runs alternate, the best
-of each counts.
+(Postfix's that it is in the queue: its rate until the last file is in the Maildir is the one compared). Rounds alternate; each
+gives a ratio of its own, and the median of them counts, so that what else the machine does falls on both sides.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -26,7 +27,7 @@ pytestmark = [
     pytest.mark.peer,
     pytest.mark.skipif(bool(MISSING), reason=f"not here: {', '.join(MISSING)}"),
 ]
-MESSAGES, CONNECTIONS, RUNS = 400, 10, 3
+MESSAGES, CONNECTIONS, RUNS = 400, 10, 5
 BAR = 2.0  # of issue 5: printed, not reached yet (1.2 when this was written, both sides on a busy machine)
 FLOOR = 0.8  # below this something broke
 SENDER = "orders@shop.example"
@@ -72,7 +73,7 @@ def test_messages_a_second(folder: Path) -> None:
                 before, started, used = chain.stored(), time.perf_counter(), cpu(chain.pids())
                 theirs.append(load(chain.port, recipients, SENDER, messages, CONNECTIONS))
                 while chain.stored() < before + MESSAGES and time.perf_counter() - started < 20:
-                    time.sleep(0.05)
+                    time.sleep(0.01)
                 settled.append(MESSAGES / (time.perf_counter() - started))
                 used, own = cpu(chain.pids()) - used, cpu([server.process.pid])
                 ours.append(load(server.ports["smtp"], recipients, SENDER, messages, CONNECTIONS))
@@ -86,12 +87,14 @@ def test_messages_a_second(folder: Path) -> None:
         assert wanted in text
     other = next((folder / "mail").rglob("new/*")).read_bytes()
     assert b"dkim=pass" in other and b"Received-SPF: Pass" in other
-    own, used = (min(cost) * 1000 / MESSAGES for cost in zip(*costs, strict=True))
+    own, used = (median(cost) * 1000 / MESSAGES for cost in zip(*costs, strict=True))
+    ratios = [mine / other for mine, other in zip(ours, settled, strict=True)]
     print(
         f"messages a second: filterd {max(ours):.0f}, chain {max(theirs):.0f} accepted, {max(settled):.0f} in the Maildir; "
         f"CPU a message: {own:.2f} ms and {used:.2f} ms"
     )
     print(
-        f"ratio to the chain's stored mail {max(ours) / max(settled):.2f} (issue 5 wants {BAR}), floor {FLOOR}"
+        f"ratios to the chain's stored mail {' '.join(f'{one:.2f}' for one in ratios)}, median {median(ratios):.2f} "
+        f"(issue 5 wants {BAR}), floor {FLOOR}"
     )
-    assert max(ours) >= FLOOR * max(settled)
+    assert median(ratios) >= FLOOR

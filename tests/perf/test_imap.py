@@ -17,7 +17,9 @@ time) and the index beside them. EXPUNGE is synced before it is answered, Doveco
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,9 +35,11 @@ MESSAGES = 5_000
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with pair(tmp_path_factory.mktemp("imap"), MESSAGES) as found:
-        yield found
+def both() -> Iterator[Pair]:
+    with tempfile.TemporaryDirectory(prefix="filterd-imap-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)  # Dovecot's people are not root
+        with pair(Path(name), MESSAGES) as found:
+            yield found
 
 
 ONE = tuple(b"FETCH %d (UID BODY.PEEK[])" % (1 + n * 7919 % MESSAGES) for n in range(300))

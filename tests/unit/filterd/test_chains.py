@@ -57,22 +57,25 @@ def test_ten_mails_and_ten_thousand_new_rules_do_not_hold_up_the_loop(
 
     monkeypatch.setattr(scripts, "compile_script", counted)
 
-    async def story() -> tuple[float, float, int]:
+    async def story() -> tuple[float, float, float, int]:
         house = House()
         stop = threading.Event()
         beside = asyncio.get_running_loop().run_in_executor(None, spin, 1.0, stop)
         usual = await longest_gap(beside)  # what any busy thread costs here and now
         house.script("ann", many_rules())
         mails = [house.send(ANN, data=MAIL + b"%d\r\n" % n) for n in range(10)]
+        began = time.process_time()
         work = asyncio.ensure_future(asyncio.gather(*mails))
         gap = await longest_gap(work)
+        whole = time.process_time() - began
         assert all(reply.code == 250 for replies in work.result() for reply in replies)
-        return usual, gap, len(house.box("ann"))
+        return usual, gap, whole, len(house.box("ann"))
 
-    usual, gap, stored = asyncio.run(story())
+    usual, gap, whole, stored = asyncio.run(story())
     assert stored == 10
     assert len(compiled) == 1 and compiled[0].startswith("sieve")
-    assert gap < max(GAP, 3 * usual), (gap, usual)
+    # one table is built in one call that keeps the interpreter: 35 ms on a quiet machine, more where all is slower
+    assert gap < max(GAP, 3 * usual, whole / 5), (gap, usual, whole)
 
 
 @pytest.fixture
@@ -182,6 +185,8 @@ def test_a_slow_script_leaves_the_loop_and_comes_back_when_it_is_cheap() -> None
         one.took(0.3 if one.runs == 0 else 0.0001)
     assert one.light(1000)
     one.took(2 * chains.SLOW)
+    assert one.light(1000)  # another process may have had the processor
+    one.took(2 * chains.MUCH)
     assert not one.light(1000)
     one.took(0.0001)
     assert not one.light(1000)  # once is luck

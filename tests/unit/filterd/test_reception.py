@@ -176,7 +176,10 @@ def test_a_script_that_does_not_compile_keeps_the_mail_and_says_so() -> None:
     house = House()
     house.script("ann", "this is no sieve")
     assert codes(send(house, ANN)) == [250]
-    assert len(house.box("ann")) == 1
+    kept, told = house.box("ann")
+    assert kept.endswith(MAIL) and b"script" in told and b"does not compile" in told
+    send(house, ANN, data=MAIL + b"another\r\n")
+    assert len(house.box("ann")) == 3, "the owner is told once"
     assert any("does not compile" in span.summary for span in house.traces.all[0].recipients[0].spans)
 
 
@@ -377,13 +380,14 @@ def test_redirect_to_a_list_reaches_its_members_and_an_empty_one_keeps() -> None
     house = House()
     house.script("ann", 'require "extlists"; redirect :list "friends";')
     send(house, ANN)
-    assert len(house.box("ann")) == 1 and not house.spool.outgoing
+    kept, told = house.box("ann")
+    assert kept.endswith(MAIL) and b"there is no list" in told and not house.spool.outgoing
     house.store.account(ANN).set_metadata(
         None, "/private/vendor/filterd/list/friends", "x@a.example\ny@b.example"
     )
     send(house, ANN, data=MAIL + b"more\r\n")
     assert {leaving.recipient for leaving in house.spool.outgoing} == {"x@a.example", "y@b.example"}
-    assert len(house.box("ann")) == 1
+    assert len(house.box("ann")) == 2
 
 
 def test_a_redirect_that_asks_for_reports_gets_them_itself() -> None:
@@ -405,3 +409,46 @@ def test_a_report_leaves_as_mail_and_the_message_is_kept() -> None:
     assert (sent.kind, sent.reverse_path, sent.recipient) == ("report", "", "desk@elsewhere.example")
     assert b"Feedback-Type: abuse\r\n" in sent.data and b"Message-ID: <1@away.example>" in sent.data
     assert b"From: <postmaster@here.example>" in sent.data or b"From: postmaster@here.example" in sent.data
+
+
+LOOPING = b"Delivered-To: away@here.example\r\n" + MAIL
+
+
+def test_a_forwarding_loop_is_never_dropped_in_silence() -> None:
+    alone = House()
+    assert codes(send(alone, "away@here.example", data=LOOPING)) == [554]
+    beside = House()  # nobody vouches for the sender: the postmaster holds it
+    assert codes(send(beside, "away@here.example", ANN, data=LOOPING)) == [250]
+    assert len(beside.box("ann")) == 1 and not beside.spool.outgoing
+    (held,) = beside.box("bob", "Junk")
+    assert held.endswith(MAIL) and b"X-Original-To: away@here.example" in held
+    looped = beside.traces.all[-1].recipients[0]
+    assert looped.outcome == "quarantined" and "forwarded from here before" in looped.decision
+    report = House()  # a delivery report in a loop is held as well
+    assert codes(send(report, "away@here.example", ANN, sender="", data=LOOPING)) == [250]
+    assert len(report.box("bob", "Junk")) == 1
+    verified = House(Verdict("spf", Disposition.CONTINUE, result="pass"))
+    assert codes(send(verified, "away@here.example", ANN, data=LOOPING)) == [250]
+    assert [(one.kind, one.recipient) for one in verified.spool.outgoing] == [("dsn", "far@away.example")]
+    assert verified.traces.all[-1].recipients[0].outcome == "rejected"
+    each = House()  # LMTP has a reply for each
+    assert codes(send(each, "away@here.example", ANN, data=LOOPING, profile=Profile.LMTP)) == [554, 250]
+
+
+def test_what_a_script_says_of_a_fault_may_be_a_strangers_and_is_told_once() -> None:
+    house = House()
+    house.script("ann", 'require "variables"; if header :matches "subject" "*" { redirect "${1}"; }')
+    for number in range(3):
+        send(house, ANN, data=MAIL.replace(b"Hi", b"no address %d" % number))
+    boxes = house.box("ann")
+    assert len(boxes) == 4 and sum(b"Auto-Submitted: auto-generated" in text for text in boxes) == 1
+
+
+def test_the_address_first_asked_for_is_believed_of_servers_of_ours() -> None:
+    script = 'require ["envelope", "fileinto"]; if envelope "orig_to" "old@there.example" { fileinto "Old"; }'
+    told = MAIL.replace(b"To: ann", b"X-Original-To: old@there.example\r\nTo: ann")
+    for profile, where in ((Profile.MX, "INBOX"), (Profile.LMTP, "Old")):
+        house = House()
+        house.script("ann", script)
+        send(house, ANN, data=told, profile=profile)
+        assert len(house.box("ann", where)) == 1, profile

@@ -187,3 +187,33 @@ def test_dmarc_reports(rig: Rig) -> None:
     rig.run("dmarc", "reports", "-c", str(rig.config), code=1)  # none in our mail
     rig.run("dmarc", "send", "-c", str(rig.config), code=2)  # off
     assert "Nothing was reported" in rig.run("dmarc", "sent", "-c", str(rig.config))
+
+
+def test_an_address_that_is_none_is_refused(rig: Rig) -> None:
+    for method, file in (("spf", []), ("dmarc", ["-"])):
+        rig.run("check", method, "--ip", "192.0.2", "--zone", str(rig.zone), *file, stdin=MAIL, code=2)
+    out = rig.run(
+        "check", "spf", "--ip", "fe80::1%eth0", "--mail-from", "a@x.example", "--zone", str(rig.zone)
+    )
+    assert "spf=none" in out
+
+
+def test_opendkim_tables_as_opendkim_conf_names_them(rig: Rig) -> None:
+    """``refile:`` stays in the value; what the server could not start with is a problem of the configuration."""
+    pem = rig.folder / "s2.pem"
+    rig.run("dkim", "keygen", "--domain", "x.example", "--selector", "s2", "--out", str(pem))
+    keys, table = rig.folder / "KeyTable", rig.folder / "SigningTable"
+    keys.write_text(f"one x.example:s2:{pem}\n")
+    table.write_text("*@x.example one\n")
+    with rig.config.open("a") as file:
+        file.write(f'[dkim]\nkey_table = "{keys}"\nsigning_table = "refile:{table}"\n')
+    assert "is fine" in rig.run("config", "check", "-c", str(rig.config))
+    shown = rig.run("dkim", "show", "-c", str(rig.config), "--zone", str(rig.zone))
+    assert "x.example  s2  rsa-sha256 2048 bits  by the tables" in shown
+    table.write_text("*@x.example two\n")
+    assert "no key is called two" in rig.run("config", "check", "-c", str(rig.config), code=1)
+    table.write_text("*@x.example one\n")
+    pem.write_text("no key\n")
+    assert "neither a PEM key nor an Ed25519 seed" in rig.run(
+        "config", "check", "-c", str(rig.config), code=1
+    )

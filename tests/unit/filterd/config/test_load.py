@@ -75,6 +75,15 @@ SEEDED = [
     ("[queue]\nretry = []", 6, 9, "bad value", "pause"),
     ('[queue]\nretry = ["5m", "often"]', 6, 9, "bad value", "duration"),
     ('[dns]\nresolver = "1.1.1.1"', 6, 12, "bad value", "write"),
+    ('recipients = ["ann"]', 5, 14, "conflict", "accounts"),
+    (
+        'relay = "lmtp://h.example"\nrecipients = ["a@other.example"]',
+        6,
+        14,
+        "bad value",
+        "is not an address of",
+    ),
+    ('relay = "lmtp://h.example"\nrecipients = ["file:/nowhere/at/all"]', 6, 14, "no such file", ""),
     ('[srs]\ndomain = "other.example"', 6, 10, "conflict", "[[domain]]"),
     ('[srs]\nsecrets = ["file:none"]', 6, 11, "bad value", "cannot read"),
     ('[store]\npath = "mail/%{user}"', 6, 8, "bad value", "%{domain}/%{user}"),
@@ -248,6 +257,28 @@ def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     assert config.server.data_dir == str(tmp_path / "data")
     assert config.tls.cert == str(tmp_path / "c.pem")
     assert config.listen.lmtp[0].path == str(tmp_path / "run/lmtp")
+
+
+def test_proxy_listeners_are_listeners() -> None:
+    text = '[server]\nhostname = "m.example"\nproxy_listeners = ["imaps", "127.0.0.1:9"]\n[[domain]]\nname = "a.example"\n'
+    found = problems(text)
+    assert [(one[0], one[2], one[3]) for one in found] == [
+        (3, "bad value", 'server.proxy_listeners has "127.0.0.1:9"'),
+        (3, "missing key", "server.proxy_trusted"),
+    ]
+    text = text.replace('"127.0.0.1:9"]', '"127.0.0.1:9"]\nproxy_trusted = "10.0.0.5"')
+    config = parse(text + '[listen]\nimaps = "[::]:993"\nsmtp = ["[::]:25", "127.0.0.1:9"]\n')
+    assert config.server.proxy_trusted == ("10.0.0.5/32",)
+
+
+def test_a_relayed_domain(tmp_path: Path) -> None:
+    more = 'relay = "lmtp:unix:run/lmtp"\n'
+    config = load(write(tmp_path, {"filterd.toml": GOOD + more}), {})
+    assert config.domain[0].relay is not None and config.domain[0].relay.path == f"{tmp_path}/run/lmtp"
+    assert [one.about for one in config.warnings] == ["domain.relay of example.org"]
+    files = {"filterd.toml": GOOD + more + 'recipients = ["bob", "file:people"]\n', "people": "ann\n"}
+    config = load(write(tmp_path, files), {})
+    assert config.domain[0].recipients == ("bob", f"file:{tmp_path}/people") and not config.warnings
 
 
 def test_what_is_not_there_yet_is_a_warning() -> None:

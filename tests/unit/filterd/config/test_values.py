@@ -120,14 +120,31 @@ def test_host_names_become_a_labels_in_lower_case() -> None:
             "smtp://ann%40example.org:s3cret@mail.example.org:587",
             Relay("mail.example.org", 587, "ann@example.org", "s3cret"),
         ),
+        ("lmtp://127.0.0.1", Relay("127.0.0.1", 24, lmtp=True)),
+        ("lmtp://[::1]:2424", Relay("::1", 2424, lmtp=True)),
+        ("lmtp:unix:/run/dovecot/lmtp", Relay("localhost", 0, lmtp=True, path="/run/dovecot/lmtp")),
+        ("smtp:unix:/run/filter", Relay("localhost", 0, path="/run/filter")),
     ],
 )
 def test_relays(text: str, relay: Relay | None) -> None:
     assert values.relay(text) == relay
+    if relay is not None and not relay.password:
+        assert values.relay(str(relay)) == relay
 
 
 @pytest.mark.parametrize(
-    "text", ["mail.example.org:25", "http://x:25", "smtp://", "smtp://user@host:25", "smtp://:25"]
+    "text",
+    [
+        "mail.example.org:25",
+        "http://x:25",
+        "smtp://",
+        "smtp://user@host:25",
+        "smtp://:25",
+        "lmtp:",
+        "lmtp:unix:",
+        "lmtp://me:pw@x:24",
+        "lmtp:/x",
+    ],
 )
 def test_bad_relays(text: str) -> None:
     with pytest.raises(BadValue):

@@ -118,12 +118,12 @@ def test_literals_and_international_names() -> None:
 
 
 def test_relays() -> None:
-    assert way("x.example", Relay("192.0.2.8", 587)) == [Hop("192.0.2.8", "192.0.2.8", 587)]
-    assert way("x.example", Relay("localhost", 2525)) == [Hop("localhost", "127.0.0.1", 2525)]
-    assert way("x.example", Relay("::1", 25)) == [Hop("::1", "::1", 25)]
-    assert way("x.example", Relay("plain.example", 25)) == [Hop("plain.example", "192.0.2.9", 25)]
+    assert way("x.example", Relay("192.0.2.8", 587)) == [Hop("192.0.2.8", "192.0.2.8", 587, ours=True)]
+    assert way("x.example", Relay("localhost", 2525)) == [Hop("localhost", "127.0.0.1", 2525, ours=True)]
+    assert way("x.example", Relay("::1", 25)) == [Hop("::1", "::1", 25, ours=True)]
+    assert way("x.example", Relay("plain.example", 25)) == [Hop("plain.example", "192.0.2.9", 25, ours=True)]
     assert way("x.example", Relay("", 0, lmtp=True, path="/run/x")) == [
-        Hop("localhost", "", 0, "/run/x", True)
+        Hop("localhost", "", 0, "/run/x", True, ours=True)
     ]
     for missing in ("nowhere.example", "slow.example"):
         found = way("x.example", Relay(missing))
@@ -137,4 +137,4 @@ def test_a_next_hop_of_our_choice_keeps_its_way_of_speaking_and_its_login() -> N
     assert (hop.path, hop.lmtp) == ("/run/lmtp", True)
     found = way("any.example", Relay("plain.example", 587, ("ann", "secret")))
     assert not isinstance(found, NoRoute) and all(hop.login == ("ann", "secret") for hop in found)
-    assert all(hop.login is None for hop in way("better.example"))  # type: ignore[union-attr]  # there is a way
+    assert all(hop.login is None and not hop.ours for hop in way("better.example"))  # type: ignore[union-attr]  # there is a way

@@ -72,12 +72,35 @@ def test_messages_of_different_clients_do_not_share_a_transaction(lab: Lab) -> N
     facts = [json.dumps({"ADDR": f"203.0.113.{n}"}) for n in (1, 1, 2)]
 
     async def story() -> None:
-        lab.put(*(lab.out(f"p{n}@behind.example", **{FORWARD: one}) for n, one in enumerate(facts)))
+        lab.put(
+            *(replace(lab.out(f"p{n}@behind.example"), params={FORWARD: one}) for n, one in enumerate(facts))
+        )
         async with lab.sending() as sender:
             await lab.quiet(sender)
 
     asyncio.run(story())
     assert sorted(map(len, lab.sink.transactions)) == [1, 2]
+
+
+def test_only_a_next_hop_of_ours_hears_of_the_client(lab: Lab) -> None:
+    """Any server may offer XFORWARD; a stranger is told nothing."""
+    lab.settings["relays"] = {"behind.example": Relay("198.51.100.24", 25)}
+    stranger = lab.live(1)
+    said: dict[str, str] = {}
+
+    async def story() -> None:
+        facts = {FORWARD: json.dumps({"ADDR": "203.0.113.1"})}
+        lab.put(*(replace(lab.out(to), params=facts) for to in ("a@behind.example", f"b@{stranger}")))
+        async with lab.sending() as sender:
+            await lab.quiet(sender)
+
+    lab.sink.forwarders = True
+    asyncio.run(story())
+    with contextlib.closing(Journal(lab.queue)) as journal:
+        for item in lab.items():
+            said[item.domain] = journal.attempts(item.id)[0][3]
+    assert "> XFORWARD ADDR=203.0.113.1" in said["behind.example"] and "XFORWARD ADDR" not in said[stranger]
+    assert lab.states() == {"sent": 2}
 
 
 def test_not_before_its_time_and_its_age_counts_from_then(lab: Lab) -> None:

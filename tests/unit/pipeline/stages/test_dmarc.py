@@ -25,6 +25,7 @@ ZONE = Zone.parse(
     _dmarc.shop.example TXT "v=DMARC1; p=quarantine"
     _dmarc.open.example TXT "v=DMARC1; p=none"
     _dmarc.half.example TXT "v=DMARC1; p=reject; pct=0"
+    _dmarc.try.example TXT "v=DMARC1; p=reject; t=y"
     _dmarc.slow.example TIMEOUT
     """
 )
@@ -86,6 +87,15 @@ def test_a_failure(domain: str, settings: DmarcSettings, disposition: Dispositio
     if disposition is Disposition.REJECT:
         assert verdict.reply is not None
         assert (verdict.reply.code, verdict.reply.enhanced_code) == (550, "5.7.26")
+
+
+def test_what_was_softened_and_which_policy_was_applied_is_said() -> None:
+    softened = run("try.example")
+    assert done(softened)[1] is Disposition.QUARANTINE
+    assert softened.tags["dmarc.override"] == "policy_test_mode"
+    assert run("half.example").tags["dmarc.override"] == "sampled_out"
+    assert run("nowhere.bank.example").authres[0].comment == "p=reject dis=reject"  # np=, not sp=
+    assert run("www.bank.example").authres[0].comment == "p=none dis=none"
 
 
 def test_a_pass_by_either() -> None:

@@ -152,6 +152,10 @@ def test_quick_answers_from_the_cache_and_prefetch_fills_it() -> None:
         asked = list(resolver.asked)
         assert one.quick(what) == slow
         assert resolver.asked == asked
+        await asyncio.gather(*one._early)
+        one.prefetch(what.envelope)  # all is known: no task is begun
+        assert not one._early
+        assert resolver.asked == asked
         await one.close()
 
     asyncio.run(story())

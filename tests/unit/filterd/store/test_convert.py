@@ -1,0 +1,116 @@
+"""Maildir to mbox and back: what a client remembers stays true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from filterd.store.base import NewMessage, SieveState, StoreUnavailable
+from filterd.store.choice import ChosenStore, format_of
+from filterd.store.convert import convert
+from filterd.store.maildir import MaildirStore
+from filterd.store.mbox import MboxStore
+from filterd.store.mbox_tree import MboxSettings
+from tests.unit.filterd.store.conftest import CountingIds, HandClock
+from tests.unit.filterd.store.test_contract import text
+
+ANN = "ann@example.org"
+
+
+def chosen(
+    root: Path, default: str = "maildir", settings: MboxSettings | None = None, ids: int = 0
+) -> ChosenStore:
+    clock, numbers = HandClock(), CountingIds(ids)
+    maildir = MaildirStore(root, "h", "crlf", lambda account: 0, clock, numbers)
+    return ChosenStore(maildir, MboxStore(root, "h", lambda account: 0, clock, numbers, settings), default)
+
+
+def seen(store: ChosenStore) -> object:
+    account = store.account(ANN)
+    out = {}
+    for info in account.mailboxes():
+        view = account.snapshot(info.name)
+        rows = [(row.uid, row.date, row.size, row.email_id) for row in account.rows(info.name, view.uids)]
+        texts = [account.read(info.name, uid) for uid in view.uids]
+        words = [[word for at, word in enumerate(view.keywords) if mask >> 5 + at & 1] for mask in view.flags]
+        masks = [mask & 31 for mask in view.flags]
+        out[info.name] = (info, rows, texts, words, masks, account.status(info.name).recent)
+    return out, account.subscriptions()
+
+
+def filled(store: ChosenStore) -> None:
+    account = store.account(ANN)
+    account.create("Work/2026", "\\Archive")
+    account.subscribe("Work/2026", True)
+    account.append("INBOX", [NewMessage(text(1), ("\\Seen", "$Label"), date=86_400), NewMessage(text(2))])
+    account.append(
+        "Work/2026",
+        [NewMessage(b"Subject: x\r\n\r\nFrom me\r\nno line end", ("\\Flagged",)) for _ in range(3)],
+    )
+    account.append(
+        "Work/2026", [NewMessage(b"a: b\r\n\r\nbare\rcr\r\n", tuple(f"w{number}" for number in range(30)))]
+    )
+    account.set_flags("Work/2026", [2], "add", ["\\Deleted"])
+    account.expunge("Work/2026")
+    account.deliver("INBOX", NewMessage(text(5), key=b"not acknowledged"))
+    account.remember(SieveState({b"vacation": 1000}))
+    account.set_metadata("Work", "/private/comment", "mine")
+
+
+@pytest.mark.parametrize(("first", "second"), [("maildir", "mbox"), ("mbox", "maildir")])
+def test_there_and_back(tmp_path: Path, first: str, second: str) -> None:
+    store = chosen(tmp_path, first)
+    filled(store)
+    path = store.path(ANN)
+    other = chosen(tmp_path, first, ids=900)  # another worker that has the account open
+    before = seen(other)
+    uidnext = store.account(ANN).status("INBOX").uidnext
+    modseq = store.account(ANN).snapshot("INBOX").modseq
+    for to in (second, first):
+        done = convert(store, ANN, to)
+        assert (done.mailboxes, done.messages) == (3, 6)
+        assert format_of(path) == to
+        assert Path(done.old).is_dir()
+        assert seen(store) == before
+        account = store.account(ANN)
+        assert account.deliver("INBOX", NewMessage(text(5), key=b"not acknowledged")).duplicate
+        assert account.remembered(b"vacation", HandClock().time())
+        assert account.get_metadata("Work", "/private/comment") == "mine"
+        assert account.snapshot("INBOX").modseq > modseq
+        assert account.status("INBOX").uidnext >= uidnext
+        with pytest.raises(StoreUnavailable):
+            other.account(ANN).deliver("INBOX", NewMessage(text(9)))
+        assert seen(other) == before
+    with pytest.raises(ValueError, match="already"):
+        convert(store, ANN, first)
+    store.close()
+    other.close()
+
+
+def test_an_inbox_in_the_spool(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    settings = MboxSettings(inbox=f"{spool}/%{{user}}")
+    store = chosen(tmp_path / "mail", "maildir", settings)
+    filled(store)
+    before = seen(store)
+    convert(store, ANN, "mbox")
+    assert seen(store) == before
+    assert (spool / "ann").read_bytes().startswith(b"From ")
+    done = convert(store, ANN, "maildir")
+    assert seen(store) == before
+    assert (spool / "ann").read_bytes() == b""
+    assert done.notes
+    store.close()
+
+
+def test_the_default_is_for_new_accounts(tmp_path: Path) -> None:
+    store = chosen(tmp_path, "mbox")
+    assert store.account(ANN).deliver("INBOX", NewMessage(text(1))).uid == 1
+    assert (tmp_path / "example.org/ann/inbox").is_file()
+    store.close()
+    store = chosen(tmp_path, "maildir")
+    assert len(store.account(ANN).snapshot("INBOX").uids) == 1
+    assert store.surplus() == []
+    store.close()
