@@ -55,7 +55,7 @@ from filterd.store.choice import ChosenStore
 from filterd.store.durable import RealDisk
 from filterd.store.jobs import AccountJobs
 from filterd.stores import store_of
-from filterd.workers import RETIRE, Group, Role
+from filterd.workers import RETIRE, Group, Role, fresh_large_buffers
 from pipeline.runner import Runner
 from pipeline.srs import Original, Srs
 from rules.limits import Limits
@@ -133,8 +133,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         programs,
     )
     spool.fresh = delivery.performer.fresh
-    arriving = incoming(config, context)
-    secret = keys.secret(root, "delivery")
+    arriving, secret = incoming(config, context), keys.secret(root, "delivery")
     reception = Reception(
         reception_settings(config),
         directory,
@@ -164,7 +163,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     ends = [spool.close, traces.close, jobs.close, notices.close, store.close, database.close, desk.leave]
 
     def close() -> None:
-        for end in (delivery.close, *([programs.close] if programs is not None else []), *ends):
+        for end in (delivery.close, *([programs.close] if programs else []), *ends):
             end()
 
     return Parts(
@@ -307,6 +306,7 @@ def default_script(config: Config) -> Path:
 
 def run_loop(main: Coroutine[object, object, int]) -> int:
     """Run on uvloop when it is there (PACKAGES section 2)."""
+    fresh_large_buffers()
     try:
         import uvloop
     except ImportError:

@@ -213,8 +213,8 @@ STANDARD_DOORS: Mapping[str, tuple[SocketAddress, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    total: int = setting(4000, "Connections at once, all doors together.", Kind.COUNT)
-    per_ip: int = setting(100, "Connections at once from one address.", Kind.COUNT)
+    total: int = setting(4000, "Connections at once to one worker, all doors together.", Kind.COUNT)
+    per_ip: int = setting(100, "Connections at once from one address, to all workers together.", Kind.COUNT)
 
 
 @dataclass(frozen=True, slots=True)

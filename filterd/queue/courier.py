@@ -54,6 +54,7 @@ class Office:
     route: Route
     here: tuple[str, ...]
     busy: set[int] = field(default_factory=set)
+    dialling: set[asyncio.Task[object]] = field(default_factory=set)  # couriers that have said nothing yet
     stopping: bool = False
     look: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -198,10 +199,16 @@ class Courier:
                 return None
             await self.link.close()
             self.link = None
-        way = await self.office.route(domain)
-        if isinstance(way, NoRoute):
-            return RemoteReply(550 if way.permanent else 451, (way.text,))
-        found = await self.office.connector.first(way)
+        office, me = self.office, asyncio.current_task()
+        assert me is not None
+        office.dialling.add(me)
+        try:
+            way = await office.route(domain)
+            if isinstance(way, NoRoute):
+                return RemoteReply(550 if way.permanent else 451, (way.text,))
+            found = await office.connector.first(way)
+        finally:
+            office.dialling.discard(me)
         if isinstance(found, RemoteReply):
             return found
         self.link = found

@@ -177,6 +177,10 @@ class Sender:
             tasks.add(self._rolling)
         if not tasks:
             return
+        for task in set(
+            self._office.dialling
+        ):  # a host that does not answer holds nobody up: no mail is on its way there
+            task.cancel()
         _, left = await asyncio.wait(tasks, timeout=STOP_SECONDS)
         for task in left:
             task.cancel()

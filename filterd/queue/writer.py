@@ -26,7 +26,7 @@ from pipeline.ports import Clock
 
 T = TypeVar("T")
 
-RIDE_SECONDS = 0.05  # short: until then an equal message of another worker's session would count as a retry
+RIDE_SECONDS = 0.05  # until then only the board (filterd.board) knows what was acknowledged
 GROUP = 256  # pieces of work in one transaction
 GROUP_OCTETS = 16 << 20
 MAX_RIDERS = 100_000  # while the database cannot be written; more are forgotten: they only save work later
@@ -42,7 +42,6 @@ class _Job(Generic[T]):
     future: asyncio.Future[T] | None
     octets: int = 0
     reads: bool = False
-    urgent: bool = False
 
 
 _Answer = tuple["_Job[object]", object, Exception | None]
@@ -79,10 +78,10 @@ class Writer:
     async def read(self, work: Callable[[Journal], T]) -> T:
         return await asyncio.shield(self.post(work, reads=True))
 
-    def ride(self, work: Callable[[Journal], object], urgent: bool = False) -> None:
-        """Soon (``urgent``: with the very next group, if need be one of its own); lost when the process is killed first."""
+    def ride(self, work: Callable[[Journal], object]) -> None:
+        """Soon; lost when the process is killed first."""
         try:
-            self._put(_Job(work, None, None, urgent=urgent))
+            self._put(_Job(work, None, None))
         except StoreUnavailable:
             log.warning("the queue is closed: a completion is not written down")
 
@@ -112,10 +111,7 @@ class Writer:
             if not riders:
                 since = self._clock.monotonic()
             riders.extend(job for job in group if job.future is None)
-            urgent = any(job.urgent for job in group)
-            late = (
-                patient or urgent or self._clock.monotonic() - since >= RIDE_SECONDS or len(riders) >= GROUP
-            )
+            late = patient or self._clock.monotonic() - since >= RIDE_SECONDS or len(riders) >= GROUP
             if waited or (riders and (late or not going)):
                 riders = self._serve(waited, riders)[:MAX_RIDERS]
                 since = self._clock.monotonic()

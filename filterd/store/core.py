@@ -24,7 +24,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from filterd.store import adopt_journal, durable, names, textpack
+from filterd.store import adopt_journal, durable, mounts, names, textpack
 from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
@@ -95,11 +95,11 @@ class Core:
         for place in self.settings.layout.places:
             durable.make_dirs(disk, f"{self.path}/{place}")
         durable.make_dirs(disk, self.index_path)
-        if kind := durable.network_file_system(self.index_path):
+        if kind := mounts.network_file_system(self.index_path):
             raise StoreUnavailable(
                 f"the index must not lie on {kind} ({self.index_path}): set store.index_dir"
             )
-        self.local = "cur" in self.settings.layout.places and not durable.network_file_system(self.path)
+        self.local = "cur" in self.settings.layout.places and not mounts.network_file_system(self.path)
         self.root = disk.open_dir(self.path)
         self.index_dir = disk.open_dir(self.index_path)
         self.lock = disk.open_lock(self.index_dir, LOCK_FILE)

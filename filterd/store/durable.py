@@ -40,8 +40,7 @@ DIRECTORY_MODE = 0o700
 MAX_LOCK_MARK = 4096
 TURN_OCTETS = 8  # behind the note: the number of the holder's turn
 EVERYTHING = b"*"  # the note when what was touched does not fit
-NETWORK_KINDS = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "beegfs"))
-FUSE_KINDS = frozenset(("fuse.glusterfs", "fuse.sshfs"))
+_PROC = os.path.isdir("/proc/self")
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL}
 
 
@@ -335,10 +334,7 @@ class MailLock:
                 data = os.read(fd, 300)
             finally:
                 os.close(fd)
-            pid, _, host = data.strip().partition(b":")
-            here = host.decode("utf-8", "replace") in ("", self._host)
-            dead = here and pid.isdigit() and 0 < int(pid) < 2**31 and not _alive(int(pid))
-            if not dead and now - facts.st_mtime <= self._rules.stale:
+            if not self._is_dead(data.strip()) and now - facts.st_mtime <= self._rules.stale:
                 return
             os.rename(self._path, aside)
             if os.lstat(aside).st_ino != facts.st_ino:  # another one, made meanwhile: give it back
@@ -348,13 +344,17 @@ class MailLock:
         except FileNotFoundError:
             return
 
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True
+    def _is_dead(self, note: bytes) -> bool:
+        """``note`` names a process of this host that is no more."""
+        pid, _, host = note.partition(b":")
+        here = host.decode("utf-8", "replace") in ("", self._host)
+        return (
+            here
+            and pid.isdigit()
+            and 0 < int(pid) < 2**22
+            and not os.path.isdir(f"/proc/{int(pid)}")
+            and _PROC
+        )
 
 
 def _record_lock(fd: int, kind: int) -> bool:
@@ -362,10 +362,8 @@ def _record_lock(fd: int, kind: int) -> bool:
     command = getattr(fcntl, "F_OFD_SETLK", fcntl.F_SETLK)
     try:
         fcntl.fcntl(fd, command, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
+    except (PermissionError, BlockingIOError):
+        return False
     return True
 
 
@@ -571,22 +569,6 @@ def extend_file(at: Dir, name: str, length: int, data: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def network_file_system(path: str) -> str:
-    """The kind of network file system that ``path`` lies on, "" for a local one (SQLite's WAL needs shared memory)."""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    with (
-        contextlib.suppress(OSError),
-        open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts,
-    ):
-        for line in mounts:
-            fields = line.split(" ")
-            if len(fields) > 8 and fields[2] == wanted and "-" in fields:
-                kind = fields[fields.index("-") + 1]
-                return kind if kind in NETWORK_KINDS | FUSE_KINDS else ""
-    return ""
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -4,6 +4,9 @@ Each account with work has a *lane*. A thread that comes to a lane takes all tha
 one batch (one lock, one sync a directory, one transaction), the other work is done in order. A lane that got new work meanwhile
 goes to the end of the pool's queue, so a busy account does not keep the others waiting.
 
+What an account can tell from memory (``filterd.store.ready``) is asked for on the loop while no thread has the account: to wake a
+thread and to be woken by it costs more than most answers.
+
 Acknowledged delivery keys ride with the next delivery of the account, or are written after RIDE_SECONDS.
 """
 

@@ -206,7 +206,7 @@ def test_state_that_no_store_takes_along_is_part_of_the_record(tmp_path: Path) -
         async def lost(change: object) -> None:
             raise asyncio.CancelledError  # as if the process had ended here
 
-        broken.change = lost  # type: ignore[assignment,method-assign]
+        broken.change = lost  # type: ignore[method-assign]
         with pytest.raises(asyncio.CancelledError):
             await home.send(MAIL, acknowledged=False)
         home.close()

@@ -239,10 +239,20 @@ def test_a_file_that_another_program_drops_appears(server: Server) -> None:
         watcher.shutdown()
 
 
+def served(server: Server) -> float:
+    """Seconds that a client needs who sends a message and one who looks into the mailbox."""
+    began = time.monotonic()
+    server.send(mail("a good client"), f"ann@{DOMAIN}")
+    with server.imap("ann") as imap:
+        imap.select("INBOX")
+    return time.monotonic() - began
+
+
 def test_idle_connections_of_one_address_do_not_delay_another() -> None:
     """600 connections from one address that never say a word; a client at another one is served at once."""
     with Server(people=("ann",), server="workers = 2", extra='[limits]\nmessage_size = "1 MiB"\n') as server:
         idle: list[socket.socket] = []
+        alone = max(served(server) for _ in range(3))
         try:
             for number in range(600):
                 door = ("smtp", "imaps", "pop3")[number % 3]
@@ -253,11 +263,7 @@ def test_idle_connections_of_one_address_do_not_delay_another() -> None:
                     sock.connect(("127.0.0.1", server.ports[door]))
                 idle.append(sock)
             for _ in range(3):
-                began = time.monotonic()
-                server.send(mail("a good client"), f"ann@{DOMAIN}")
-                with server.imap("ann") as imap:
-                    imap.select("INBOX")
-                assert time.monotonic() - began < 2
+                assert served(server) < max(2, 3 * alone)  # the machine itself may be slow
         finally:
             for sock in idle:
                 sock.close()

@@ -32,7 +32,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.peer]
 LOGIN = f"ann@{DOMAIN}"
 MAIL_UID = 5000  # of the mail when we are root: Dovecot refuses to serve root's
 FOLDERS = ("Arbeit/Müll", "日本語", "Sent", "Tom & Jerry", "Arbeit/Ablage/2024")
-_COUNTS = re.compile(r"F: \+\d+/(\d+) \*\d+/(\d+) #\d+/(\d+)\s+N: \+\d+/(\d+) \*\d+/(\d+) #\d+/(\d+)")
+_COUNTS = re.compile(
+    r"B: (\d+)/(\d+)\s+F: \+\d+/(\d+) \*\d+/(\d+) #\d+/(\d+)\s+N: \+\d+/(\d+) \*\d+/(\d+) #\d+/(\d+)"
+)
 
 
 def encoded(name: str) -> str:
@@ -214,7 +216,8 @@ CopyArrivalDate yes
         assert done.returncode == 0, text
         found = _COUNTS.findall(text)
         assert found, text
-        numbers = [int(number or 0) for number in found[-1]]
+        done_boxes, boxes, *numbers = (int(number) for number in found[-1])
+        assert done_boxes == boxes > len(FOLDERS), text
         return tuple(numbers[:3]), tuple(numbers[3:])
 
     def files(self) -> dict[str, bytes]:
@@ -320,8 +323,8 @@ def adopt(server: Server, *words: str) -> dict[str, object]:
 def test_there_and_back(open_folder: Path, mode: str) -> None:
     server = Server(people=("ann", "bob"))
     own = server.data / "mail" / DOMAIN / "ann"
-    for place in (server.folder, server.data, server.data / "mail", own.parent):
-        place.chmod(0o755)
+    for folder in (server.folder, server.data, server.data / "mail", own.parent):
+        folder.chmod(0o755)
     if mode == "in-place":
         shutil.rmtree(own)
     source = own if mode == "in-place" else open_folder / "old" / "Maildir"
@@ -403,14 +406,11 @@ def change(server: Server) -> None:
         assert imap.subscribe("Neues/Fach")[0] == "OK"
 
 
-def test_pop3_ids_of_another_format_and_the_other_layout(tmp_path: Path) -> None:
+def test_pop3_ids_of_another_format_and_the_other_layout(open_folder: Path) -> None:
     """``pop3_uidl_format`` was set, ids are saved with the mail; LAYOUT=fs, names in UTF-8."""
     server = Server(people=("ann",))
-    for place in (tmp_path, *list(tmp_path.parents)[:3]):
-        with contextlib.suppress(PermissionError):
-            place.chmod(0o755)
-    mbsync = Mbsync(tmp_path / "client")
-    source = tmp_path / "old"
+    mbsync = Mbsync(open_folder / "client")
+    source = open_folder / "old"
     try:
         with Dovecot(source, ":LAYOUT=fs:UTF-8", "/") as dovecot:
             with open(dovecot.config, "a") as config:
@@ -432,7 +432,7 @@ def test_pop3_ids_of_another_format_and_the_other_layout(tmp_path: Path) -> None
         with server.imap("ann") as imap:
             assert statuses(imap, "/") == before
         assert server.stop() == 0
-        back = tmp_path / "back"
+        back = open_folder / "back"
         done = server.command("store", "export", "dovecot", LOGIN, str(back), "--layout", "fs")
         assert done.returncode == 0, done.stderr
         with Dovecot(back, ":LAYOUT=fs", "/") as dovecot:

@@ -209,6 +209,13 @@ def cpu(roots: Iterable[int]) -> float:
     return sum(used[pid][1] for pid in wanted if pid in used) / os.sysconf("SC_CLK_TCK")
 
 
+def busy() -> float:
+    """CPU seconds that all processes of the machine together have used since it started."""
+    words = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _waiting, irq, softirq, _steal = map(int, words)
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 async def _talk(port: int, recipients: list[str], sender: str, messages: list[bytes]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 

@@ -2,11 +2,13 @@
 
 Both store into a Maildir; filterd also does ARC and DMARC, and its 250 means that the message is in the mailbox on disk
 (Postfix's that it is in the queue: its rate until the last file is in the Maildir is the one compared). Rounds alternate; each
-gives a ratio of its own, and the median of them counts, so that what else the machine does falls on both sides.
+gives a ratio of its own. A round in which other programs took more than OTHERS of the machine says little (the chain's many
+processes then get more of it than our two workers): the median of the quiet ones counts, when there are enough of them.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -19,7 +21,7 @@ import pytest
 from pipeline.adapters.crypto import generate
 from pipeline.adapters.dkimpy import sign
 from tests.e2e.server import DOMAIN, Server
-from tests.perf.authchain import Chain, cpu, load, missing
+from tests.perf.authchain import Chain, busy, cpu, load, missing
 
 MISSING = missing()
 pytestmark = [
@@ -28,8 +30,10 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not here: {', '.join(MISSING)}"),
 ]
 MESSAGES, CONNECTIONS, RUNS = 400, 10, 5
-BAR = 2.0  # of issue 5: printed, not reached yet (1.2 when this was written, both sides on a busy machine)
-FLOOR = 0.8  # below this something broke
+BAR = 2.0  # of issue 5: printed, not reached yet
+QUIET_FLOOR = 1.1  # median of the quiet rounds
+FLOOR = 0.8  # best against best, whatever else the machine does: below this something broke
+OTHERS, QUIET_ROUNDS = 0.1, 3
 SENDER = "orders@shop.example"
 
 
@@ -65,11 +69,13 @@ def test_messages_a_second(folder: Path) -> None:
     chain = Chain(folder, DOMAIN, recipients, records)
     ours, theirs, settled = [], [], []
     costs: list[tuple[float, float]] = []
+    others: list[float] = []  # share of the machine that went elsewhere
     try:
         chain.start()
         with Server(people=people, zone=zone, extra=extra, doors=("smtp",)) as server:
             assert server.process is not None
             for _ in range(RUNS):
+                known, all_, began = cpu([os.getpid(), *chain.pids()]), busy(), time.perf_counter()
                 before, started, used = chain.stored(), time.perf_counter(), cpu(chain.pids())
                 theirs.append(load(chain.port, recipients, SENDER, messages, CONNECTIONS))
                 while chain.stored() < before + MESSAGES and time.perf_counter() - started < 20:
@@ -78,6 +84,8 @@ def test_messages_a_second(folder: Path) -> None:
                 used, own = cpu(chain.pids()) - used, cpu([server.process.pid])
                 ours.append(load(server.ports["smtp"], recipients, SENDER, messages, CONNECTIONS))
                 costs.append((cpu([server.process.pid]) - own, used))
+                known, all_ = cpu([os.getpid(), *chain.pids()]) - known, busy() - all_
+                others.append((all_ - known) / (os.cpu_count() or 1) / (time.perf_counter() - began))
             files = sorted((server.data / "mail").rglob("new/*"))
             assert len(files) == RUNS * MESSAGES
             text = files[-1].read_bytes()
@@ -95,6 +103,9 @@ def test_messages_a_second(folder: Path) -> None:
     )
     print(
         f"ratios to the chain's stored mail {' '.join(f'{one:.2f}' for one in ratios)}, median {median(ratios):.2f} "
-        f"(issue 5 wants {BAR}), floor {FLOOR}"
+        f"(issue 5 wants {BAR}); went elsewhere {' '.join(f'{one:.0%}' for one in others)}"
     )
-    assert median(ratios) >= FLOOR
+    assert max(ours) >= FLOOR * max(settled)
+    quiet = [ratio for ratio, share in zip(ratios, others, strict=True) if share <= OTHERS]
+    if len(quiet) >= QUIET_ROUNDS:
+        assert median(quiet) >= QUIET_FLOOR

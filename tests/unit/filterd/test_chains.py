@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.house import DOMAIN, MAIL, House
 
 ANN = f"ann@{DOMAIN}"
 MANY = 10_000
+T = TypeVar("T")
 GAP = 0.05  # seconds that the loop may be held up
 
 
@@ -28,7 +30,7 @@ def many_rules(count: int = MANY) -> str:
     return 'require "fileinto";\n' + "\n".join(rules)
 
 
-async def longest_gap(until: asyncio.Future[object] | asyncio.Task[object]) -> float:
+async def longest_gap(until: asyncio.Future[T]) -> float:
     """What this process did between two turns of the loop, in CPU time: other processes of a busy machine do not count."""
     longest, last = 0.0, time.process_time()
     while not until.done():

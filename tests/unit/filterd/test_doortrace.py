@@ -95,5 +95,5 @@ def test_explain_tells_it(tmp_path: Path) -> None:
     found = reader.last_from("far@away.example", "")
     reader.close()
     assert found is not None
-    text = explain(found, [], None, {}, False)
+    text = explain(found, [], None, "", False)
     assert "greylist" in text and "Greylisted, please try again" in text and BOB in text

@@ -14,6 +14,7 @@ from filterd.queue.destinations import Destination
 from filterd.queue.journal import Journal
 from filterd.queue.route import Relay
 from filterd.queue.rows import Item
+from filterd.queue.sender import STOP_SECONDS
 from filterd.queue.writer import Writer
 from filterd.store.base import NewMessage, StoreUnavailable
 from pipeline.reply import Reply
@@ -236,6 +237,22 @@ def test_421_ends_the_connection_not_the_message(lab: Lab) -> None:
 
     asyncio.run(story())
     assert lab.states() == {"sent": 2} and len(lab.sink.taken) == 2
+
+
+def test_a_host_that_says_nothing_does_not_hold_up_the_end(lab: Lab) -> None:
+    """No mail is on its way there yet: the courier gives it back untried, at once."""
+    domain = lab.live(1)
+    lab.sink.moods["198.51.100.1"] = Mood(silent=True)
+
+    async def story() -> None:
+        lab.put(lab.out(f"a@{domain}"))
+        async with lab.sending():
+            await lab.until(lambda: lab.sink.tried["198.51.100.1"] == 1)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < STOP_SECONDS
+
+    asyncio.run(story())
+    assert [(item.state, item.attempts) for item in lab.items()] == [("queued", 0)]
 
 
 # -- time ------------------------------------------------------------------------------------------------------
