@@ -103,8 +103,7 @@ def data_dir(config: Config) -> Path:
 
 
 def build(config: Config, name: str, board: Board | None = None) -> Parts:
-    """All parts of the process ``name`` ("worker-0", "sender", "deliver"); the loop is running. ``board``: what it has in common
-    with the other processes of a server."""
+    """All parts of the process ``name`` ("worker-0", "sender"); the loop is running. ``board``: shared with other processes."""
     clock, ids = SystemClock(), SystemIds()
     root = data_dir(config)
     srs = srs_of(config, clock)

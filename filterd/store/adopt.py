@@ -49,13 +49,13 @@ from filterd.store.folder import (
     stem,
     with_uid,
 )
+from filterd.store.manyfiles import BATCH, sync_all
 from filterd.store.record import EMAIL_ID_OCTETS, form_of, to_crlf
 from filterd.store.transfer import set_flags
 from filterd.store.uidl import ADOPTED_FILE, Adopted
 
 COPY, MOVE, IN_PLACE = "copy", "move", "in-place"
 MODES = (COPY, MOVE, IN_PLACE)
-BATCH = 32  # open descriptors
 PARTS = ("cur", "new", "tmp")
 
 Progress = Callable[[str, int, int], None]
@@ -399,8 +399,7 @@ class _Mover:
         """Make durable what was brought, then let go of the originals."""
         batch, self.waiting = self.waiting, []
         try:
-            for file, _, _ in batch:
-                self.disk.sync(file)
+            sync_all(self.disk, [file for file, _, _ in batch])
             for file, _, name in batch:
                 self.disk.publish(file, name)
         finally:

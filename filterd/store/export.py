@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from filterd.store import adopt_journal, durable, names, rescan, tree
 from filterd.store import flags as fl
-from filterd.store.adopt import BATCH, digest_of
+from filterd.store.adopt import digest_of
 from filterd.store.adopt_dovecot import KEYWORDS, PARTS, SUBSCRIPTIONS, UIDLIST, UIDVALIDITY
 from filterd.store.adopt_plan import AdoptError, base_of
 from filterd.store.base import SEPARATOR
@@ -30,6 +30,7 @@ from filterd.store.durable import Dir, Disk, opened
 from filterd.store.folder import Folder, read_small
 from filterd.store.index import HotRow, MailboxRow
 from filterd.store.intake import MAX_FILE_OCTETS
+from filterd.store.manyfiles import BATCH, sync_all
 from filterd.store.uidl import GUID, ORDER, UIDL, Adopted, default_uidl, read_adopted
 
 MARK = "filterd-export"
@@ -222,8 +223,7 @@ class _Export:
         disk.sync_dir(at)
 
     def _flush(self, waiting: list[tuple[durable.NewFile, str]]) -> None:
-        for file, _ in waiting:
-            self.disk.sync(file)
+        sync_all(self.disk, [file for file, _ in waiting])
         for file, name in waiting:
             self.disk.publish(file, name)
         waiting.clear()

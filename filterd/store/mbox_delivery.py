@@ -111,11 +111,19 @@ class Appending:
 
 
 def note_last(mbox: MboxFile, row: MailboxRow) -> None:
-    """The last UID in X-IMAPbase, where it can be written in place: other IMAP servers go by it."""
+    """Last UID and keywords in X-IMAPbase, where they can be written in place: other IMAP servers go by them."""
     head = mbox.read(0, fmt.LOOKED_AT)
     head = head[: fmt.head_end(head)]
     place = fmt.base_place(head)
-    if place is not None and place[1] == row.uidvalidity and place[2] < row.uidnext - 1:
+    if place is None or place[1] != row.uidvalidity:
+        return
+    if at := fmt.base_value(head):
+        value = fmt.base_line(row.uidvalidity, row.uidnext - 1, row.keyword_list)[
+            len(b"X-IMAPbase: ") :
+        ].rstrip(b"\n")
+        if head[at : at + len(value)] != value:
+            mbox.write(at, value)
+    elif place[2] < row.uidnext - 1:
         mbox.write(place[0], b"%010d" % (row.uidnext - 1))
 
 

@@ -6,11 +6,11 @@ mboxcl2 (read). State fields as UW imapd, Dovecot, mutt and mailx know them: Sta
 What we write (documented nowhere else), line ends LF::
 
     From sender@example.org Mon Nov 23 10:36:28 2026         UTC, the INTERNALDATE
+    X-IMAPbase: 1790000000 0000000012 word word              in the file's first message only: UIDVALIDITY, last UID
     X-UID: 12                                                padded to 10 digits
     Status: RO                                               R seen, O not recent; padded
     X-Status: AFTD                                           answered, flagged, draft, deleted; padded
     X-Keywords: word word                                    padded: room for changes in place
-    X-IMAPbase: 1790000000 0000000012 word word              in the file's first message only: UIDVALIDITY, last UID
     X-Filterd-Mbox: w=1 u=<mailbox id>.12 d=<INTERNALDATE> s=<saved> b=<octets> f=l n=0 [k=<delivery key>]
     the message, each line of ``>*From `` with one more ``>``
     (empty line)
@@ -342,7 +342,9 @@ def restate(head: bytes, uid: int, mask: int, words: tuple[str, ...], fresh: int
     room = len(head) - first - len(rest) - len(state_lines(uid, mask, words, fresh, 0, end))
     if not 0 <= room <= ROOM_LIMIT:
         room = KEYWORD_ROOM
-    return head[:first] + state_lines(uid, mask, words, fresh, room, end) + rest
+    base = _BASE_LINES.match(rest)  # Dovecot believes X-UID only behind it
+    at = base.end() if base is not None else 0
+    return head[:first] + rest[:at] + state_lines(uid, mask, words, fresh, room, end) + rest[at:]
 
 
 def renamed(head: bytes, mid: str, uid: int) -> bytes:
@@ -355,12 +357,21 @@ def renamed(head: bytes, mid: str, uid: int) -> bytes:
 
 
 def with_base(head: bytes, line: bytes) -> bytes:
-    """The head with this X-IMAPbase line, behind the From_ line's state fields or as its first field."""
+    """The head with this X-IMAPbase line as its first field."""
     first = head.find(b"\n") + 1
-    rest = _BASE_LINES.sub(b"", head[first:])
-    at = rest.find(b"X-Filterd-Mbox: ")
-    at = at if at >= 0 else 0
-    return head[:first] + rest[:at] + line + rest[at:]
+    return head[:first] + line + _BASE_LINES.sub(b"", head[first:])
+
+
+def base_value(head: bytes) -> int:
+    """Where the value of an X-IMAPbase line of ours begins, 0 for none."""
+    match = _BASE_LINES.search(head, head.find(b"\n") + 1)
+    if (
+        match is None
+        or match["name"] != b"X-IMAPbase"
+        or len(match["value"].rstrip(b"\r\n")) != BASE_OCTETS + 1
+    ):
+        return 0
+    return match.start("value") + 1
 
 
 def base_place(head: bytes) -> tuple[int, int, int] | None:

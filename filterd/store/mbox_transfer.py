@@ -185,6 +185,7 @@ def _set(core: Core, folder: Folder, row: MailboxRow, todo: dict[int, int]) -> N
                 places.append((hot.inode, hot.disk_size, hot.name, fmt.measure(new)[1], row.id, hot.uid))
             else:
                 longer[hot.uid] = new
+        note_last(mbox, row)
         row.new_mtime, row.cur_mtime = mbox.stamp()
         rewrite = None
         if longer:

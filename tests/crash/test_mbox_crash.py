@@ -65,7 +65,7 @@ def test_what_others_append_after_the_crash_is_kept(
     original.mkdir()
     story = tell(original, "mbox")
     story.store.close()
-    for crash in states(story.disk.log, story.disk.root, per_prefix=6, every=2):
+    for crash in states(story.disk.log, story.disk.root, per_prefix=4, every=3):
         if not isinstance(crash.answer, Owed):
             continue
         if work.exists():
@@ -147,11 +147,11 @@ def test_the_rig_sees_a_fault(quick_path: Path, name: str) -> None:
     "tell", [short_story, mark_story, transfer_story, tree_story, state_story, flag_story]
 )
 def test_every_prefix_of_a_short_story(quick_path: Path, tell: Callable[[Path, str], Story]) -> None:
-    assert next(run(mbox(tell), quick_path, per_prefix=12), None) is None
+    assert next(run(mbox(tell), quick_path, per_prefix=6), None) is None
 
 
 def test_prefixes_of_everything(quick_path: Path) -> None:
-    assert next(run(mbox(whole_story), quick_path, per_prefix=4, every=3), None) is None
+    assert next(run(mbox(whole_story), quick_path, per_prefix=3, every=5), None) is None
 
 
 @pytest.mark.slow
