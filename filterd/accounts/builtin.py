@@ -1,8 +1,9 @@
 """The directory that comes with filterd: domains and aliases of the configuration, accounts of the database.
 
-Order of a look-up in a domain of ours: alias, account, the same without the subaddress, SRS return address, postmaster
-and abuse (RFC 5321 4.5.1, RFC 2142: somebody must read them), catch-all, unknown. Everything is answered from memory;
-when the database cannot be read, an address that was known stays known and any other is TryLater, never unknown.
+Order of a look-up in a domain of ours: alias (``filterd.accounts.aliases``), account, the same without the subaddress,
+alias pattern, SRS return address, postmaster and abuse (RFC 5321 4.5.1, RFC 2142: somebody must read them), catch-all,
+unknown. Everything is answered from memory; when the database or an alias file cannot be read, an address that was known
+stays known and any other is TryLater, never unknown.
 An alias that leads back to an address already passed means the account of that name there (as in other mail systems),
 so circles end; expansion is bounded by MAX_TARGETS and MAX_DEPTH.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from filterd.accounts.aliases import Aliases
+from filterd.accounts.aliasfile import Entry
 from filterd.accounts.database import AccountDatabase, Record
 from filterd.accounts.directory import (
     Account,
@@ -44,7 +47,7 @@ SrsVerifier = Callable[
 class _Domain:
     name: str
     catch_all: str
-    aliases: Mapping[str, tuple[str, ...]]
+    aliases: Aliases
     behind: Recipients | None = None  # its store is behind us, with these people
 
 
@@ -68,6 +71,10 @@ def _behind(domain: Domain, config: Config) -> Recipients | None:
     return Recipients(domain.name, domain.recipients, config.accounts.subaddress)
 
 
+def _aliases(domain: Domain, config: Config) -> Aliases:
+    return Aliases(domain.name, domain.aliases, domain.alias_files, config.accounts.alias_includes)
+
+
 class BuiltinDirectory:
     """Implements ``filterd.accounts.directory.Directory``; safe to use from several threads."""
 
@@ -75,7 +82,9 @@ class BuiltinDirectory:
         self, config: Config, database: AccountDatabase, passwords: Passwords, srs: SrsVerifier | None = None
     ) -> None:
         self._domains = {
-            domain.name: _Domain(domain.name, domain.catch_all, domain.aliases, _behind(domain, config))
+            domain.name: _Domain(
+                domain.name, domain.catch_all, _aliases(domain, config), _behind(domain, config)
+            )
             for domain in config.domain
         }
         self._first = config.domain[0].name if config.domain else ""
@@ -85,7 +94,7 @@ class BuiltinDirectory:
         self._database = database
         self._passwords = passwords
         self._srs = srs
-        self._own: tuple[Mapping[str, Record] | None, dict[str, list[str]]] = (None, {})
+        self._own: tuple[Mapping[str, Record] | None, list[int], dict[str, list[str]]] = (None, [], {})
 
     # -- addresses ----------------------------------------------------------------------------------------------------
 
@@ -122,7 +131,7 @@ class BuiltinDirectory:
             if back is not None:
                 return back
             self._fall_back(fold_local(local), name, found, records)
-        return self._answer(found, fresh)
+        return self._answer(found, fresh and self._domains[name].aliases.whole)
 
     def _answer(self, found: _Expansion, fresh: bool) -> Resolution:
         if found.later:
@@ -152,10 +161,16 @@ class BuiltinDirectory:
                 address = f"{local}@{domain}"
                 found.foreign.setdefault(address.lower(), Forward(address, via))
                 continue
-            name, rest = self._candidate(local, domain, records)
+            if not self._domains[domain].aliases.ready:
+                found.later = "the aliases cannot be read"
+                return
+            name, rest, entry = self._candidate(local, domain, records)
             detail = rest or detail
             address = f"{name}@{domain}"
-            targets = self._alias(name, domain) if address not in via else None
+            if entry is not None and entry.refused and address not in via:
+                found.unknown = entry.refused
+                continue
+            targets = entry.targets if entry is not None and address not in via else None
             behind = self._domains[domain].behind
             if targets is None and behind is not None:
                 self._relayed(behind, f"{name}{self._subaddress}{rest}" if rest else name, domain, via, found)
@@ -170,15 +185,32 @@ class BuiltinDirectory:
                     target_local = fold_local(target_local)
                 waiting.append((target_local, target_domain, detail, (*via, address)))
 
-    def _candidate(self, local: str, domain: str, records: Mapping[str, Record]) -> tuple[str, str]:
-        """(name, detail): the address as it is when something is there, else without its subaddress."""
-        if self._alias(local, domain) is not None or f"{local}@{domain}" in records:
-            return local, ""
+    def _candidate(
+        self, local: str, domain: str, records: Mapping[str, Record]
+    ) -> tuple[str, str, Entry | None]:
+        """(name, detail, alias): the address as it is when something is there, else without its subaddress."""
+        aliases = self._domains[domain].aliases
+        entry = aliases.find(local)
+        if entry is not None or f"{local}@{domain}" in records:
+            return local, "", entry
         base, separator, detail = local.partition(self._subaddress) if self._subaddress else (local, "", "")
-        return (base, detail) if separator and base else (local, "")
+        if separator and base:
+            entry = aliases.find(base)
+            if entry is not None or f"{base}@{domain}" in records:
+                return base, detail, entry
+        entry = aliases.pattern(local)
+        if entry is not None or not (separator and base):
+            return local, "", entry
+        return base, detail, aliases.pattern(base)
 
-    def _alias(self, name: str, domain: str) -> tuple[str, ...] | None:
-        return self._domains[domain].aliases.get(name)
+    def alias_of(self, address: str) -> Entry | None:
+        """The alias that stands for this address of ours, as ``via`` names it; None for accounts and catch-alls."""
+        local, domain = split(address)
+        known = self._domains.get(fold_domain(domain))
+        records, _ = self._records()
+        if known is None or records is None:
+            return None
+        return self._candidate(fold_local(local), known.name, records)[2]
 
     def _account(self, record: Record | None, detail: str, via: tuple[str, ...], found: _Expansion) -> None:
         if record is None:
@@ -208,13 +240,17 @@ class BuiltinDirectory:
     def _fall_back(self, local: str, domain: str, found: _Expansion, records: Mapping[str, Record]) -> None:
         """Catch-all, then somebody for postmaster and abuse."""
         asked = f"{local}@{domain}"
-        catch_all = self._domains[domain].catch_all
-        if catch_all and not found.unknown:
-            target_local, target_domain = split(catch_all)
+        entry = self._domains[domain].aliases.everybody(local)
+        catch_all = entry.targets if entry is not None else (self._domains[domain].catch_all,)
+        for target in catch_all if not found.unknown else ():
+            if not target or found.later:
+                continue
+            target_local, target_domain = split(target)
             target_domain = fold_domain(target_domain)
             if target_domain in self._domains:
                 target_local = fold_local(target_local)
             self._expand(target_local, target_domain, (asked,), found, records)
+        if any(catch_all):
             found.local = {
                 key: Local(hit.account, hit.detail, hit.via, catch_all=True)
                 for key, hit in found.local.items()
@@ -264,18 +300,21 @@ class BuiltinDirectory:
 
     def own_addresses(self, account: Account) -> Sequence[str]:
         records, _ = self._records()
-        known, own = self._own
-        if known is not records:  # made once for each state of the database: asked for with every delivery
+        known, versions, own = self._own
+        now = [number for domain in self._domains.values() for number in domain.aliases.state]
+        if known is not records or versions != now:  # made once for each state: asked for with every delivery
             own = {}
             for alias in self._aliases():
                 found = self.lookup(alias)
                 if isinstance(found, Local) and not found.catch_all:
                     own.setdefault(found.account.id, []).append(alias)
-            self._own = (records, own)
+            self._own = (records, now, own)
         return (account.id, *own.get(account.id, ()))
 
     def _aliases(self) -> list[str]:
-        return [f"{name}@{domain.name}" for domain in self._domains.values() for name in domain.aliases]
+        return [
+            f"{name}@{domain.name}" for domain in self._domains.values() for name in domain.aliases.names()
+        ]
 
     def _all(self) -> Mapping[str, Record]:
         records, _ = self._records()

@@ -60,7 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         actions.add_parser("adopt", help="take over the Maildir of another server, UIDs and all")
     )
     _configure_export(actions.add_parser("export", help="write a Maildir that another server goes on with"))
-    storeconvert.configure(actions.add_parser("convert", help="keep an account as mbox files, or as Maildir again"))
+    storeconvert.configure(
+        actions.add_parser("convert", help="keep an account as mbox files, or as Maildir again")
+    )
 
 
 def _configure_adopt(parser: argparse.ArgumentParser) -> None:

@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace, config: Config, account: str) -> int:
             }
         )
         return OK
-    print(f"{account}: {done.messages} messages in {done.mailboxes} mailboxes are kept as {arguments.to} now.")
+    print(
+        f"{account}: {done.messages} messages in {done.mailboxes} mailboxes are kept as {arguments.to} now."
+    )
     print(f"The files of before are in {done.old}; remove them when you are content.")
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -33,6 +33,7 @@ NEED_LOGIN = ("submission", "imap", "pop3", "sieve")
 BEFORE_SIEVE = ("dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin", "milters")
 AFTER_SIEVE = ("privacy", "srs")
 MIN_SECRET = 16  # characters
+MAX_FAULTS = 50  # told of one file
 
 
 def check(
@@ -125,6 +126,7 @@ def _domains(config: schema.Config) -> Iterator[Finding]:
         if domain.dkim is not None and domain.dkim.key:
             yield from _readable((*path, "dkim", "key"), domain.dkim.key)
         yield from _relayed(index, domain)
+        yield from _alias_patterns(index, domain)
     for domain_name, alias, chain in alias_loops(config):
         index = seen[domain_name]
         text = "leads back to itself: " + " -> ".join(chain)
@@ -140,6 +142,34 @@ def _relayed(index: int, domain: schema.Domain) -> Iterator[Finding]:
             yield from _readable(path, text[5:])
         elif "@" in text and text.rpartition("@")[2].lower() != domain.name:
             yield path, "bad value", f'domain.recipients has "{text}"', f"is not an address of {domain.name}"
+
+
+def _alias_patterns(index: int, domain: schema.Domain) -> Iterator[Finding]:
+    patterns = {name: targets for name, targets in domain.aliases.items() if "*" in name or name[0] == "/"}
+    if patterns:
+        from filterd.accounts.aliases import check_pattern  # only when needed: re2 takes its time
+
+        for name, targets in patterns.items():
+            wrong = check_pattern(name, targets)
+            if wrong:
+                yield ("domain", index, "aliases", name), "bad value", f'domain.aliases."{name}"', wrong
+    for file in domain.alias_files:
+        yield from _readable(("domain", index, "alias_files"), file.partition(":")[2])
+
+
+def _alias_faults(config: schema.Config) -> Iterator[Finding]:
+    """Lines that do not hold, as warnings: a slip in a list of people must not stop all mail."""
+    for index, domain in enumerate(config.domain):
+        for file in domain.alias_files:
+            from filterd.accounts.aliases import faults
+
+            path = file.partition(":")[2]
+            try:
+                found = faults(file, domain.name, config.accounts.alias_includes)
+            except OSError:
+                continue  # told already, or told when it is used
+            for fault in found[:MAX_FAULTS]:
+                yield ("domain", index, "alias_files"), "warning", f"{path}:{fault.line}", fault.text
 
 
 def alias_loops(config: schema.Config) -> Iterator[tuple[str, str, list[str]]]:
@@ -367,6 +397,7 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
             "tls.allow_plaintext_login",
             "passwords may cross the net in clear",
         )
+    yield from _alias_faults(config)
     for index, domain in enumerate(config.domain):
         if domain.relay is not None and (not domain.recipients or "any" in domain.recipients):
             text = "unknown people are found out behind us only, and bounces go to forged senders: list the recipients"

@@ -40,6 +40,7 @@ _LISTS = frozenset(
         Kind.CHOICES,
         Kind.SECRETS,
         Kind.RECIPIENTS,
+        Kind.ALIAS_FILES,
         Kind.PATHS,
     }
 )
@@ -311,6 +312,9 @@ class _Reader:
             return dataclasses.replace(value, password=self._secret(value.password))
         if kind is Kind.RECIPIENTS and isinstance(value, tuple):
             return tuple(f"file:{self._absolute(one[5:])}" if one.startswith("file:") else one for one in value)
+        if kind is Kind.ALIAS_FILES and isinstance(value, tuple):
+            parts = [str(one).partition(":") for one in value]
+            return tuple(f"{name}:{self._absolute(path)}" for name, _, path in parts)
         if kind is Kind.SECRETS and isinstance(value, tuple):
             return tuple(self._secret(str(item)) for item in value)
         return value

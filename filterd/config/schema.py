@@ -124,8 +124,15 @@ class Domain:
     aliases: Mapping[str, tuple[str, ...]] = setting(
         NO_ALIASES,
         'Further names: { info = ["ann@example.org", "bob@example.org"], sales = "bob@example.org" }. They may lead to '
-        "other aliases and to addresses elsewhere.",
+        'other aliases and to addresses elsewhere. "*-sales" and "/EXPRESSION/" hold for names that nobody has; \\1 in a target '
+        "is what the first * or group stands for.",
         Kind.ALIASES,
+    )
+    alias_files: tuple[str, ...] = setting(
+        (),
+        'Alias files of other mail servers, read again when they change: "aliases:/etc/aliases", "hash:/etc/postfix/virtual" '
+        '(the source text), "regexp:PATH", "pcre:PATH". Names without a domain are of this one.',
+        Kind.ALIAS_FILES,
     )
     relay: Relay | None = setting(
         None,
@@ -165,6 +172,9 @@ class Accounts:
         "+",
         'The character between a name and its detail: ann+list@example.org is for ann. "" = off.',
         Kind.TEXT,
+    )
+    alias_includes: bool = setting(
+        False, "Follow :include:/PATH in alias files. Such a file must not be writable by others.", Kind.FLAG
     )
 
 

@@ -43,6 +43,7 @@ class Kind(Enum):
     ADDRESS = 'an address such as ann@example.org, or ""'
     RECIPIENTS = 'a list of names, addresses or "file:PATH", or "any"'
     ALIASES = "a table: name = address, or name = [addresses]"
+    ALIAS_FILES = 'a list of "KIND:PATH" with aliases, hash, texthash, btree, lmdb, cdb, dbm, regexp or pcre'
     PATH = "a path; a relative one starts at the folder of the configuration file"
     PATHS = "a list of paths or patterns; relative ones start at the folder of the configuration file"
     TABLE = "a table"
@@ -108,6 +109,7 @@ _SECONDS = {
     "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0,
 }  # fmt: skip
 _NUMBER_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+ALIAS_KINDS = ("aliases", "hash", "texthash", "btree", "lmdb", "cdb", "dbm", "regexp", "pcre")
 LOOPBACK = ["127.0.0.0/8", "::1/128"]
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
@@ -351,8 +353,15 @@ def _aliases(raw: object) -> dict[str, tuple[str, ...]]:
         found = tuple(mail_address(_quoted(item, Kind.ADDRESS)) for item in _list(targets, Kind.ALIASES))
         if not found:
             raise BadValue(f'alias "{name}" leads nowhere')
-        out[name.lower()] = found
+        out[name if name[0] == name[-1] == "/" else name.lower()] = found
     return out
+
+
+def _alias_file(text: str) -> str:
+    kind, colon, path = text.partition(":")
+    if not colon or not path or kind not in ALIAS_KINDS:
+        raise BadValue(f"write {Kind.ALIAS_FILES.value}")
+    return text
 
 
 def _quoted(raw: object, kind: Kind) -> str:
@@ -393,6 +402,7 @@ _READERS: dict[Kind, Callable[[object], object]] = {
     Kind.ADDRESS: _one(Kind.ADDRESS, _address_or_none),
     Kind.RECIPIENTS: _each(Kind.RECIPIENTS, str),
     Kind.ALIASES: _aliases,
+    Kind.ALIAS_FILES: _each(Kind.ALIAS_FILES, _alias_file),
     Kind.PATH: _text,
     Kind.PATHS: _each(Kind.PATHS, str),
 }

@@ -112,7 +112,11 @@ def test_refused_while_somebody_has_it_open(file: str, source: Path, capsys) -> 
 def test_what_is_said_about_wrong_words(file: str, source: Path, tmp_path: Path, capsys) -> None:
     own = account_folder(load(file), ANN)
     for words, code, said in (
-        (("adopt", "dovecot", "bob@example.org", str(source)), 1, "`filterd account add bob@example.org` makes it"),
+        (
+            ("adopt", "dovecot", "bob@example.org", str(source)),
+            1,
+            "`filterd account add bob@example.org` makes it",
+        ),
         (("adopt", "dovecot", ANN, str(tmp_path / "nowhere")), 1, "is no directory"),
         (("adopt", "dovecot", ANN, str(source.parent)), 1, "did you mean"),
         (("adopt", "dovecot", ANN, str(source), "--in-place"), 2, "own folder is"),

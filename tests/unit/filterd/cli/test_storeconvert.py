@@ -1,5 +1,6 @@
 """`filterd store convert` from the outside, and a configuration that keeps new accounts as mbox."""
 
+import io
 import json
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "filterd.toml"
     path.write_text(TEXT)
-    assert main(["account", "add", ANN, "--config", str(path), "--generate"]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("a long pass phrase\n"))
+    assert main(["account", "add", ANN, "--config", str(path), "--password-stdin"]) == 0
     return str(path)
 
 
@@ -56,5 +58,5 @@ def test_there_and_back(file: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_check_refuses(tmp_path: Path, line: str) -> None:
     path = tmp_path / "filterd.toml"
     path.write_text(TEXT + f"[store.mbox]\n{line}\n")
-    with pytest.raises(ConfigErrors, match="store.mbox"):
+    with pytest.raises(ConfigErrors, match=r"store\.mbox"):
         load(str(path))

@@ -77,7 +77,8 @@ FRAGMENTS = [
     b"RCPT TO:<x@y.z>\r\n", b"RCPT TO:<no@y.z>\r\n", b"DATA\r\n", b"text\r\n", b".\r\n", b"..\r\n", b"\r\n.\r\n",
     b"BDAT 5\r\n", b"BDAT 7 LAST\r\n", b"BDAT 0 LAST\r\n", b"BDAT 290\r\n", b"ab\r\nc", b"\r\n", b"\n", b"\r",
     b"RSET\r\n", b"NOOP\r\n", b"AUTH PLAIN\r\n", b"AUTH PLAIN AGFubgBzZWNyZXQ=\r\n", b"*\r\n", b"AAA=\r\n",
-    b"XCLIENT ADDR=192.0.2.9\r\n", b"XFORWARD ADDR=192.0.2.9\r\n", b"MAIL FROM:<a@b.c> PRDR\r\n", b"x" * 150, b"x" * 2100, b"\0", b"QUIT\r\n", b"FOO\r\n", b" ", b"\xff",
+    b"XCLIENT ADDR=192.0.2.9\r\n", b"XFORWARD ADDR=192.0.2.9\r\n", b"MAIL FROM:<a@b.c> PRDR\r\n",
+    b"x" * 150, b"x" * 2100, b"\0", b"QUIT\r\n", b"FOO\r\n", b" ", b"\xff",
 ]  # fmt: skip
 
 

@@ -1,0 +1,350 @@
+"""Alias files of other mail servers, read as they are: sendmail's aliases(5), Postfix's virtual(5), regexp_table(5), pcre_table(5).
+
+Pure: text in, ``Table`` out, with a ``Fault`` for each line that cannot be taken (config check prints them all). A logical line
+begins without blanks; lines that begin with a blank continue it; comment lines and empty ones do not count anywhere.
+
+``aliases``: ``name: target, target``; a target is an address, a name, ``\\name``, ``:include:/path``, and ``|command`` or
+``/file``, which are never followed: such an alias is refused as a whole, so that nothing is half delivered. ``virtual`` (the source text of
+hash: and the like): ``user@domain``, ``user`` or ``@domain``, then targets; ``@other`` keeps the name and changes the domain.
+Patterns: ``/expression/flags targets`` with ``$1``, ``!/.../``, ``if``/``endif``; expressions run by re2, so what needs
+look-around or back-references is a fault. Parts of an address never become targets of their own: a result is split first, filled then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from filterd.accounts.names import fold_domain, fold_local, split
+from rules.limits import Limits
+from rules.regexes import Pattern, compile_pattern
+
+HASHES = ("hash", "texthash", "btree", "lmdb", "cdb", "dbm")  # their source text: one format
+PATTERNS = ("regexp", "pcre")
+KINDS = ("aliases", *HASHES, *PATTERNS)
+MAX_DEPTH = 5  # of :include:
+MAX_RULES = 2_000  # expressions of one file: each address is looked up in all of them
+FLAGS = "imsxAEUX"
+_LIMITS = Limits()
+_PLACEHOLDER = re.compile(r"\$(?:\$|(\d{1,2})|\{(\d{1,2})\}|\((\d{1,2})\))")
+
+Include = Callable[
+    [str], str
+]  # a path -> its text; raises OSError, and ValueError with words when it may not be read
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a name leads. ``refused``: why it leads nowhere, in words for the operator; ``source``: "PATH:LINE"."""
+
+    targets: tuple[str, ...]
+    source: str
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One expression over whole addresses. ``within``: all of these must hold before (if ... endif), each as (pattern, wanted)."""
+
+    pattern: Pattern
+    wanted: bool
+    targets: tuple[str, ...]
+    source: str
+    within: tuple[tuple[Pattern, bool], ...] = ()
+
+    def match(self, address: str) -> Entry | None:
+        if any((pattern.search(address) is not None) is not wanted for pattern, wanted in self.within):
+            return None
+        found = self.pattern.search(address)
+        if (found is not None) is not self.wanted:
+            return None
+        parts = ("", *found.groups("")) if found is not None else ("",)
+        return Entry(tuple(filled(target, parts) for target in self.targets), self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``lost``: nobody knows what the line says, so that names may be missing."""
+
+    line: int
+    text: str
+    lost: bool = True
+
+
+@dataclass(slots=True)
+class Table:
+    """``names`` by folded key: ``local``, ``local@domain`` or ``@domain``. ``refused`` are entries that lead nowhere."""
+
+    names: dict[str, Entry] = field(default_factory=dict)
+    rules: list[Rule] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        return not any(fault.lost for fault in self.faults)
+
+    def find(self, local: str, domain: str) -> Entry | None:
+        """Folded parts. The address before the bare name (virtual(5)), then the first expression."""
+        address = f"{local}@{domain}"
+        entry = self.names.get(address) or self.names.get(local)
+        if entry is not None:
+            return entry
+        return next((entry for rule in self.rules if (entry := rule.match(address)) is not None), None)
+
+
+def read(kind: str, text: str, path: str, domain: str, include: Include | None = None) -> Table:
+    """The table of one file for mail of ``domain``. Raises OSError when an included file cannot be read."""
+    if kind in PATTERNS:
+        return _Patterns(path, domain, pcre=kind == "pcre").read(text)
+    reader = _Aliases(path, domain, include) if kind == "aliases" else _Virtual(path, domain)
+    table = Table()
+    for number, line in logical_lines(text):
+        try:
+            reader.line(table, number, line)
+        except _Twice as error:
+            table.faults.append(Fault(number, str(error), lost=False))
+        except ValueError as error:
+            table.faults.append(Fault(number, str(error)))
+    return table
+
+
+class _Twice(ValueError):
+    """The name stands further up already."""
+
+
+def logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """(number of its first line, text) with continuations joined."""
+    start, parts = 0, list[str]()
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if line[0] in " \t" and parts:
+            parts.append(line.strip())
+            continue
+        if parts:
+            yield start, " ".join(parts)
+        start, parts = number, [line.strip()]
+    if parts:
+        yield start, " ".join(parts)
+
+
+def filled(template: str, parts: tuple[str, ...]) -> str:
+    """$1, ${1}, $(1) from the groups; $$ is a dollar."""
+
+    def part(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        number = int(found[1] or found[2] or found[3])
+        return parts[number] if number < len(parts) else ""
+
+    return _PLACEHOLDER.sub(part, template)
+
+
+def items(text: str, blanks: bool) -> list[str]:
+    """Comma-separated, with ``blanks`` also blank-separated; double quotes keep both inside. Raises ValueError."""
+    out, word, quoted, escaped = list[str](), "", False, False
+    for ch in text:
+        if escaped:
+            word, escaped = word + ch, False
+        elif ch == "\\" and quoted:
+            word, escaped = word + ch, True
+        elif ch == '"':
+            word, quoted = word + ch, not quoted
+        elif not quoted and (ch == "," or (blanks and ch.isspace())):
+            out.append(word.strip())
+            word = ""
+        else:
+            word += ch
+    if quoted:
+        raise ValueError("a quote is not closed")
+    out.append(word.strip())
+    return [one for one in out if one]
+
+
+def target_address(text: str, domain: str) -> str:
+    """``bob`` -> ``bob@domain``. Raises ValueError for what is no address."""
+    local, place = split(text)
+    if not local or any(ch.isspace() or ord(ch) < 33 or ch in "<>,;:|" for ch in text.replace('"', "")):
+        raise ValueError(f'"{text}" is not an address')
+    return text if place else f"{text}@{domain}"
+
+
+@dataclass(slots=True)
+class _Aliases:
+    path: str
+    domain: str
+    include: Include | None
+
+    def line(self, table: Table, number: int, text: str) -> None:
+        name, rest = self._name(text)
+        source = f"{self.path}:{number}"
+        targets: list[str] = []
+        refused = self._targets(items(rest, blanks=False), targets, 0)
+        if not targets and not refused:
+            raise ValueError(f'"{name}" leads nowhere')
+        local, domain = split(name)
+        key = f"{fold_local(local)}@{fold_domain(domain)}" if domain else fold_local(local)
+        if key in table.names:
+            raise _Twice(f'"{name}" is there twice: {table.names[key].source} holds')
+        table.names[key] = Entry(tuple(targets) if not refused else (), source, refused)
+        if refused:
+            table.faults.append(Fault(number, f'"{name}": {refused}', lost=False))
+
+    @staticmethod
+    def _name(text: str) -> tuple[str, str]:
+        if text.startswith('"'):
+            end = text.find('"', 1)
+            name, rest = text[: end + 1], text[end + 1 :].lstrip()
+        else:
+            name, colon, rest = text.partition(":")
+            rest = colon + rest
+        if not rest.startswith(":") or not name.strip('" '):
+            raise ValueError("expected: NAME: TARGET, TARGET")
+        return name.strip(), rest[1:]
+
+    def _targets(self, words: list[str], out: list[str], depth: int) -> str:
+        """Adds addresses to ``out``; why the alias cannot be followed, or ""."""
+        for word in words:
+            bare = word[1:-1].replace('\\"', '"') if len(word) > 1 and word[0] == word[-1] == '"' else word
+            if bare.startswith("|"):
+                return "runs a program: not done by filterd; use a Sieve script (vnd.dovecot.pipe) or another server"
+            if bare.startswith("/"):
+                return "writes to a file: not done by filterd; make an account, or a Sieve script that files or discards"
+            if bare.lower().startswith(":include:"):
+                why = self._included(bare[9:].strip(), out, depth)
+                if why:
+                    return why
+                continue
+            if bare.startswith(":") or bare.lower().startswith("error:"):
+                return f'"{bare.split(":")[0] or bare}" is a word of another mail server'
+            out.append(target_address(bare.removeprefix("\\"), self.domain))
+        return ""
+
+    def _included(self, path: str, out: list[str], depth: int) -> str:
+        if self.include is None:
+            return ":include: is off (accounts.alias_includes)"
+        if depth >= MAX_DEPTH:
+            return ":include: is nested too deeply"
+        try:
+            text = self.include(path)
+        except ValueError as error:
+            return str(error)
+        words = [word for _, line in logical_lines(text) for word in items(line, blanks=False)]
+        return self._targets(words, out, depth + 1)
+
+
+@dataclass(slots=True)
+class _Virtual:
+    path: str
+    domain: str
+
+    def line(self, table: Table, number: int, text: str) -> None:
+        key, rest = _first_word(text)
+        if not rest:
+            raise ValueError("expected: ADDRESS TARGET, TARGET")
+        local, domain = split(key)
+        if "@" not in key and fold_domain(key) == self.domain:
+            return  # names the domain itself, for Postfix
+        name = f"{fold_local(local)}@{fold_domain(domain)}" if domain else fold_local(local)
+        if name in table.names:
+            raise _Twice(f'"{key}" is there twice: {table.names[name].source} holds')
+        table.names[name] = Entry(virtual_targets(rest, self.domain), f"{self.path}:{number}")
+
+
+def virtual_targets(text: str, domain: str) -> tuple[str, ...]:
+    """Raises ValueError."""
+    found = [
+        f"@{fold_domain(word[1:])}"
+        if word.startswith("@") and len(word) > 1
+        else target_address(word, domain)
+        for word in items(text, blanks=True)
+    ]
+    if not found:
+        raise ValueError("leads nowhere")
+    return tuple(found)
+
+
+def _first_word(text: str) -> tuple[str, str]:
+    if text.startswith('"'):  # "a b"@example.org
+        end = text.find('"', 1)
+        blank = re.search(r"\s", text[end + 1 :])
+        at = end + 1 + blank.start() if blank else len(text)
+        return text[:at], text[at:].strip()
+    key, _, rest = text.replace("\t", " ").partition(" ")
+    return key, rest.strip()
+
+
+@dataclass(slots=True)
+class _Patterns:
+    path: str
+    domain: str
+    pcre: bool
+    _within: list[tuple[Pattern, bool]] = field(default_factory=list)
+
+    def read(self, text: str) -> Table:
+        table = Table()
+        for number, line in logical_lines(text):
+            try:
+                self._line(table, number, line)
+            except ValueError as error:
+                table.faults.append(Fault(number, str(error)))
+                if line.lower().startswith("if "):
+                    break  # what stands inside must not hold everywhere
+        if self._within and not table.faults:
+            table.faults.append(Fault(len(text.splitlines()), "an if without endif"))
+        return table
+
+    def _line(self, table: Table, number: int, line: str) -> None:
+        if line.lower().split()[0] == "endif":
+            if not self._within:
+                raise ValueError("endif without if")
+            self._within.pop()
+            return
+        if line.lower().startswith("if "):
+            pattern, wanted, rest = self._expression(line[3:].strip())
+            if rest:
+                raise ValueError("nothing may stand behind the expression of an if")
+            self._within.append((pattern, wanted))
+            return
+        pattern, wanted, rest = self._expression(line)
+        if len(table.rules) >= MAX_RULES:
+            raise ValueError(f"more than {MAX_RULES} expressions")
+        if not wanted and _PLACEHOLDER.search(rest):
+            raise ValueError("what does not match has no parts ($1)")
+        targets = virtual_targets(rest, self.domain)
+        table.rules.append(Rule(pattern, wanted, targets, f"{self.path}:{number}", tuple(self._within)))
+
+    def _expression(self, text: str) -> tuple[Pattern, bool, str]:
+        """(pattern, should it match?, what follows)."""
+        wanted = not text.startswith("!")
+        text = text.removeprefix("!").lstrip()
+        mark = text[:1]
+        if not mark or mark.isalnum() or mark.isspace():
+            raise ValueError("expected: /EXPRESSION/ TARGETS")
+        at = 1
+        while at < len(text) and text[at] != mark:
+            at += 2 if text[at] == "\\" else 1
+        if at >= len(text):
+            raise ValueError(f"the expression does not end: {mark} is missing")
+        flags, _, rest = text[at + 1 :].replace("\t", " ").partition(" ")
+        source = text[1:at].replace(f"\\{mark}", mark) if mark == "/" else text[1:at]
+        return compiled(self._with_flags(source, flags), fold=flags.count("i") % 2 == 0), wanted, rest.strip()
+
+    def _with_flags(self, source: str, flags: str) -> str:
+        for flag in flags:
+            if flag not in FLAGS:
+                raise ValueError(f'"{flag}" is no flag')
+            if flag in "AEX" or (flag in "xU" and self.pcre) or (flag == "x" and not self.pcre):
+                raise ValueError(f'the flag "{flag}" cannot be translated')
+        if "m" in flags:  # one line is all there is: ^ and $ mean the same
+            source = f"(?m){source}"
+        return source
+
+
+def compiled(source: str, fold: bool) -> Pattern:
+    """Raises ValueError with re2's words."""
+    found = compile_pattern(source, _LIMITS, fold=fold)
+    if isinstance(found, str):
+        raise ValueError(f"the expression cannot be used: {found}")
+    return found
