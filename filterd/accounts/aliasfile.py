@@ -1,13 +1,15 @@
-"""Alias files of other mail servers, read as they are: sendmail's aliases(5), Postfix's virtual(5), regexp_table(5), pcre_table(5).
+"""Alias files of other mail servers, read as they are: sendmail's aliases(5), Postfix's virtual(5), regexp_table(5),
+pcre_table(5).
 
-Pure: text in, ``Table`` out, with a ``Fault`` for each line that cannot be taken (config check prints them all). A logical line
-begins without blanks; lines that begin with a blank continue it; comment lines and empty ones do not count anywhere.
+Pure: text in, ``Table`` out, with a ``Fault`` for each line that cannot be taken (config check prints them all). A logical
+line begins without blanks; lines that begin with a blank continue it; comment lines and empty ones do not count anywhere.
 
-``aliases``: ``name: target, target``; a target is an address, a name, ``\\name``, ``:include:/path``, and ``|command`` or
-``/file``, which are never followed: such an alias is refused as a whole, so that nothing is half delivered. ``virtual`` (the source text of
-hash: and the like): ``user@domain``, ``user`` or ``@domain``, then targets; ``@other`` keeps the name and changes the domain.
-Patterns: ``/expression/flags targets`` with ``$1``, ``!/.../``, ``if``/``endif``; expressions run by re2, so what needs
-look-around or back-references is a fault. Parts of an address never become targets of their own: a result is split first, filled then.
+``aliases``: ``name: target, target``; a target is an address, a name, a name behind a backslash, ``:include:/path``, and
+``|command`` or ``/file``, which are never followed: such an alias is refused as a whole, so that nothing is half delivered.
+``virtual`` (the source text of hash: and the like): ``user@domain``, ``user`` or ``@domain``, then targets; ``@other`` keeps the
+name and changes the domain. Patterns: ``/expression/flags targets`` with ``$1``, ``!/.../``, ``if``/``endif``; expressions run by
+re2, so what needs look-around or back-references is a fault. Parts of an address never become targets of their own: a result
+is split first, then filled.
 """
 
 from __future__ import annotations

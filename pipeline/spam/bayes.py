@@ -20,7 +20,7 @@ STRENGTH: Final = 0.45  # s: how many observations the prior is worth
 SHARED_STRENGTH: Final = 2.0  # the same when the shared table knows the token
 UNKNOWN: Final = 0.5  # x
 NEAR: Final = 0.1  # tokens whose probability is nearer to 0.5 say nothing
-TELLING: Final = 150  # tokens that are combined, the most telling first
+TELLING: Final = 300  # tokens that are combined, the most telling first
 HAM_SCORE, SPAM_SCORE = -5.0, 10.0  # the scores at probability 0 and 1; SPAM_AT is exactly the threshold
 
 

@@ -124,7 +124,12 @@ def _body(text: str, is_html: bool) -> Iterator[str]:
     if is_html:
         text, found = _without_tags(text)
         yield from found
-    yield from _words(_folded(_LINK.sub(" ", text)))
+    before = ""
+    for word in _words(_folded(_LINK.sub(" ", text))):
+        yield word
+        if before:
+            yield f"{before} {word}"
+        before = word
 
 
 def _link(host: str, rest: str) -> Iterator[str]:

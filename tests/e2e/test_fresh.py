@@ -67,7 +67,7 @@ def test_what_is_answered_is_seen_by_all(server: Server, seed: int) -> None:
                 count += 1
             else:
                 writer.select("INBOX")
-                kind, data = writer.uid("SEARCH", "ALL")
+                _, data = writer.uid("SEARCH", "ALL")
                 uids = (data[0] or b"").split()
                 assert len(uids) == count, (turn, act, "writer")
                 gone = dice.sample(uids, min(len(uids), dice.randint(0, 2)))

@@ -29,7 +29,9 @@ def directory(folder: Path, domain: str) -> BuiltinDirectory:
     for name in ("ann", "bob", "eu-sales"):
         database.add(Record(f"{name}@us.example", "", "x", created=0.0))
     text = f'[server]\nhostname = "mail.us.example"\n[[domain]]\nname = "us.example"\n{domain}\n'
-    return BuiltinDirectory(parse(text, str(folder / "filterd.toml")), database, Passwords(clock, 1, 8))
+    return BuiltinDirectory(
+        parse(text, str(folder / "filterd.toml")), database, Passwords(clock, time_cost=1, memory_kib=8)
+    )
 
 
 def ends(found: Resolution) -> list[str]:
@@ -86,7 +88,7 @@ def test_files_are_followed_and_read_again(tmp_path: Path) -> None:
     write(path, "info: ann, bob\nprog: |cat\nann: \\ann, copy@else.example\nloop: loop2\nloop2: loop\n")
     write(table, "/^team-(.*)@/ $1")
     people = directory(tmp_path, 'alias_files = ["aliases:aliases", "regexp:virtual.re"]')
-    assert ends(people.lookup("info@us.example")) == ["ann@us.example", "copy@else.example", "bob@us.example"]
+    assert ends(people.lookup("info@us.example")) == ["ann@us.example", "bob@us.example", "copy@else.example"]
     assert ends(people.lookup("INFO+x@us.example"))[0] == "ann@us.example"
     assert ends(people.lookup("team-bob@us.example")) == ["bob@us.example"]
     assert isinstance(people.lookup("team-zoe@us.example"), Unknown)
