@@ -24,7 +24,18 @@ from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
 from filterd.accounts.places import account_folder, database_path, mail_root, scripts_of, tests_of
-from filterd.assembly import departure, dns, incoming, milter_reception, reporting, srs_of, stage_context
+from filterd.assembly import (
+    TRACES,
+    departure,
+    dns,
+    incoming,
+    milter_reception,
+    quarantine_of,
+    releaser,
+    reporting,
+    srs_of,
+    stage_context,
+)
 from filterd.board import Board, Desk, alone
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
@@ -45,7 +56,9 @@ from filterd.milter import MilterReception
 from filterd.net import listen
 from filterd.net.share import ShareTable
 from filterd.ports import SystemClock, SystemIds
+from filterd.quarantine.keeper import Quarantine
 from filterd.queue.route import Relay
+from filterd.queue.routing import Routes, Rule, folded
 from filterd.queue.sender import Sender, SenderSettings
 from filterd.queue.spool import GroupSpool
 from filterd.reception import Reception, ReceptionSettings
@@ -55,6 +68,7 @@ from filterd.store.choice import ChosenStore
 from filterd.store.durable import RealDisk
 from filterd.store.jobs import AccountJobs
 from filterd.stores import store_of
+from filterd.transport import dialer, tls_policies
 from filterd.workers import RETIRE, Group, Role, fresh_large_buffers
 from pipeline.runner import Runner
 from pipeline.srs import Original, Srs
@@ -62,7 +76,6 @@ from rules.limits import Limits
 
 log = logging.getLogger("filterd")
 
-TRACES = "traces.db"
 LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", "milter")
 MAX_SOCKET_PATH = 107  # octets
 GC_THRESHOLD = (
@@ -90,6 +103,7 @@ class Parts:
     events: MailboxEvents | None = None
     desk: Desk | None = None
     runners: tuple[Runner, ...] = ()
+    quarantine: Quarantine | None = None
 
     async def end(self) -> None:
         """Close the stages, then everything else."""
@@ -131,7 +145,8 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         desk,
         programs,
     )
-    spool.fresh = delivery.performer.fresh
+    quarantine = delivery.performer.quarantine = quarantine_of(config, clock)
+    spool.fresh, spool.lane = delivery.performer.fresh, routes_of(config).lane
     arriving, secret = incoming(config, context), keys.secret(root, "delivery")
     reception = Reception(
         reception_settings(config),
@@ -159,7 +174,16 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     )
     screening = milter_reception(config, context, arriving, leaving, traces, sieve_limits(config))
 
-    ends = [spool.close, traces.close, jobs.close, notices.close, store.close, database.close, desk.leave]
+    ends = [
+        quarantine.close,
+        spool.close,
+        traces.close,
+        jobs.close,
+        notices.close,
+        store.close,
+        database.close,
+        desk.leave,
+    ]
 
     def close() -> None:
         for end in (delivery.close, *([programs.close] if programs else []), *ends):
@@ -180,6 +204,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         MailboxEvents((mailbox_scripts,)),
         desk,
         (arriving, leaving.runner),
+        quarantine,
     )
 
 
@@ -353,7 +378,24 @@ def next_hop(relay: ConfiguredRelay | None) -> Relay | None:
     if relay is None:
         return None
     login = (relay.user, relay.password) if relay.user else None
-    return Relay(relay.host, relay.port, login, relay.lmtp, relay.path)
+    return Relay(relay.host, relay.port, login, relay.lmtp, relay.path, relay.smtps)
+
+
+def routing_rules(config: Config) -> tuple[Rule, ...]:
+    """Ways by sender and recipient (queue.route)."""
+    return tuple(
+        Rule(
+            tuple(map(folded, one.recipients)),
+            tuple(map(folded, one.senders)),
+            next_hop(one.via),
+            one.bind or config.queue.bind,
+        )
+        for one in config.queue.route
+    )
+
+
+def routes_of(config: Config) -> Routes:
+    return Routes(routing_rules(config), frozenset(domain.name for domain in config.domain))
 
 
 async def sender(config: Config, board: Board | None = None) -> int:
@@ -372,11 +414,25 @@ async def sender(config: Config, board: Board | None = None) -> int:
         our_names=frozenset({config.server.hostname}),
         our_domains=frozenset(domain.name for domain in config.domain if domain.relay is None),
         relays={domain.name: hop for domain in config.domain if (hop := next_hop(domain.relay)) is not None},
+        routes=routing_rules(config),
+        bind=config.queue.bind,
     )
+    resolver = dns(config, clock, ids)
     sending = Sender(
-        settings, dns(config, clock, ids), clock, ids, parts.traces, local.queued, local.store_later
+        settings,
+        resolver,
+        clock,
+        ids,
+        parts.traces,
+        local.queued,
+        local.store_later,
+        dialer(config, clock),
+        tls_policies(config, resolver, clock),
     )
     work = [sending.run(stop)]
+    if parts.quarantine is not None:
+        held = releaser(config, parts.quarantine, parts.delivery, parts.directory, parts.traces, clock)
+        work.append(held.run(stop))
     if (
         config.stage.dmarc.reports.send
     ):  # the daily DMARC reports; `filterd dmarc send` does the same from cron

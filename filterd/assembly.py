@@ -12,13 +12,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from filterd import keys, signing
+from filterd.accounts.directory import Directory
 from filterd.config.bridge import filled
 from filterd.config.schema import Config
-from filterd.explain.traces import TraceWriter
+from filterd.delivery import Delivery
+from filterd.explain.traces import TraceReader, TraceWriter
 from filterd.greylist import SqliteTriplets
 from filterd.milter import MilterReception, MilterReceptionSettings
 from filterd.milter_sieve import Screen
 from filterd.outgoing import Departure, Seal
+from filterd.quarantine.keeper import Quarantine
+from filterd.quarantine.release import Releaser
 from filterd.queue import dsn
 from filterd.queue.base import Spool
 from filterd.reports.daily import Reporting, reporter
@@ -41,6 +45,7 @@ from pipeline.stages.dmarc import DmarcStage
 from pipeline.stages.greylist import GreylistStage
 from pipeline.stages.milters import MilterSettings, MiltersSettings
 from pipeline.stages.privacy import PrivacySettings
+from pipeline.trace import MessageTrace
 from pipeline.transaction import Transaction
 from rules.limits import Limits
 from rules.mail.header import scan
@@ -49,6 +54,7 @@ from rules.mail.message import Message
 log = logging.getLogger("filterd.outgoing")
 
 DAY = 86_400.0
+TRACES = "traces.db"
 NONE: Mapping[str, Callable[..., Stage]] = MappingProxyType({})
 
 
@@ -56,6 +62,33 @@ def dns(config: Config, clock: Clock, ids: Ids) -> Resolver:
     """The resolver: the configured name servers, or those of this machine."""
     servers = [(server.host, server.port or 53) for server in config.dns.resolver]
     return DnsResolver(clock, ids, servers, trust_ad=config.dns.trust_ad)
+
+
+def quarantine_of(config: Config, clock: Clock) -> Quarantine:
+    section = config.quarantine
+    return Quarantine(Path(config.server.data_dir), section.keep, section.junk, clock)
+
+
+def releaser(
+    config: Config,
+    quarantine: Quarantine,
+    delivery: Delivery,
+    directory: Directory,
+    traces: TraceWriter,
+    clock: Clock,
+) -> Releaser:
+    """Carries out the releases that people ask for."""
+    root = Path(config.server.data_dir)
+
+    def known(name: str) -> MessageTrace | None:
+        reader = TraceReader(root / TRACES)
+        try:
+            return reader.get(name)
+        finally:
+            reader.close()
+
+    secret = keys.secret(root, "delivery")
+    return Releaser(quarantine, delivery, directory, traces, known, clock, secret)
 
 
 def stage_context(config: Config, clock: Clock, ids: Ids, resolver: Resolver) -> StageContext:

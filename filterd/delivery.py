@@ -49,6 +49,7 @@ SUBJECT_SHOWN = 100  # characters, in a notice about a script
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
+RELEASED = "INBOX because it was released from the quarantine."
 LOOPED = "this message was forwarded from here before"
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
@@ -148,8 +149,9 @@ class Delivery:
         verdict: Verdict,
         trace: MessageTrace,
         living: Living,
+        released: str = "",
     ) -> list[Outcome]:
-        """One Outcome a recipient, in order; on a positive one everything is on disk."""
+        """One Outcome a recipient, in order; on a positive one everything is on disk. ``released`` as in ``Job``."""
         parts = [
             (at, RecipientTrace(d.address, d.local.account.id if d.local else ""), d)
             for at, where in enumerate(destinations)
@@ -157,7 +159,7 @@ class Delivery:
         ]
         # one of several recipients whose copies are handled apart is not alone either
         alone = len(parts) == 1 and len(work.envelope.recipients) == 1
-        job = Job(work, base, keys, verdict, trace, alone, living)
+        job = Job(work, base, keys, verdict, trace, alone, living, released)
         first = len(trace.recipients) + 1  # a message may be delivered in two goes
         trace.recipients.extend(part[1] for part in parts)
         if len(parts) == 1:
@@ -233,7 +235,7 @@ class Delivery:
         if guardian is not None:
             recipient = next(r for r in job.work.envelope.recipients if r.address == destination.address)
             held = Verdict("loop", Disposition.QUARANTINE, summary=f"{destination.address}: {LOOPED}")
-            plan = planner.quarantine_plan(recipient, held)
+            plan = planner.quarantine_plan(recipient, held, self._places("loop"))
             trace.outcome, trace.decision = plan.outcome, f"{guardian.account.id}: {plan.decision}"
             return await self.performer.perform(
                 job, plan, Target(guardian.account.id, destination.address, number), trace
@@ -262,19 +264,24 @@ class Delivery:
         recipient = next(r for r in job.work.envelope.recipients if r.address == destination.address)
         host: AccountHost | None = None
         if job.verdict.disposition is Disposition.QUARANTINE:
-            plan = planner.quarantine_plan(recipient, job.verdict)
+            plan = planner.quarantine_plan(recipient, job.verdict, self._places(job.verdict.stage))
+        elif job.released == "plain":
+            plan = plans.Plan(recipient, (plans.Store(plans.INBOX),), "stored", RELEASED)
         else:
             result, host = await self._run_scripts(job, destination, local, trace)
             if result.error and self._settings.on_script_error_defer:
                 trace.outcome, trace.decision = "deferred", f"Deferred: {result.error}"
                 return Outcome(LATER)
             await self._expand_lists(local.account.id, result)
-            settings = planner.PlanSettings(
+            settings = replace(
+                self._places("sieve"),
                 can_refuse=job.alone,
                 sender_verified=_verified(job.work),
                 report=partial(self._report, job, destination, local.account.id),
             )
             plan = planner.plan_from(result, recipient, job.work.envelope, settings)
+            if job.released:
+                plan = not_refused_again(plan)
             if self._departure.redirected_before(job.base, local.account.id):
                 plan = kept_here(plan)
             if result.error and plan.refusal is None:
@@ -288,6 +295,12 @@ class Delivery:
         return await self.performer.perform(
             job, plan, Target(local.account.id, destination.address, number, marks), trace
         )
+
+    def _places(self, stage: str) -> planner.PlanSettings:
+        """Where what ``stage`` holds back will be, for the words of the plan."""
+        if self.performer.keeps(stage):
+            return planner.PlanSettings(quarantine="Quarantine", quarantine_use=None)
+        return planner.PlanSettings()
 
     # -- Sieve ---------------------------------------------------------------------------
     async def _run_scripts(
@@ -464,6 +477,17 @@ def kept_here(plan: plans.Plan) -> plans.Plan:
     return replace(
         plan, steps=(*steps, plans.Store(plans.INBOX)), outcome="stored", decision=decision, notes=notes
     )
+
+
+def not_refused_again(plan: plans.Plan) -> plans.Plan:
+    """Somebody wanted it out of the quarantine: a script's reject is left out then."""
+    ends = (plans.Refuse, plans.Bounce)
+    if not any(
+        isinstance(one, ends) or (isinstance(one, plans.Store) and one.quarantine) for one in plan.steps
+    ):
+        return plan
+    notes = (*plan.notes, "reject left out: it was released from the quarantine")
+    return plans.Plan(plan.recipient, (plans.Store(plans.INBOX),), "stored", RELEASED, notes=notes)
 
 
 def _verified(work: Transaction) -> bool:

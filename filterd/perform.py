@@ -21,12 +21,14 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 
 from filterd.board import Desk, alone
 from filterd.deliverykey import DeliveryKeys
 from filterd.execbridge import Programs, facts_of
 from filterd.outgoing import Departure
+from filterd.quarantine.base import Facts, Hold, Keeper
 from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool
 from filterd.sieve_host import LIST_PREFIX
 from filterd.store.base import (
@@ -81,12 +83,14 @@ class Outcome:
     reply: Reply
     keys: list[tuple[str, bytes]] = field(default_factory=list)
     queue_keys: list[bytes] = field(default_factory=list)
+    held_keys: list[bytes] = field(default_factory=list)  # of what is in the quarantine
     late: list[Recorded] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
         """Take over another outcome's keys."""
         self.keys.extend(other.keys)
         self.queue_keys.extend(other.queue_keys)
+        self.held_keys.extend(other.held_keys)
         self.late.extend(other.late)
 
 
@@ -109,6 +113,7 @@ class Job:
     trace: MessageTrace
     alone: bool  # no other recipient of this message: a script's reject can still be our reply
     living: Living = field(default_factory=Living)
+    released: str = ""  # out of the quarantine: "scripts" still run, or it goes straight to INBOX ("plain")
     begun: dict[bytes, asyncio.Future[bool]] = field(
         default_factory=dict
     )  # by key: did it come to a good end?
@@ -132,6 +137,7 @@ class Effects:
     stores: list[PendingStore] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
     changes: list[PendingChange] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
     state: SieveState | None = None  # not yet part of a store or a change
 
 
@@ -148,6 +154,7 @@ class Performer:
         self._live: Counter[bytes] = Counter()  # keys of messages whose sessions of this process still live
         self._desk = desk or alone(clock)
         self.programs: Programs | None = None  # set where there is a service for them
+        self.quarantine: Keeper | None = None  # None: what is held back is in the Junk folder
 
     def fresh(self, key: bytes, created: float) -> bool:
         """Was the delivery with this key, made at ``created``, acknowledged, though the queue does not say so yet? Then an equal
@@ -176,6 +183,7 @@ class Performer:
         if effects.state is not None and target is not None:
             effects.changes.append(PendingChange(target.account, effects.state.remember, (), job.trace.id))
         held = [store.message.key for store in effects.stores] + [one.key for one in effects.outgoing]
+        held += [one.key for one in effects.holds]
         if job.living.alive:
             job.living.keys.extend(held)
             self._live.update(held)
@@ -203,6 +211,9 @@ class Performer:
 
     async def _effects(self, job: Job, trace: RecipientTrace, effects: Effects, outcome: Outcome) -> None:
         stores, changes = effects.stores, effects.changes
+        for hold in effects.holds:
+            await self._hold(hold, trace)
+            outcome.held_keys.append(hold.key)
         outgoing = [
             replace(one, key=_of_its_own(one.key, job.trace.id)) if await self._beside(one.key) else one
             for one in effects.outgoing
@@ -284,6 +295,8 @@ class Performer:
             effects.state = SieveState({**plan.remember, **marks})
         for step in plan.steps:
             match step:
+                case plans.Store(quarantine=True) if self.keeps(plan.held_by):
+                    effects.holds.append(_held_back(job, plan, target))
                 case plans.Store():
                     effects.stores.append(await self._pending(job, step, plan, target, effects))
                 case plans.Send():
@@ -403,6 +416,24 @@ class Performer:
             trace.spans.append(Span("store", started, self._clock.monotonic() - clock, "", summary))
         return stored
 
+    def keeps(self, stage: str) -> bool:
+        """Is what this stage holds back kept in the quarantine? Else it goes to Junk."""
+        return bool(stage) and self.quarantine is not None and self.quarantine.takes(stage)
+
+    async def _hold(self, hold: Hold, trace: RecipientTrace) -> None:
+        """Into the quarantine; its commit is the delivery's. Raises StoreUnavailable."""
+        assert self.quarantine is not None
+        started, clock = self._clock.time(), self._clock.monotonic()
+        kept = await self.quarantine.put(hold)
+        if kept.duplicate and (await self._beside(hold.key) or self._desk.heard(hold.key, kept.at)):
+            kept = await self.quarantine.put(replace(hold, key=b""))  # an equal one, meant for itself
+        note = ""
+        if kept.duplicate:
+            trace.outcome, note = "duplicate", "; the client had lost our reply"
+        trace.places.append(f"quarantine {kept.id}")
+        summary = f"{hold.account}: {kept.id} by {hold.stage}, on disk until {_day(kept.expires)}{note}"
+        trace.spans.append(Span("quarantine", started, self._clock.monotonic() - clock, "held", summary))
+
     async def _known(self, pending: PendingStore, first: Stored) -> Stored:
         """The key is known: a retry, or an equal message of a session that lives, or one that was just acknowledged?"""
         key = pending.message.key
@@ -439,6 +470,10 @@ class Performer:
             self._desk.hear(key)
         if outcome.queue_keys:
             self._spool.acknowledge(outcome.queue_keys)
+        for key in outcome.held_keys:
+            self._desk.hear(key)
+        if outcome.held_keys and self.quarantine is not None:
+            self.quarantine.acknowledge(outcome.held_keys)
         for late in outcome.late:
             self._desk.hear(late.key)
             late.heard = True
@@ -482,6 +517,11 @@ def _without_twins(
     keys = [twin.message.key for twin in twins] + [
         one.key for one in effects.outgoing if one.key in job.begun
     ]
+    keys += [one.key for one in effects.holds if one.key in job.begun]
+    for one in effects.holds:
+        if one.key in job.begun:
+            trace.places.append("quarantine: one copy, made for another address of the same account")
+    effects.holds = [one for one in effects.holds if one.key not in job.begun]
     effects.outgoing = [one for one in effects.outgoing if one.key not in job.begun]
     return [job.begun[key] for key in keys]
 
@@ -489,6 +529,26 @@ def _without_twins(
 def _of_its_own(key: bytes, trace: str) -> bytes:
     """A key that no other message has."""
     return hashlib.blake2b(key, key=trace.encode(), digest_size=len(key)).digest()
+
+
+def _held_back(job: Job, plan: Plan, target: Target) -> Hold:
+    authors = job.base.from_addresses()
+    return Hold(
+        id=f"{job.trace.id}.{target.number}",
+        account=target.account,
+        stage=plan.held_by,
+        reason=plan.decision,
+        data=job.base.data,
+        key=job.keys.key(target.account, "quarantine"),
+        facts=Facts.of(job.work, target.address),
+        sender=authors[0].address if authors else "",
+        subject=job.base.subject(),
+        message_id=job.base.text(b"message-id"),
+    )
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
 def _final_fields(job: Job, target: Target) -> bytes:

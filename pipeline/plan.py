@@ -131,6 +131,9 @@ class Plan:
     remember: Mapping[bytes, int] = field(default_factory=dict)
     lists: tuple[ListStore, ...] = ()
     notes: tuple[str, ...] = ()  # what was left out or changed, for the trace
+    held_by: str = (
+        ""  # of a plan that holds the message back: the stage that asked for it, "sieve" for a script
+    )
 
     @property
     def refusal(self) -> Reply | None:

@@ -112,7 +112,11 @@ def quarantine_plan(recipient: Recipient, verdict: Verdict, settings: PlanSettin
     why = verdict.summary or verdict.result or "a check asked for it"
     store = _held(settings)
     return Plan(
-        recipient, (store,), "quarantined", f"{store.mailbox} because {verdict.stage} held it: {why}."
+        recipient,
+        (store,),
+        "quarantined",
+        f"{store.mailbox} because {verdict.stage} held it: {why}.",
+        held_by=verdict.stage,
     )
 
 
@@ -291,6 +295,7 @@ def _rejected(
         outcome,
         f"{verb} because {_place(action.place)} rejected it.",
         notes=tuple(draft.notes),
+        held_by="sieve" if outcome == "quarantined" else "",
     )
 
 

@@ -26,6 +26,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("store", "filterd.cli.store", "take over the Maildir of another server, and give it back"),
     Command("explain", "filterd.cli.explain", "tell why a message went where it is"),
     Command("queue", "filterd.cli.queue", "what waits to leave, why, and what to do with it"),
+    Command("quarantine", "filterd.cli.quarantine", "what was held back: look, release, drop"),
+    Command("route", "filterd.cli.route", "where mail for an address goes, step by step"),
     Command("check", "filterd.cli.check", "check one sender or message: SPF, DKIM, ARC, DMARC"),
     Command("dkim", "filterd.cli.dkim", "make, show and change signing keys; sign a message"),
     Command("dmarc", "filterd.cli.dmarc", "reports: what others saw of our mail, what we told them"),

@@ -34,6 +34,8 @@ from filterd.config.schema import Config
 from filterd.config.values import BadValue, nearest, show_size, size
 from filterd.explain.traces import forget_account
 from filterd.ports import SystemClock
+from filterd.quarantine.database import QuarantineDatabase
+from filterd.quarantine.database import database_path as database_file
 from filterd.store.durable import RealDisk
 
 
@@ -162,6 +164,12 @@ def listing(arguments: argparse.Namespace, config: Config, database: AccountData
     return OK
 
 
+def _forget_held(path: Path, account: str) -> None:
+    if path.exists():
+        with contextlib.closing(QuarantineDatabase(path)) as held:
+            held.forget(account)
+
+
 def remove(arguments: argparse.Namespace, config: Config, database: AccountDatabase) -> int:
     record = _existing(arguments.address, database)
     folder = account_folder(config, record.id)
@@ -171,6 +179,7 @@ def remove(arguments: argparse.Namespace, config: Config, database: AccountDatab
     with contextlib.suppress(sqlite3.Error):  # busy or damaged: they end by their age
         forget_account(Path(config.server.data_dir) / "traces.db", record.id)
     if arguments.purge:
+        _forget_held(database_file(Path(config.server.data_dir)), record.id)
         shutil.rmtree(folder, ignore_errors=True)
         if os.path.exists(folder):
             raise CliError(f"removed {record.id}, but {folder} could not be deleted completely", FOUND)

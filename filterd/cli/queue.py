@@ -7,8 +7,11 @@ Examples:
   filterd queue flush example.org        try everything for one domain now
   filterd queue hold ID | release ID     keep it here; let it go again
   filterd queue bounce ID | drop ID      give it back to its sender; throw it away
+  filterd queue reroute ID --to smtp://mx2.example.net     by another host; `--to auto`: its own way again
+  filterd queue hold --sender ann@example.org --older 1h   instead of an ID: all that is of all of these
 
-Actions: list, stats, show, why, retry, flush, hold, release, bounce, drop. ID may be `all` for retry, hold and release.
+Actions: list, stats, show, why, retry, flush, hold, release, bounce, drop, reroute. ID may be `all` for retry, hold, release and
+reroute. Instead of it --domain, --sender (an address, @domain or <>) and --older choose.
 
 See also: filterd help queue
 """
@@ -25,10 +28,13 @@ from pathlib import Path
 from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError
 from filterd.cli.options import add_config, add_json, confirm, load_config, print_json
 from filterd.config.schema import Config
+from filterd.config.values import BadValue, duration
 from filterd.queue.advice import advice
 from filterd.queue.bell import LOOK, RETRY, Bell
 from filterd.queue.journal import Journal
+from filterd.queue.routing import BY_HAND, by_hand
 from filterd.queue.rows import ENDS, LIVE, Item, held_until
+from filterd.queue.steering import Choice
 from filterd.store.base import StoreUnavailable
 
 ACTIONS = {
@@ -42,8 +48,10 @@ ACTIONS = {
     "release": "let it go again",
     "bounce": "give it back to its sender",
     "drop": "throw it away; nobody is told",
+    "reroute": "send it by another host",
 }
-FOR_ALL = ("retry", "hold", "release")
+FOR_ALL = ("retry", "hold", "release", "reroute")
+CHOOSING = (*FOR_ALL, "bounce", "drop")
 DONE = {
     "retry": "tried now",
     "flush": "tried now",
@@ -51,6 +59,7 @@ DONE = {
     "release": "released",
     "bounce": "given back to the sender",
     "drop": "dropped",
+    "reroute": "sent another way",
 }
 REPLY_SHOWN = 90  # characters of the last reply in a list
 
@@ -61,8 +70,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one = actions.add_parser(name, help=text)
         if name == "flush":
             one.add_argument("id", metavar="DOMAIN")
+        elif name in CHOOSING:
+            every = "`all` for everything" if name in FOR_ALL else None
+            one.add_argument("id", metavar="ID", nargs="?", default="", help=every)
+            one.add_argument("--domain", default="", metavar="DOMAIN", help="what is for this domain")
+            one.add_argument(
+                "--sender", default="", metavar="ADDRESS", help="what is from an address, @domain or <>"
+            )
+            one.add_argument("--older", default="", metavar="AGE", help="what came longer ago, as 2h or 1d")
         elif name not in ("list", "stats"):
-            one.add_argument("id", metavar="ID", help="`all` for everything" if name in FOR_ALL else None)
+            one.add_argument("id", metavar="ID")
+        if name == "reroute":
+            one.add_argument(
+                "--to", required=True, metavar="URL", help="smtp://HOST, lmtp:unix:PATH; auto = its own way"
+            )
         if name == "list":
             one.add_argument("--ended", action="store_true", help="what ended in the last days too")
         if name == "drop":
@@ -93,12 +114,12 @@ def _run(arguments: argparse.Namespace, config: Config, directory: Path) -> int:
             return _stats(journal, arguments)
         if arguments.action in ("show", "why"):
             return _show(journal, _chosen(journal, arguments), arguments)
-        count = _change(journal, arguments)
+        count = _change(journal, arguments, config)
     finally:
         journal.close()
         _keep_owner(config, directory)
     bell = Bell(directory)
-    bell.ring(RETRY if arguments.action in ("retry", "flush") else LOOK)
+    bell.ring(RETRY if arguments.action in ("retry", "flush", "reroute") else LOOK)
     bell.close()
     if arguments.json:
         print_json({"action": arguments.action, "messages": count})
@@ -130,19 +151,60 @@ def _chosen(journal: Journal, arguments: argparse.Namespace) -> Item:
     return item
 
 
-def _change(journal: Journal, arguments: argparse.Namespace) -> int:
+def _change(journal: Journal, arguments: argparse.Namespace, config: Config) -> int:
     """How many were changed."""
-    action, name, domain = arguments.action, "", ""
+    action, now = arguments.action, time.time()
     if action == "flush":
-        action, domain = "retry", arguments.id
-    elif arguments.id != "all":
-        name = _chosen(journal, arguments).id
-    elif action not in FOR_ALL:
-        raise CliError(f"`all` is too much for {action}: name one message", USAGE)
+        with journal.transaction():
+            return journal.steer("retry", now, domain=arguments.id)
+    choice = _choice(journal, arguments, now)
     if action == "drop":
-        confirm(f"{name} will be lost, nobody is told.", arguments.yes)
+        what = choice.name or f"All of {_told(arguments)} in the queue"
+        confirm(f"{what} will be lost, nobody is told.", arguments.yes)
+    if action == "reroute":
+        from filterd.app import routes_of
+
+        with journal.transaction():
+            return journal.reroute(now, choice, _next_hop(arguments.to), routes_of(config).lane)
     with journal.transaction():
-        return journal.steer(action, time.time(), name=name, domain=domain)
+        return journal.steer(
+            action, now, name=choice.name, domain=choice.domain, sender=choice.sender, before=choice.before
+        )
+
+
+def _choice(journal: Journal, arguments: argparse.Namespace, now: float) -> Choice:
+    """What the words of the command choose."""
+    before = 0.0
+    if arguments.older:
+        try:
+            before = now - duration(arguments.older)
+        except BadValue as error:
+            raise CliError(f"--older {arguments.older}: {error}", USAGE) from None
+    narrow = arguments.domain or arguments.sender or arguments.older
+    if arguments.id and arguments.id != "all":
+        if narrow:
+            raise CliError("an ID is one message: it goes without --domain, --sender and --older", USAGE)
+        return Choice(_chosen(journal, arguments).id)
+    if not arguments.id and not narrow:
+        raise CliError("which? Name an ID, or --domain, --sender or --older", USAGE)
+    if arguments.id == "all" and not narrow and arguments.action not in FOR_ALL:
+        raise CliError(f"`all` is too much for {arguments.action}: name one message", USAGE)
+    return Choice("", arguments.domain, arguments.sender, before)
+
+
+def _told(arguments: argparse.Namespace) -> str:
+    words = (("for", arguments.domain), ("from", arguments.sender), ("older than", arguments.older))
+    return " ".join(f"{word} {value}" for word, value in words if value)
+
+
+def _next_hop(url: str) -> str:
+    """As the queue keeps it; "" = the way it takes by itself."""
+    if url in ("auto", "mx", ""):
+        return ""
+    if by_hand(url) is None:
+        text = "write smtp://HOST[:PORT], smtps://, lmtp:// or lmtp:unix:/PATH; a log-in belongs into [[queue.route]]"
+        raise CliError(f"--to {url}: {text}", USAGE)
+    return url
 
 
 def _list(journal: Journal, arguments: argparse.Namespace) -> int:
@@ -182,6 +244,7 @@ def _facts(item: Item) -> dict[str, object]:
     facts = {"id": item.id, **asdict(item)}
     del facts["body"], facts["number"]
     facts["advice"] = advice(item.last_reply)
+    facts["route"] = item.domain[1:] if item.domain.startswith(BY_HAND) else ""
     return facts
 
 
@@ -193,6 +256,8 @@ def _show(journal: Journal, item: Item, arguments: argparse.Namespace) -> int:
         return OK
     print(f"{item.id}  {item.kind}  <{item.reverse_path}> → {item.recipient}  trace {item.trace}")
     print(f"  {item.state}, {item.attempts} tries, here since {_when(item.created)}")
+    if item.domain.startswith(BY_HAND):
+        print(f"  rerouted by hand to {item.domain[1:]}")
     if not item.attempts and held_until(item.params) > time.time():
         print(f"  {_untried(item)}")
     elif item.state == "queued":

@@ -15,6 +15,7 @@ from filterd.config import schema
 from filterd.config.errors import Problem
 from filterd.config.positions import Path
 from filterd.config.stages import DnsblStage
+from pipeline.dns_name import normalise
 
 
 class Where(Protocol):
@@ -349,6 +350,41 @@ def _store(config: schema.Config) -> Iterator[Finding]:
 
 
 def _queue(config: schema.Config) -> Iterator[Finding]:
+    ours = {domain.name for domain in config.domain}
+    for index, one in enumerate(config.queue.route):
+        path: Path = ("queue", "route", index)
+        if one.via is None and not one.bind:
+            yield (
+                path,
+                "missing key",
+                "queue.route.via",
+                "a route needs a next hop (via) or source addresses (bind)",
+            )
+        if not one.recipients and not one.senders:
+            yield (
+                path,
+                "missing key",
+                "queue.route",
+                "for whom? Name recipients or senders; for all there is queue.relay",
+            )
+        if one.recipients and all(text.rpartition("@")[2] in ours for text in one.recipients):
+            text = "is ours: its mail stays here, or goes where domain.relay says"
+            yield (*path, "recipients"), "conflict", f'queue.route.recipients = "{one.recipients[0]}"', text
+    if config.queue.tls_ca and not os.path.isfile(config.queue.tls_ca):
+        yield (
+            ("queue", "tls_ca"),
+            "bad value",
+            f'queue.tls_ca = "{config.queue.tls_ca}"',
+            "there is no such file",
+        )
+    for index, wish in enumerate(config.queue.tls_policy):
+        name = wish.domain.removeprefix(".")
+        if normalise(name) is None:
+            about = f'queue.tls_policy.domain = "{wish.domain}"'
+            yield ("queue", "tls_policy", index, "domain"), "bad value", about, "is not a domain"
+        if wish.names and wish.tls != "secure":
+            text = f'mean nothing with tls = "{wish.tls}"'
+            yield ("queue", "tls_policy", index, "names"), "conflict", "queue.tls_policy.names", text
     if not config.queue.retry:
         yield ("queue", "retry"), "bad value", "queue.retry", "needs at least one pause"
     elif any(pause < 1 for pause in config.queue.retry):

@@ -41,6 +41,8 @@ _LISTS = frozenset(
         Kind.SECRETS,
         Kind.RECIPIENTS,
         Kind.ALIAS_FILES,
+        Kind.ROUTED,
+        Kind.SOURCES,
         Kind.PATHS,
     }
 )
@@ -311,7 +313,9 @@ class _Reader:
         if isinstance(value, Relay) and value.password:
             return dataclasses.replace(value, password=self._secret(value.password))
         if kind is Kind.RECIPIENTS and isinstance(value, tuple):
-            return tuple(f"file:{self._absolute(one[5:])}" if one.startswith("file:") else one for one in value)
+            return tuple(
+                f"file:{self._absolute(one[5:])}" if one.startswith("file:") else one for one in value
+            )
         if kind is Kind.ALIAS_FILES and isinstance(value, tuple):
             parts = [str(one).partition(":") for one in value]
             return tuple(f"{name}:{self._absolute(path)}" for name, _, path in parts)

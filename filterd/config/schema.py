@@ -23,8 +23,21 @@ INCOMING_STAGES = (
     "dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin", "milters", "sieve", "privacy",
     "srs",
 )  # fmt: skip
+HOLDING_STAGES = (
+    "dnsbl",
+    "spf",
+    "dkim",
+    "arc",
+    "dmarc",
+    "clamav",
+    "spamassassin",
+    "milters",
+    "sieve",
+    "loop",
+)
 OUTGOING_STAGES = ("clamav", "milters", "privacy", "arc-seal", "dkim-sign", "queue")
 ACCOUNT_PATTERN = "%{domain}/%{user}"  # the end of store.path
+TLS_WORDS = ("none", "opportunistic", "dane", "secure")  # queue.tls
 LATER_LISTENERS = ("web", "metrics")
 NO_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
@@ -337,11 +350,60 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueRoute:
+    recipients: tuple[str, ...] = setting(
+        (),
+        'Whose mail goes this way: "ann@example.net", "example.net", ".example.net" (all below it). Default: everybody\'s.',
+        Kind.ROUTED,
+    )
+    senders: tuple[str, ...] = setting(
+        (),
+        'From whom (the reverse-path), in the same words; "<>" for bounces. Default: from everybody.',
+        Kind.ROUTED,
+    )
+    via: Relay | None = setting(
+        None,
+        'The next hop, as in queue.relay. "" = by MX, with the source addresses of this route.',
+        Kind.RELAY,
+    )
+    bind: tuple[str, ...] = setting((), "Source addresses. Default: queue.bind.", Kind.SOURCES)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueTls:
+    domain: str = setting(
+        "",
+        'A domain of recipients, ".example.org" for all below it, or the host name of a relay.',
+        Kind.TEXT,
+        required=True,
+    )
+    tls: str = setting(
+        "secure", "For this destination, in the words of queue.tls.", Kind.CHOICE, choices=TLS_WORDS
+    )
+    names: tuple[str, ...] = setting(
+        (),
+        'With "secure": names that its certificate may have; ".example.net" = any below it. Default: the mail host when DNSSEC '
+        "or MTA-STS vouches for it, else the domain and what is below it.",
+        Kind.TEXTS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Queue:
     relay: Relay | None = setting(
         None,
         'Send everything through this host: "smtp://HOST:PORT", "lmtp://HOST:PORT", "lmtp:unix:/PATH". "" = by MX.',
         Kind.RELAY,
+    )
+    route: tuple[QueueRoute, ...] = tables(
+        QueueRoute,
+        "Other ways for some senders and recipients; the first that holds is taken, before queue.relay. Domains of ours take none.",
+        optional=True,
+    )
+    bind: tuple[str, ...] = setting(
+        (),
+        "Source addresses of what leaves, one of IPv4 and one of IPv6. Default: the system's choice.",
+        Kind.SOURCES,
     )
     future_release: float = setting(
         30 * 86400.0,
@@ -354,6 +416,21 @@ class Queue:
     max_age: float = setting(5 * 86400.0, "After this the sender gets the message back.", Kind.DURATION)
     warn_after: float = setting(
         4 * 3600.0, "After this the sender is told that we still try; 0s = never.", Kind.DURATION
+    )
+    tls: str = setting(
+        "dane",
+        "TLS with other mail hosts. none: never. opportunistic: when it is offered. dane: as the domain asks by DANE or MTA-STS, "
+        "else when it is offered. secure: always, with a certificate that proves who is there.",
+        Kind.CHOICE,
+        choices=TLS_WORDS,
+    )
+    tls_ca: str = setting(
+        "",
+        "A PEM file of authorities that are trusted beside the system's, for mail hosts and MTA-STS.",
+        Kind.PATH,
+    )
+    tls_policy: tuple[QueueTls, ...] = tables(
+        QueueTls, "Other words than queue.tls for some destinations.", optional=True
     )
 
 
@@ -422,6 +499,20 @@ class Exec:
 
 
 @dataclass(frozen=True, slots=True)
+class Quarantine:
+    keep: float = setting(
+        30 * 86400.0, "How long what is held back can be released; then it is thrown away.", Kind.DURATION
+    )
+    junk: tuple[str, ...] = setting(
+        ("dnsbl", "spf", "dmarc", "spamassassin"),
+        "Stages whose held mail goes to the person's Junk folder instead of the quarantine. sieve: what a person's script "
+        "rejected too late; loop: what a forwarding brought back.",
+        Kind.CHOICES,
+        choices=HOLDING_STAGES,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole. ``origins`` tells where each key that was set came from; ``warnings`` what deserves a look."""
 
@@ -443,6 +534,9 @@ class Config:
     srs: Srs = table(Srs, "Forwarding under our own name.")
     store: Store = table(Store, "Where mail is kept.")
     queue: Queue = table(Queue, "Mail on its way out.")
+    quarantine: Quarantine = table(
+        Quarantine, "What a check or a late refusal held back: `filterd quarantine list`."
+    )
     dkim: Dkim = table(Dkim, "Signing keys that come from OpenDKIM's tables.")
     dns: Dns = table(Dns, "Name servers.")
     exec: Exec = table(Exec, "Programs that scripts may run, by a service of their own.")

@@ -172,6 +172,12 @@ class SpamassassinStage:
     enabled: str = setting(
         "auto", "auto: on when spamd answers at the socket, else skipped and the trace says so.", Kind.SWITCH
     )
+    engine: str = setting(
+        "spamd",
+        "Who judges: spamd (SpamAssassin), rspamd, or builtin (a Bayes classifier; also in place of an absent spamd).",
+        Kind.CHOICE,
+        choices=("spamd", "rspamd", "builtin"),
+    )
     socket: SocketAddress = setting(
         SocketAddress(host="127.0.0.1", port=783), "Where spamd listens.", Kind.SOCKET
     )
@@ -191,6 +197,32 @@ class SpamassassinStage:
         "report tells the points of each rule; symbols only their names (when spamd's report template was changed).",
         Kind.CHOICE,
         choices=("report", "symbols"),
+    )
+    rspamd_socket: SocketAddress = setting(
+        SocketAddress(host="127.0.0.1", port=11333), "Where rspamd answers checkv2.", Kind.SOCKET
+    )
+    rspamd_controller: SocketAddress = setting(
+        SocketAddress(host="127.0.0.1", port=11334), "Where rspamd learns (its controller).", Kind.SOCKET
+    )
+    rspamd_password: tuple[str, ...] = setting((), "The controller's password, for learning.", Kind.SECRETS)
+    rspamd_actions: bool = setting(
+        True, "Do what rspamd wants done (reject, soft reject, add header), whatever the score.", Kind.FLAG
+    )
+    min_learned: int = setting(
+        10, "The builtin classifier judges once it has learned so many of spam and of ham.", Kind.COUNT
+    )
+    shared: bool = setting(
+        False, "What one person teaches the builtin classifier counts for all others too.", Kind.FLAG
+    )
+    learn: bool = setting(
+        True,
+        "Moves into and out of Junk by IMAP, and $Junk and $NotJunk, teach the engine and the builtin one.",
+        Kind.FLAG,
+    )
+    allow: tuple[str, ...] = setting(
+        (),
+        "Not scored: networks, and addresses or domains in From where DMARC, SPF or DKIM vouches for them.",
+        Kind.TEXTS,
     )
 
 

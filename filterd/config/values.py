@@ -35,14 +35,16 @@ class Kind(Enum):
     NETWORKS = "a list of addresses or networks such as 127.0.0.1 or 10.0.0.0/8"
     WORKERS = '"auto" or a whole number'
     RELAY = (
-        '"smtp://HOST:PORT", "smtp://USER:PASSWORD@HOST:PORT" (the password may be file:PATH or env:NAME), "lmtp://HOST:PORT", '
-        '"lmtp:unix:PATH" or ""'
+        '"smtp://HOST:PORT", "smtp://USER:PASSWORD@HOST:PORT" (the password may be file:PATH or env:NAME), "smtps://" (TLS at '
+        'once), "lmtp://HOST:PORT", "lmtp:unix:PATH" or ""'
     )
     SECRETS = 'a list of secrets: "file:PATH", "env:NAME" or the text itself'
     HOSTNAME = "a host name such as mail.example.org"
     ADDRESS = 'an address such as ann@example.org, or ""'
     RECIPIENTS = 'a list of names, addresses or "file:PATH", or "any"'
     ALIASES = "a table: name = address, or name = [addresses]"
+    ROUTED = 'a list of addresses, domains or ".domain" (all below it); of senders also "<>"'
+    SOURCES = "a list of IP addresses of this machine, at most one of IPv4 and one of IPv6"
     ALIAS_FILES = 'a list of "KIND:PATH" with aliases, hash, texthash, btree, lmdb, cdb, dbm, regexp or pcre'
     PATH = "a path; a relative one starts at the folder of the configuration file"
     PATHS = "a list of paths or patterns; relative ones start at the folder of the configuration file"
@@ -88,10 +90,11 @@ class Relay:
     password: str = ""
     lmtp: bool = False
     path: str = ""
+    smtps: bool = False
 
     def __str__(self) -> str:
         """As it is written, without the password."""
-        scheme = "lmtp" if self.lmtp else "smtp"
+        scheme = "lmtp" if self.lmtp else "smtps" if self.smtps else "smtp"
         if self.path:
             return f"{scheme}:unix:{self.path}"
         user = f"{self.user}:(secret)@" if self.user else ""
@@ -227,10 +230,10 @@ def relay(text: str) -> Relay | None:
     if not text:
         return None
     scheme, colon, rest = text.partition(":")
-    if scheme not in ("smtp", "lmtp") or not colon:
+    if scheme not in ("smtp", "smtps", "lmtp") or not colon:
         raise BadValue(f"write {Kind.RELAY.value}")
     lmtp = scheme == "lmtp"
-    if rest.startswith("unix:"):
+    if rest.startswith("unix:") and scheme != "smtps":
         path = socket_address(rest).path
         return Relay("localhost", 0, lmtp=lmtp, path=path)
     if not rest.startswith("//"):
@@ -242,11 +245,11 @@ def relay(text: str) -> Relay | None:
     if login and lmtp:
         raise BadValue("LMTP knows no log-in here")
     if re.search(r":\d+$", place) is None:
-        place += ":24" if lmtp else ":25"
+        place += {"lmtp": ":24", "smtps": ":465"}.get(scheme, ":25")
     address = socket_address(place, unix=False, descriptor=False)
     if not address.host:
         raise BadValue("the relay needs a host name")
-    return Relay(address.host, address.port, unquote(user), unquote(password), lmtp)
+    return Relay(address.host, address.port, unquote(user), unquote(password), lmtp, smtps=scheme == "smtps")
 
 
 # -- one reader a kind -----------------------------------------------------------------------------------------------
@@ -357,6 +360,26 @@ def _aliases(raw: object) -> dict[str, tuple[str, ...]]:
     return out
 
 
+def _routed(text: str) -> str:
+    if text == "<>":
+        return text
+    if "@" in text:
+        return mail_address(text)
+    return "." + host_name(text[1:]) if text.startswith(".") else host_name(text)
+
+
+def _sources(raw: object) -> tuple[str, ...]:
+    found = []
+    for item in _list(raw, Kind.SOURCES):
+        try:
+            found.append(ipaddress.ip_address(_quoted(item, Kind.SOURCES)))
+        except ValueError:
+            raise BadValue(f'"{item}" is no IP address') from None
+    if len({address.version for address in found}) < len(found):
+        raise BadValue(f"expected {Kind.SOURCES.value}")
+    return tuple(str(address) for address in found)
+
+
 def _alias_file(text: str) -> str:
     kind, colon, path = text.partition(":")
     if not colon or not path or kind not in ALIAS_KINDS:
@@ -402,6 +425,8 @@ _READERS: dict[Kind, Callable[[object], object]] = {
     Kind.ADDRESS: _one(Kind.ADDRESS, _address_or_none),
     Kind.RECIPIENTS: _each(Kind.RECIPIENTS, str),
     Kind.ALIASES: _aliases,
+    Kind.ROUTED: _each(Kind.ROUTED, _routed),
+    Kind.SOURCES: _sources,
     Kind.ALIAS_FILES: _each(Kind.ALIAS_FILES, _alias_file),
     Kind.PATH: _text,
     Kind.PATHS: _each(Kind.PATHS, str),

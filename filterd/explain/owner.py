@@ -24,8 +24,14 @@ def view(trace: MessageTrace, parts: Sequence[RecipientTrace]) -> MessageTrace:
 
 
 def events_of(parts: Sequence[RecipientTrace], events: Sequence[Span]) -> list[Span]:
-    """The later events (tries to send) of what these parts sent."""
+    """The later events (tries to send, releases from the quarantine) of what these parts sent, or had held back."""
     places = [place for part in parts for place in part.places]
     own = {found["address"] for place in places if (found := _QUEUED.match(place))}
     starts = tuple(f"{address}{mark}" for address in own for mark in (" at ", ": "))
-    return [event for event in events if event.summary.startswith(starts)] if starts else []
+    held = tuple(f"{part.address}: " for part in parts)
+    return [
+        event
+        for event in events
+        if (starts and event.summary.startswith(starts))
+        or (event.stage == "quarantine" and event.summary.startswith(held))
+    ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from filterd.proto import sasl
+
 if TYPE_CHECKING:
     from filterd.imap.events import MailboxEvents
 
@@ -60,3 +62,4 @@ class ImapServerConfig:
     limits: ImapLimits = field(default_factory=ImapLimits)
     events: MailboxEvents | None = None
     sieve: str = ""
+    mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS

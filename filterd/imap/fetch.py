@@ -64,7 +64,7 @@ class Plan:
             self.texts.append(item)
 
 
-def run(call: Call, plan: Plan, spans: numset.Spans) -> Steps:
+def run(call: Call, plan: Plan, spans: numset.Spans, *, missing_ok: bool = False) -> Steps:
     """Answer ``plan`` for the messages at these positions."""
     uids = numset.pick(call.view.uids, spans)
     if call.uid and not call.session.uidonly:
@@ -81,7 +81,7 @@ def run(call: Call, plan: Plan, spans: numset.Spans) -> Steps:
         yield from _arrays(call, plan, spans, facts)
     else:
         missing = yield from _rows(call, plan, uids)
-    if missing:
+    if missing and not missing_ok:
         raise No("Some of the messages are gone", "EXPUNGEISSUED")
     return "FETCH completed"
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from filterd.accounts.directory import Account
 from filterd.imap import numset, state
 from filterd.imap.call import Call
+from filterd.imap.cmd.authenticate import go_on
 from filterd.imap.config import ImapServerConfig
 from filterd.imap.errors import Bad, ImapError, No
 from filterd.imap.parse import Parser
@@ -33,6 +34,7 @@ from filterd.imap.state import State
 from filterd.imap.view import Style, View
 from filterd.imap.wire import Command, Continue, Line, Reader, Refused
 from filterd.imap.work import IdleWork, Work
+from filterd.proto import sasl
 from pipeline.ports import Clock
 
 if TYPE_CHECKING:
@@ -42,8 +44,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Authenticate:
+    """Asks: first ``judged``, and when that says no ``authenticated``. ``evidence``: of mechanisms other than a password."""
+
     login: str
     password: str
+    evidence: sasl.Evidence | None = None
 
 
 @dataclass(slots=True)
@@ -82,6 +87,7 @@ class Session:
         "_bad",
         "_closed",
         "_continuation",
+        "_dialog",
         "_doing",
         "_eof",
         "_events",
@@ -91,6 +97,7 @@ class Session:
         "_wake",
         "account",
         "body_cache",
+        "channel",
         "clock",
         "compressed",
         "condstore",
@@ -112,10 +119,19 @@ class Session:
     compressed: bool
     tls: bool
 
-    def __init__(self, config: ImapServerConfig, clock: Clock, *, tls: bool = False) -> None:
+    def __init__(
+        self,
+        config: ImapServerConfig,
+        clock: Clock,
+        *,
+        tls: bool = False,
+        channel: sasl.Channel = sasl.NO_CHANNEL,
+    ) -> None:
         self.config = config
         self.clock = clock
         self.tls = tls
+        self.channel = channel  # the shell keeps it current
+        self._dialog: sasl.Dialog | None = None  # of the log-in under way
         self.compressed = False
         self.state = State.NOT_AUTHENTICATED
         self._reader = Reader(config.limits, config.message_size)
@@ -343,9 +359,27 @@ class Session:
             else:
                 self._bad = 0
 
-    def authenticate(self, tag: bytes, login: str, password: str) -> None:
+    def authenticate(
+        self,
+        tag: bytes,
+        login: str,
+        password: str,
+        evidence: sasl.Evidence | None = None,
+        dialog: sasl.Dialog | None = None,
+    ) -> None:
         self._pending = tag
-        self._events.append(Authenticate(login, password))
+        self._dialog = dialog
+        self._events.append(Authenticate(login, password, evidence))
+
+    def judged(self, account: Account | None) -> bool:
+        """The evidence of ``Authenticate`` was judged. True: the client is told more first, and this question is answered."""
+        dialog, self._dialog = self._dialog, None
+        last = dialog.judged(account) if dialog is not None else None
+        if dialog is None or last is None or self.state is State.LOGOUT:
+            return False
+        self._doing = None
+        go_on(self, self._pending, dialog, last)
+        return True
 
     def authenticated(self, account: Account | None) -> None:
         """The answer to ``Authenticate``."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from filterd.imap import numset
 from filterd.imap.errors import Fatal
@@ -29,12 +30,16 @@ from filterd.store.base import (
     Snapshot,
 )
 
+if TYPE_CHECKING:
+    from filterd.imap.watching import Watching
+
 _KNOWN_LIMIT = 100_000  # flag changes told by this session itself and remembered until the next refresh
 
 
 class View:
     __slots__ = (
         "_own",
+        "_silent",
         "_told",
         "flags",
         "gone",
@@ -44,6 +49,7 @@ class View:
         "snapshot",
         "table",
         "uids",
+        "watching",
     )
 
     def __init__(self, snapshot: Snapshot, read_only: bool) -> None:
@@ -57,6 +63,8 @@ class View:
         self.table = FlagTable(snapshot.keywords)
         self._told: dict[int, int] = {}
         self._own: set[int] = set()  # modseqs that were given out for nothing else than what was told
+        self._silent = False  # messages have come that the client did not want to hear of
+        self.watching: Watching | None = None
 
     # -- numbers ------------------------------------------------------------------------------------------------
     def __len__(self) -> int:
@@ -79,6 +87,8 @@ class View:
         if len(self._told) < _KNOWN_LIMIT:
             self._told.update([(uid, modseq) for uid, _, modseq in change.changed])
             self._own.update(change.made)
+        if self.watching:
+            self.watching.changed([uid for uid, _, _ in change.changed])
 
     # -- following the store ------------------------------------------------------------------------------------
     def refresh(
@@ -89,8 +99,19 @@ class View:
         if not fresh:
             new = self._newest(store)
             if new.modseq != self.snapshot.modseq or len(new.uids) != len(self.snapshot.uids):
-                yield from self._follow(store, new, style)
-        if expunge and self.gone:
+                if style.quiet:
+                    before = len(self.uids)
+                    for _ in self._follow(store, new, style):
+                        pass  # RFC 5465 3.1: the client does not want to hear of it
+                    self._silent |= len(self.uids) > before
+                else:
+                    yield from self._follow(store, new, style)
+        if self._silent and not style.quiet:
+            self._silent = False
+            yield b"* %d EXISTS\r\n" % len(self.uids)
+        if expunge and self.gone and not style.quiet:
+            if self.watching:
+                yield from self.watching.leaving(self, sorted(self.gone))
             yield from self._tell_expunged(style)
 
     def _newest(self, store: AccountStore) -> Snapshot:
@@ -129,6 +150,10 @@ class View:
             changed: Iterable[tuple[int, int, int]] = changes.flags
         else:
             changed = _compare(old, new)
+        if self.watching:
+            changed = list(changed)
+            self.watching.changed([uid for uid, _, _ in changed])
+            self.watching.came(new.uids[first_new:], quiet=style.quiet)
         yield from self._tell_flags(changed, old.uidnext, new.modseq, style)
         self._told.clear()
         self._own.clear()
@@ -161,6 +186,8 @@ class View:
         self, changed: Iterable[tuple[int, int, int]], uidnext: int, top: int, style: Style
     ) -> Iterator[bytes]:
         told, table = self._told, self.table
+        if style.mute:
+            return
         for uid, mask, modseq in changed:
             if uid >= uidnext or modseq > top or told.get(uid) == modseq:
                 continue
@@ -194,13 +221,24 @@ class View:
 class Style:
     """How a session wants to hear of changes."""
 
-    __slots__ = ("modseq", "uid", "uidonly", "vanished")
+    __slots__ = ("modseq", "mute", "quiet", "uid", "uidonly", "vanished")
 
-    def __init__(self, *, uid: bool, modseq: bool, vanished: bool, uidonly: bool) -> None:
+    def __init__(
+        self,
+        *,
+        uid: bool,
+        modseq: bool,
+        vanished: bool,
+        uidonly: bool,
+        quiet: bool = False,
+        mute: bool = False,
+    ) -> None:
         self.uid = uid
         self.modseq = modseq
         self.vanished = vanished or uidonly
         self.uidonly = uidonly
+        self.quiet = quiet  # nothing that others do is told (NOTIFY)
+        self.mute = mute  # of flags
 
     def flags(self, number: int, uid: int, flags: bytes, modseq: int) -> bytes:
         if self.uidonly:  # RFC 9586 3.3

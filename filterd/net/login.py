@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from filterd.accounts.directory import Account
 from filterd.board import Desk
 from filterd.net.limits import network_key
+from filterd.proto.sasl import Evidence, Granted
 from pipeline.envelope import Client
 from pipeline.ports import Clock
 
@@ -28,6 +29,7 @@ REMEMBERED = 10_000  # networks
 WAITING = 8
 
 Check = Callable[[str, str], Awaitable[Account | None]]
+Judge = Callable[[Evidence], Awaitable[Account | None]]
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -40,11 +42,18 @@ class _Record:
 
 
 class LoginGuard:
-    """``check(login, password)`` asks the directory (in its pool). ``sleep`` is asyncio's but in tests."""
+    """``check(login, password)`` asks the directory (in its pool), ``judge`` is told of everything else that a client may
+    show. ``sleep`` is asyncio's but in tests."""
 
     def __init__(
-        self, check: Check, clock: Clock, sleep: Sleep = asyncio.sleep, desk: Desk | None = None
+        self,
+        check: Check,
+        clock: Clock,
+        sleep: Sleep = asyncio.sleep,
+        desk: Desk | None = None,
+        judge: Judge | None = None,
     ) -> None:
+        self._judge = judge
         self._desk = desk
         self._check = check
         self._clock = clock
@@ -53,6 +62,16 @@ class LoginGuard:
 
     async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None:
         """None after the delay for wrong, unknown, disabled and too many at once alike."""
+        return await self._guarded(client, lambda: self._check(login, password))
+
+    async def judge(self, evidence: Evidence, client: Client, service: str) -> Account | None:
+        """The same for what was shown by another mechanism; ``Granted`` was judged before."""
+        if isinstance(evidence, Granted):
+            return evidence.account
+        judging = self._judge
+        return await self._guarded(client, lambda: judging(evidence) if judging else _nobody())
+
+    async def _guarded(self, client: Client, ask: Callable[[], Awaitable[Account | None]]) -> Account | None:
         key = network_key(client.ip)
         began = self._clock.monotonic()
         record = self._record(key, began)
@@ -63,7 +82,7 @@ class LoginGuard:
         record.waiting += 1
         self._note(key, record)
         try:
-            account = await self._check(login, password)
+            account = await ask()
             if account is not None:
                 record.failures, record.forgiven = 0, self._clock.monotonic()
                 return account
@@ -110,3 +129,7 @@ class LoginGuard:
                 if not self._records[old].waiting:
                     del self._records[old]
         return record
+
+
+async def _nobody() -> Account | None:
+    return None

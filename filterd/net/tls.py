@@ -20,6 +20,7 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -37,6 +38,7 @@ KNOWN_EXTENSIONS = (
     ExtensionOID.EXTENDED_KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
 )
+SIGNATURES_CHECKED = 50  # of one chain: certificates that all issue each other would have n! paths
 WEAK_HASHES = ("md5", "sha1")
 
 log = logging.getLogger("filterd.tls")
@@ -147,7 +149,7 @@ def chain_of(session: ssl.SSLObject) -> list[bytes]:
     if method is not None:
         return [bytes(one) for one in method() or ()][:MAX_CHAIN]
     inner = getattr(session, "_sslobj", None)
-    if hasattr(inner, "get_unverified_chain"):
+    if inner is not None and hasattr(inner, "get_unverified_chain"):
         found = inner.get_unverified_chain() or ()
         return [ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in found][:MAX_CHAIN]
     leaf = session.getpeercert(True)
@@ -221,35 +223,39 @@ def why_no_path(chain: Sequence[bytes], is_anchor: Callable[[bytes], bool], now:
     if not loaded:
         return "there is no certificate"
     try:
-        return _climb(
-            loaded[0], loaded[1:], [], is_anchor, datetime.datetime.fromtimestamp(now, datetime.UTC)
-        )
+        climb = _Climb(is_anchor, datetime.datetime.fromtimestamp(now, datetime.UTC))
+        return climb.problem(loaded[0], loaded[1:], 0)
     except ValueError as error:
         return f"a certificate cannot be read: {error}"
 
 
-def _climb(
-    one: x509.Certificate,
-    rest: Sequence[x509.Certificate],
-    below: Sequence[x509.Certificate],
-    is_anchor: Callable[[bytes], bool],
-    now: datetime.datetime,
-) -> str:
-    """Depth first; each certificate is used once, so it ends."""
-    problem = _unfit(one, len(below), now)
-    if problem:
-        return problem
-    if below and is_anchor(one.public_bytes(serialization.Encoding.DER)):
-        return ""
-    why = "no issuer in the chain leads to the trust anchor"
-    for at, issuer in enumerate(rest):
-        if issuer.subject == one.issuer and _signed(one, issuer):
-            left = [*rest[:at], *rest[at + 1 :]]
-            found = _climb(issuer, left, [*below, one], is_anchor, now)
-            if not found:
-                return ""
-            why = found
-    return why
+@dataclass(slots=True)
+class _Climb:
+    """The search for a path, depth first; each certificate is used once in it."""
+
+    is_anchor: Callable[[bytes], bool]
+    now: datetime.datetime
+    left: int = SIGNATURES_CHECKED
+
+    def problem(self, one: x509.Certificate, rest: Sequence[x509.Certificate], depth: int) -> str:
+        unfit = _unfit(one, depth, self.now)
+        if unfit:
+            return unfit
+        if depth and self.is_anchor(one.public_bytes(serialization.Encoding.DER)):
+            return ""
+        why = "no issuer in the chain leads to the trust anchor"
+        for at, issuer in enumerate(rest):
+            if issuer.subject != one.issuer:
+                continue
+            self.left -= 1
+            if self.left < 0:
+                return "the chain is too tangled"
+            if _signed(one, issuer):
+                found = self.problem(issuer, [*rest[:at], *rest[at + 1 :]], depth + 1)
+                if not found:
+                    return ""
+                why = found
+        return why
 
 
 def _signed(one: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from filterd.accounts.directory import Account
 from filterd.proto import sasl
 from filterd.proto.lines import LineFault, LineReader
 from filterd.proto.managesieve_syntax import (
@@ -98,15 +99,18 @@ class SieveConfig:
     block: float = 300.0
     prelude_seconds: float = 120.0
     handshake: float = 30.0
+    mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class Login:
-    """Asks: answer with ``logged_in`` or ``refused``."""
+    """Asks: first ``judged``, and when that says no ``logged_in`` or ``refused``. ``evidence``: of mechanisms other than a
+    password."""
 
     login: str
     password: str
+    evidence: sasl.Evidence | None = None
 
 
 @dataclass(slots=True)
@@ -142,12 +146,14 @@ class SieveCore:
 
     # fmt: off
     __slots__ = (
-        "_asked", "_auth_failures", "_buffer", "_eof", "_errors", "_exchange", "_out", "_partial", "_queue", "_reader",
-        "_settled", "_too_long", "config", "owner", "state", "tls",
+        "_asked", "_auth_failures", "_buffer", "_eof", "_errors", "_last", "_out", "_partial", "_queue", "_reader",
+        "_sasl", "_settled", "_too_long", "channel", "config", "owner", "state", "tls",
     )
     # fmt: on
 
-    def __init__(self, config: SieveConfig, *, tls: bool = False) -> None:
+    def __init__(
+        self, config: SieveConfig, *, tls: bool = False, channel: sasl.Channel = sasl.NO_CHANNEL
+    ) -> None:
         self.config = config
         self.tls = tls
         self.owner = ""
@@ -156,7 +162,9 @@ class SieveCore:
         self._out: list[bytes] = []
         self._queue: list[Event] = []
         self._asked = False
-        self._exchange: sasl.Exchange | None = None
+        self._sasl = sasl.Dialog(config.mechanisms)
+        self._last = b""  # of the mechanism's, to go with OK
+        self.channel = channel  # the shell keeps it current
         self._partial = Partial()
         self._buffer: list[bytes] = []  # of the literal under way
         self._too_long = False
@@ -234,7 +242,24 @@ class SieveCore:
             self.owner = owner
             self._settled = True
             self.state = State.AUTHENTICATED
-            self._put("OK", "Logged in")
+            # RFC 5804 1.3: what the mechanism has to say with success stands in the response code SASL.
+            last, self._last = self._last, b""
+            self._put(
+                "OK", "Logged in", f"SASL {string(sasl.encode(last).decode()).decode()}" if last else ""
+            )
+
+    def judged(self, account: Account | None) -> bool:
+        """The evidence of ``Login`` was judged. True: the client is told more first, and this question is answered."""
+        last = self._sasl.judged(account)
+        if last is None or self.state is State.CLOSED:
+            return False
+        if account is not None:
+            self._sasl.forget()
+            self._last = last.data
+            return False
+        self._asked = False
+        self._step(last)
+        return True
 
     def refused(self) -> None:
         """Wrong, unknown and disabled alike."""
@@ -301,11 +326,16 @@ class SieveCore:
     def _may_log_in(self) -> bool:
         return self.tls or self.config.allow_plain_auth
 
+    def _offered(self) -> list[str]:
+        """LOGIN is taken from who asks for it, and not announced: no client of this protocol needs it."""
+        names = self.config.mechanisms.names(self.channel, self._may_log_in())
+        return [name for name in names if name != "LOGIN"]
+
     def _capabilities(self, text: str) -> None:
         config = self.config
         pairs = [
             ("IMPLEMENTATION", config.implementation),
-            ("SASL", "PLAIN" if self._may_log_in() and not self.owner else ""),
+            ("SASL", "" if self.owner else " ".join(self._offered())),
             ("SIEVE", " ".join(config.extensions)),
         ]
         if config.notify:
@@ -358,7 +388,7 @@ class SieveCore:
         self._too_long = False
         if self.state is State.SASL:
             self.state = State.NON_AUTHENTICATED
-            self._exchange = None
+            self._sasl.forget()
         if fault.lost:
             self._bye(fault.text)
         else:
@@ -434,46 +464,32 @@ class SieveCore:
         self._queue.append(StartTls())
 
     def _authenticate(self, arguments: list[bytes | int]) -> None:
-        if not self._may_log_in():
-            self._error("Log-ins are only allowed under TLS", "ENCRYPT-NEEDED")
-            return
         mechanism = arguments[0]
-        exchange = sasl.begin(mechanism.decode("latin-1")) if isinstance(mechanism, bytes) else None
-        if exchange is None:
-            self._error("Unknown mechanism")
-            return
-        initial: bytes | sasl.WireFault | None = None
-        if len(arguments) > 1 and isinstance(arguments[1], bytes):
-            initial = sasl.decode_initial(arguments[1])
-        if isinstance(initial, sasl.WireFault):
-            self._error("Invalid base64")
-            return
-        self._exchange = exchange
-        self._step(exchange.start(initial))
+        name = mechanism.decode("latin-1") if isinstance(mechanism, bytes) else ""
+        given = arguments[1] if len(arguments) > 1 else None
+        initial = given if isinstance(given, bytes) else None
+        self._step(self._sasl.begin(name, initial, self.channel, self._may_log_in()))
 
     def _response(self, partial: Partial) -> None:
-        exchange, self._exchange = self._exchange, None
         self.state = State.NON_AUTHENTICATED
         value = partial.arguments[0] if len(partial.arguments) == 1 else 0
-        data = sasl.decode_line(value) if isinstance(value, bytes) else sasl.WireFault.BAD_BASE64
-        if isinstance(data, sasl.WireFault) or exchange is None:
-            cancelled = data is sasl.WireFault.CANCELLED
-            self._error("Authentication cancelled" if cancelled else "Invalid base64")
-            return
-        self._exchange = exchange
-        self._step(exchange.respond(data))
+        self._step(self._sasl.line(value if isinstance(value, bytes) else b"no base64!"))
 
-    def _step(self, step: sasl.Step) -> None:
+    def _step(self, step: sasl.Step | sasl.WireFault) -> None:
         match step:
             case sasl.Challenge():
                 self._out.append(string(sasl.encode(step.data).decode()) + b"\r\n")
                 self.state = State.SASL
             case sasl.Credentials():
-                self._exchange = None
                 self._ask(Login(step.login, step.password))
+            case sasl.Proof() | sasl.Token() | sasl.Granted():
+                self._ask(Login("", "", step))
             case sasl.Failed():
-                self._exchange = None
                 self.refused()
+            case sasl.WireFault.NEEDS_TLS:
+                self._error("Log-ins are only allowed under TLS", "ENCRYPT-NEEDED")
+            case sasl.WireFault():
+                self._error(step.value.capitalize())
 
 
 def _request(partial: Partial, kinds: str) -> Request:

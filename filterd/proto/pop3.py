@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from filterd.accounts.directory import Account
 from filterd.proto import sasl
 from filterd.proto.lines import LineFault, LineReader
 
@@ -82,6 +83,7 @@ class Pop3Config:
     idle: float = 660.0
     prelude_seconds: float = 120.0
     handshake: float = 30.0
+    mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,12 @@ class Maildrop:
 # -- events -----------------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class Login:
-    """Asks: answer with ``opened`` or ``refuse``."""
+    """Asks: first ``judged``, and when that says no ``opened`` or ``refuse``. ``evidence``: of mechanisms other than a
+    password."""
 
     login: str
     password: str
+    evidence: sasl.Evidence | None = None
 
 
 @dataclass(slots=True)
@@ -157,7 +161,7 @@ class Pop3Core:
     # fmt: off
     __slots__ = (
         "_asked", "_auth_failures", "_deleted", "_eof", "_errors", "_out", "_queue", "_reader", "_sasl", "_seen",
-        "_user_name", "config", "drop", "state", "tls",
+        "_user_name", "channel", "config", "drop", "state", "tls",
     )
     # fmt: on
 
@@ -171,7 +175,8 @@ class Pop3Core:
         self._out: list[bytes] = [b"+OK " + (f"{config.hostname} ready".strip()).encode() + b"\r\n"]
         self._queue: list[Event] = []
         self._asked = False
-        self._sasl = sasl.Dialog()
+        self._sasl = sasl.Dialog(config.mechanisms)
+        self.channel = sasl.NO_CHANNEL  # the shell keeps it current
         self._user_name: bytes | None = None
         self._deleted: set[int] = set()
         self._seen: set[int] = set()
@@ -264,6 +269,15 @@ class Pop3Core:
         self.drop = drop
         self.state = State.TRANSACTION
         self._ok(f"Logged in, {len(drop.uids)} messages".encode())
+
+    def judged(self, account: Account | None) -> bool:
+        """The evidence of ``Login`` was judged. True: the client is told more first, and this question is answered."""
+        last = self._sasl.judged(account)
+        if last is None or self.state is State.CLOSED:
+            return False
+        self._asked = False
+        self._sasl_step(last)
+        return True
 
     def refuse(self, why: Refusal) -> None:
         self._asked = False
@@ -363,6 +377,9 @@ class Pop3Core:
     def _may_log_in(self) -> bool:
         return self.tls or self.config.allow_plain_auth
 
+    def _offered(self) -> tuple[str, ...]:
+        return self.config.mechanisms.names(self.channel, self._may_log_in())
+
     def _capa(self, words: list[bytes]) -> None:
         lines = [
             b"TOP",
@@ -377,7 +394,10 @@ class Pop3Core:
             if self.config.starttls and not self.tls:
                 lines.append(b"STLS")
             if self._may_log_in():
-                lines += [b"USER", b"SASL " + " ".join(sasl.MECHANISMS).encode()]
+                lines.append(b"USER")
+            offered = self._offered()
+            if offered:
+                lines.append(b"SASL " + " ".join(offered).encode())
         self._ok(b"Capabilities")
         self._out.append(b"\r\n".join((*lines, b".", b"")))
 
@@ -404,21 +424,17 @@ class Pop3Core:
         if name is None:
             self._error(b"USER first")
             return
-        step = sasl.credentials(name, words[0])
-        self._sasl_step(step)
+        self._sasl.forget()
+        self._sasl_step(sasl.credentials(name, words[0]))
 
     def _auth(self, words: list[bytes]) -> None:
         if not words:
             # RFC 5034 6 leaves the bare AUTH to older clients that ask for a list.
             self._ok(b"Mechanisms")
-            names = sasl.MECHANISMS if self._may_log_in() else ()
-            self._out.append("".join(f"{name}\r\n" for name in names).encode() + b".\r\n")
-        elif not self._may_log_in():
-            self._error(b"[AUTH] Log-ins are only allowed under TLS")
+            self._out.append("".join(f"{name}\r\n" for name in self._offered()).encode() + b".\r\n")
         else:
-            self._sasl_step(
-                self._sasl.begin(words[0].decode("latin-1"), words[1] if len(words) > 1 else None)
-            )
+            name, initial = words[0].decode("latin-1"), words[1] if len(words) > 1 else None
+            self._sasl_step(self._sasl.begin(name, initial, self.channel, self._may_log_in()))
 
     def _sasl_step(self, step: sasl.Step | sasl.WireFault) -> None:
         match step:
@@ -427,8 +443,12 @@ class Pop3Core:
                 self.state = State.SASL
             case sasl.Credentials():
                 self._ask(Login(step.login, step.password))
+            case sasl.Proof() | sasl.Token() | sasl.Granted():
+                self._ask(Login("", "", step))
             case sasl.Failed():
                 self.refuse(Refusal.CREDENTIALS)
+            case sasl.WireFault.NEEDS_TLS:
+                self._error(b"[AUTH] Log-ins are only allowed under TLS")
             case sasl.WireFault():
                 self._error(step.value.capitalize().encode())
 

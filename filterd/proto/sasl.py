@@ -1,20 +1,26 @@
 """Server side of SASL as exchanges of octets; the protocols wrap them in their own base64 lines.
 
 Specification: RFC 4422 (framework), RFC 4616 (PLAIN), draft-murchison-sasl-login (LOGIN, obsolete and still spoken by
-mail programs). Complete: PLAIN, LOGIN.
+mail programs). Complete: PLAIN, LOGIN here; ``sasl_scram`` and the others are put together in ``sasl_offer``.
 
-Use: ``exchange = begin(name)``; ``exchange.start(initial)`` with the decoded initial response or None, then
-``exchange.respond(octets)`` for each client message. Each returns ``Challenge(octets)``, ``Credentials`` (to be checked
-by the caller; the exchange is over) or ``Failed``. Cancelling and base64 belong to the wire: ``decode_line``.
+Use: ``exchange = offer.begin(name, channel, safe)``; ``exchange.start(initial)`` with the decoded initial response or
+None, then ``exchange.respond(octets)`` for each client message. Each returns ``Challenge(octets)``, some ``Evidence`` (to
+be judged by the caller: ``filterd.net.login``) or ``Failed``. ``exchange.judged(account)`` then gives what the client
+must still hear; when it gives octets, the client's next message ends the exchange with ``Granted`` or ``Failed``.
+Cancelling and base64 belong to the wire: ``decode_line``. ``Dialog`` does all of it for protocols with base64 lines.
 """
 
 from __future__ import annotations
 
 import binascii
 from base64 import b64encode
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Protocol
+
+from filterd.accounts.directory import Account
 
 # RFC 4954 4: 12,288 octets a line are enough for every mechanism in use.
 LINE_MAX = 12_288
@@ -23,6 +29,19 @@ LOGIN_MAX = 512
 PASSWORD_MAX = 1024
 
 MECHANISMS: tuple[str, ...] = ("PLAIN", "LOGIN")
+NO_BINDINGS: Mapping[str, bytes] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What TLS says about the connection. ``bindings``: channel binding data by type (RFC 5929, RFC 9266), the default one
+    first; ``names``: addresses in the client's verified certificate, empty without one."""
+
+    bindings: Mapping[str, bytes] = field(default_factory=lambda: NO_BINDINGS)
+    names: tuple[str, ...] = ()
+
+
+NO_CHANNEL = Channel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +60,37 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """The client has shown who it is by something that was checked already, or failed to (not ``good``)."""
+
+    login: str
+    good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An OAuth access token to be validated; ``login`` is whom the client says it is for, "" when it does not say."""
+
+    login: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Judged before, and now the client has heard all that it must."""
+
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The client's message makes no sense for this mechanism; ``reason`` may be shown to it."""
 
     reason: str
 
 
-Step = Challenge | Credentials | Failed
+Evidence = Credentials | Proof | Token | Granted
+Step = Challenge | Evidence | Failed
 
 
 class WireFault(Enum):
@@ -56,6 +99,7 @@ class WireFault(Enum):
     CANCELLED = "authentication cancelled"
     BAD_BASE64 = "invalid base64"
     UNKNOWN_MECHANISM = "unknown mechanism"
+    NEEDS_TLS = "this mechanism needs TLS"
 
 
 class Exchange(Protocol):
@@ -66,6 +110,22 @@ class Exchange(Protocol):
         ...
 
     def respond(self, data: bytes) -> Step: ...
+
+    def judged(self, account: Account | None) -> bytes | None:
+        """The evidence was judged (None: refused). Octets that the client must still hear, None when there are none."""
+        ...
+
+
+class Offer(Protocol):
+    """Which mechanisms there are. ``safe``: passwords in clear may pass (TLS, or the operator allows it)."""
+
+    def names(self, channel: Channel, safe: bool) -> tuple[str, ...]:
+        """What can be used on this connection now, as it is announced."""
+        ...
+
+    def begin(self, mechanism: str, channel: Channel, safe: bool) -> Exchange | WireFault:
+        """A new exchange, in any case of the name; UNKNOWN_MECHANISM or NEEDS_TLS."""
+        ...
 
 
 def decode_line(line: bytes) -> bytes | WireFault:
@@ -94,15 +154,23 @@ def encode(data: bytes) -> bytes:
     return b64encode(data)
 
 
-def begin(mechanism: str) -> Exchange | None:
-    """A new exchange, or None when the mechanism is not one of ``MECHANISMS`` (any case)."""
-    match mechanism.upper():
-        case "PLAIN":
-            return Plain()
-        case "LOGIN":
-            return Login()
-        case _:
-            return None
+@dataclass(frozen=True, slots=True)
+class Passwords:
+    """The offer of PLAIN and LOGIN alone."""
+
+    def names(self, channel: Channel, safe: bool) -> tuple[str, ...]:
+        return MECHANISMS if safe else ()
+
+    def begin(self, mechanism: str, channel: Channel, safe: bool) -> Exchange | WireFault:
+        name = mechanism.upper()
+        if name not in MECHANISMS:
+            return WireFault.UNKNOWN_MECHANISM
+        if not safe:
+            return WireFault.NEEDS_TLS
+        return Plain() if name == "PLAIN" else Login()
+
+
+ONLY_PASSWORDS = Passwords()
 
 
 def credentials(login: bytes, password: bytes) -> Credentials | Failed:
@@ -120,18 +188,21 @@ def credentials(login: bytes, password: bytes) -> Credentials | Failed:
 
 
 class Dialog:
-    """One connection's exchange with base64 lines, for the protocols whose wire form that is (SMTP, POP3)."""
+    """One connection's exchange with base64 lines, for the protocols whose wire form that is."""
 
-    __slots__ = ("_exchange",)
+    __slots__ = ("_exchange", "_offer")
 
-    def __init__(self) -> None:
+    def __init__(self, offer: Offer = ONLY_PASSWORDS) -> None:
+        self._offer = offer
         self._exchange: Exchange | None = None
 
-    def begin(self, mechanism: str, initial: bytes | None) -> Step | WireFault:
+    def begin(
+        self, mechanism: str, initial: bytes | None, channel: Channel = NO_CHANNEL, safe: bool = True
+    ) -> Step | WireFault:
         """``initial``: the initial response as written, None when there is none."""
-        exchange = begin(mechanism)
-        if exchange is None:
-            return WireFault.UNKNOWN_MECHANISM
+        exchange = self._offer.begin(mechanism, channel, safe)
+        if isinstance(exchange, WireFault):
+            return exchange
         response = None if initial is None else decode_initial(initial)
         if isinstance(response, WireFault):
             return response
@@ -147,11 +218,20 @@ class Dialog:
         self._exchange = exchange
         return self._kept(exchange.respond(data))
 
+    def judged(self, account: Account | None) -> Challenge | None:
+        """What the client must still hear when its evidence was judged; its next line then ends the exchange."""
+        exchange = self._exchange
+        last = exchange.judged(account) if exchange is not None else None
+        if last is None:
+            self._exchange = None
+            return None
+        return Challenge(last)
+
     def forget(self) -> None:
         self._exchange = None
 
     def _kept(self, step: Step) -> Step:
-        if not isinstance(step, Challenge):
+        if not isinstance(step, Challenge | Proof | Token):
             self._exchange = None
         return step
 
@@ -174,6 +254,9 @@ class Plain:
             return Failed("authorization identity must be the login name")
         return credentials(authcid, password)
 
+    def judged(self, account: Account | None) -> bytes | None:
+        return None
+
 
 class Login:
     """Two prompts, two answers; an initial response is the login name."""
@@ -192,3 +275,6 @@ class Login:
             self._login = data
             return Challenge(b"Password:")
         return credentials(self._login, data)
+
+    def judged(self, account: Account | None) -> bytes | None:
+        return None

@@ -21,6 +21,7 @@ say where the next command begins, and both ends must agree. A fault that leaves
 
 from __future__ import annotations
 
+from filterd.accounts.directory import Account
 from filterd.proto import sasl, smtp_parse, smtp_xclient
 from filterd.proto import smtp_states as fixed
 from filterd.proto.lines import LineFault
@@ -84,7 +85,10 @@ class SmtpCore(SmtpBase):
                 self._hang_up(fixed.FAR_TOO_LONG)
                 return True
             return False
-        if isinstance(line, LineFault) and dropped + before - len(reader) - 2 > self.config.limits.line_swallow:
+        if (
+            isinstance(line, LineFault)
+            and dropped + before - len(reader) - 2 > self.config.limits.line_swallow
+        ):
             self._hang_up(fixed.FAR_TOO_LONG)  # its end came in the same chunk: the answer is the same
             return True
         if self._unheard:
@@ -182,7 +186,7 @@ class SmtpCore(SmtpBase):
             if esmtp:
                 trust = (self.xclient, self.xforward)
                 lines += capabilities(
-                    self.config, Standing(self.tls, self.authenticated, *trust, now=self._now())
+                    self.config, Standing(self.tls, self.authenticated, *trust, self._now(), self.channel)
                 )
             self._put(Reply(250, "", "\n".join(lines)))
             self._enter(State.READY)
@@ -417,12 +421,14 @@ class SmtpCore(SmtpBase):
             raise SyntaxFault(503, "5.5.1", "Already authenticated")
         if not self.config.auth:
             raise SyntaxFault(502, "5.5.1", "Command not available here")
-        if not auth_offered(self.config, self.tls):
+        if not auth_offered(self.config, self.tls, self.channel):
             raise SyntaxFault(538, "5.7.11", "Encryption required for authentication")
         words = argument.split()
         if not 1 <= len(words) <= 2:
             raise SyntaxFault(501, "5.5.4", "Syntax: AUTH mechanism [initial-response]")
-        self._sasl_step(self._sasl.begin(words[0].decode("latin-1"), words[1] if len(words) == 2 else None))
+        initial = words[1] if len(words) == 2 else None
+        safe = self.tls or self.config.allow_plain_auth
+        self._sasl_step(self._sasl.begin(words[0].decode("latin-1"), initial, self.channel, safe))
 
     def _sasl_step(self, step: sasl.Step | sasl.WireFault) -> None:
         if isinstance(step, sasl.Challenge):
@@ -433,6 +439,8 @@ class SmtpCore(SmtpBase):
         match step:
             case sasl.Credentials():
                 self._ask(Auth(step.login, step.password), self._on_auth)
+            case sasl.Proof() | sasl.Token() | sasl.Granted():
+                self._ask(Auth("", "", step), self._on_auth)
             case sasl.Failed():
                 self._on_auth((None,))
             case sasl.WireFault.CANCELLED:
@@ -441,6 +449,17 @@ class SmtpCore(SmtpBase):
                 self._error(Reply(501, "5.5.2", "Invalid base64"))
             case sasl.WireFault.UNKNOWN_MECHANISM:
                 self._error(Reply(504, "5.5.4", "Unrecognized authentication mechanism"))
+            case sasl.WireFault.NEEDS_TLS:
+                self._error(Reply(538, "5.7.11", "Encryption required for authentication"))
+
+    def judged(self, account: Account | None) -> bool:
+        """The evidence of ``Auth`` was judged. True: the client is told more first, and this question is answered."""
+        last = self._sasl.judged(account)
+        if last is None or self._asked is None:
+            return False
+        self._asked = None
+        self._sasl_step(last)
+        return True
 
     def _on_auth(self, replies: tuple[Reply | None, ...]) -> None:
         reply = replies[0] if replies else fixed.BUG

@@ -32,7 +32,7 @@ class SmtpBase:
     __slots__ = (
         "_asked", "_auth_failures", "_blob_last", "_blob_left", "_dots", "_each", "_eof", "_errors", "_forwarded",
         "_idle", "_now", "_octets", "_open", "_out", "_queue", "_reader", "_refused",
-        "_resume", "_sasl", "_stale", "_transactions", "_unheard", "_utf8", "authenticated", "config",
+        "_resume", "_sasl", "_stale", "_transactions", "_unheard", "_utf8", "authenticated", "channel", "config",
         "esmtp", "helo", "recipients", "settled", "state", "tls", "xclient", "xforward",
     )
     # fmt: on
@@ -62,7 +62,8 @@ class SmtpBase:
         self._out: list[bytes] = []
         self._queue: list[Event] = []  # seldom more than two
         self._asked: Continue | None = None
-        self._sasl = sasl.Dialog()
+        self._sasl = sasl.Dialog(config.mechanisms)
+        self.channel = sasl.NO_CHANNEL  # the shell keeps it current
         self._dots: DotReader | None = None
         self._octets: TextOctets | None = None  # of a BDAT transaction; None while swallowing
         self._blob_left = 0

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from filterd.proto import sasl
+
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -25,10 +27,12 @@ class Helo:
 
 @dataclass(slots=True)
 class Auth:
-    """Log-in names to check. ``reply(None)`` refuses with the constant answer, a Reply below 400 accepts."""
+    """Who the client says it is. First ``judged``, and when that says no, ``reply(None)`` refuses with the constant answer,
+    a Reply below 400 accepts. ``evidence``: of mechanisms other than a password."""
 
     login: str
     password: str
+    evidence: sasl.Evidence | None = None
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from filterd.proto import sasl
 from pipeline.envelope import Profile
 
 
@@ -56,7 +57,7 @@ class SmtpConfig:
     """What the core must know about its listener.
 
     ``hostname`` greets. ``starttls``: a TLS context stands ready. ``auth`` offers AUTH; ``auth_required`` refuses MAIL
-    before it; ``allow_plain_auth`` offers it without TLS. ``prdr`` offers PRDR: the application answers for each recipient.
+    before it; ``allow_plain_auth`` offers it without TLS; ``mechanisms`` are what it offers. ``prdr`` offers PRDR: the application answers for each recipient.
     ``hold_limit`` offers FUTURERELEASE up to so many seconds. XCLIENT and XFORWARD for a trusted client: the shell decides.
     """
 
@@ -70,6 +71,7 @@ class SmtpConfig:
     prdr: bool = False
     hold_limit: int = 0
     banner: str = "ESMTP"
+    mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS
     limits: SmtpLimits = field(default_factory=SmtpLimits)
     patience: SmtpPatience = field(default_factory=SmtpPatience)
 

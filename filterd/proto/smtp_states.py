@@ -104,9 +104,11 @@ def overall(answers: Sequence[Reply]) -> Reply:
     return Reply(550, answers[0].enhanced_code or "5.0.0", "Refused for all recipients")
 
 
-def auth_offered(config: SmtpConfig, tls: bool) -> bool:
-    """Never on port 25, never in clear unless the operator asked for it."""
-    return config.auth and config.profile is Profile.SUBMISSION and (tls or config.allow_plain_auth)
+def auth_offered(config: SmtpConfig, tls: bool, channel: sasl.Channel) -> tuple[str, ...]:
+    """Mechanisms. Never on port 25, passwords never in clear unless the operator asked for it."""
+    if not config.auth or config.profile is not Profile.SUBMISSION:
+        return ()
+    return config.mechanisms.names(channel, tls or config.allow_plain_auth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class Standing:
     xclient: bool
     xforward: bool
     now: float = 0.0
+    channel: sasl.Channel = sasl.NO_CHANNEL
 
 
 def capabilities(config: SmtpConfig, standing: Standing) -> list[str]:
@@ -126,8 +129,9 @@ def capabilities(config: SmtpConfig, standing: Standing) -> list[str]:
     lines = ["PIPELINING", f"SIZE {config.size_limit}"]
     if config.starttls and not standing.tls:
         lines.append("STARTTLS")
-    if auth_offered(config, standing.tls) and not standing.authenticated:
-        lines.append("AUTH " + " ".join(sasl.MECHANISMS))
+    offered = auth_offered(config, standing.tls, standing.channel)
+    if offered and not standing.authenticated:
+        lines.append("AUTH " + " ".join(offered))
     lines += ["8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN", "CHUNKING"]
     if config.prdr:
         lines.append("PRDR")

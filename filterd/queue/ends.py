@@ -15,6 +15,7 @@ from filterd.queue import dsn
 from filterd.queue.base import Outgoing
 from filterd.queue.journal import Journal
 from filterd.queue.replies import RemoteReply
+from filterd.queue.routing import Lane, plain
 from filterd.queue.rows import Item
 from filterd.store.base import StoreUnavailable
 from pipeline.ports import Clock, Ids
@@ -62,6 +63,7 @@ class Ends:
     schedule: Schedule
     clock: Clock
     ids: Ids
+    lane: Lane = plain
 
     def record(self, journal: Journal, result: Result) -> list[tuple[str, str, Span]]:
         """Inside a transaction; (trace, queue id, span) of every item."""
@@ -81,7 +83,7 @@ class Ends:
             began = result.started or now
             spans.append((item.trace, item.id, Span("send", began, now - began, word, text)))
         if notes:
-            journal.add(notes, (), now)
+            journal.add(notes, (), now, lane=self.lane)
         return spans
 
     def _settle(

@@ -34,7 +34,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from filterd.queue import changes as rows_of_changes
+from filterd.queue import steering
 from filterd.queue.base import Outgoing, PendingChange, PendingStore
+from filterd.queue.routing import BY_HAND, ROUTED, Lane, plain
 from filterd.queue.rows import (
     AGENDA,
     HOLD,
@@ -45,14 +47,13 @@ from filterd.queue.rows import (
     Agenda,
     Item,
     PutOff,
-    domain_of,
     id_number,
     id_text,
     item_of,
 )
+from filterd.queue.steering import Choice
 from filterd.store import durable
 from filterd.store.base import NewMessage, SieveState, StoreUnavailable
-from pipeline.dns_name import normalise
 
 DATABASE = "queue.db"
 BODY_IN_ROW = 64 * 1024
@@ -67,7 +68,6 @@ LOCK_WAIT = 10.0
 LOCK_STEPS = (0.0, 0.0001, 0.0002, 0.0005, 0.001, 0.002)  # the last one repeats
 PRUNE_ROWS = 5_000  # in one transaction
 CHECKPOINT_PAGES = 4_000
-LATER = f"max(?, coalesce(json_extract(params, '$.{HOLD}') + 0, 0))"  # not before the time its sender asked for
 NO_FILES: Mapping[bytes, str] = MappingProxyType({})
 Fresh = Callable[[bytes, float], bool]  # (key, when its row was made): is this no retry of that one?
 
@@ -80,7 +80,8 @@ def always_retry(key: bytes, created: float) -> bool:
 def _where(domain: str | None, here: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     if domain is not None:
         return "domain=?", (domain,)
-    return f"domain not in ({','.join('?' * len(here))})", tuple(here)
+    routed = f"substr(domain, 1, 1) in ('{ROUTED}', '{BY_HAND}')"
+    return f"domain not in ({','.join('?' * len(here))}) and not {routed}", tuple(here)
 
 
 def _params(out: Outgoing) -> str:
@@ -183,11 +184,12 @@ class Journal:
         files: Mapping[bytes, str] = NO_FILES,
         changes: Sequence[PendingChange] = (),
         fresh: Fresh = always_retry,
+        lane: Lane = plain,
     ) -> Added:
         """Inside a transaction. Known unacknowledged keys add nothing, unless ``fresh`` knows better; the ids are returned all the
-        same. ``files``: the names of large texts that lie on the disk already."""
+        same. ``files``: the names of large texts that lie on the disk already; ``lane``: which way each goes."""
         added = Added((), ())
-        added.items = tuple(id_text(self._add_item(out, now, files, added, fresh)) for out in outgoing)
+        added.items = tuple(id_text(self._add_item(out, now, files, added, fresh, lane)) for out in outgoing)
         if stores:
             leader = id_number(added.items[0]) if added.items else 0
             added.stores = tuple(
@@ -200,7 +202,7 @@ class Journal:
         return added
 
     def _add_item(
-        self, out: Outgoing, now: float, files: Mapping[bytes, str], added: Added, fresh: Fresh
+        self, out: Outgoing, now: float, files: Mapping[bytes, str], added: Added, fresh: Fresh, lane: Lane
     ) -> int:
         known = self._db.execute(
             "select id, created from item where key=? and acked=0 and created>? order by id desc limit 1",
@@ -219,7 +221,7 @@ class Journal:
                 now,
                 out.reverse_path,
                 out.recipient,
-                domain_of(out.recipient),
+                lane(out.reverse_path, out.recipient),
                 out.kind,
                 out.trace,
                 _params(out),
@@ -312,9 +314,7 @@ class Journal:
     def acknowledge(self, keys: Iterable[bytes]) -> None:
         """Inside a transaction. Of equal deliveries each is acknowledged for itself, the oldest first."""
         for key in keys:
-            (item,) = self._db.execute(
-                "select min(id) from item where key=? and acked=0", (key,)
-            ).fetchone()
+            (item,) = self._db.execute("select min(id) from item where key=? and acked=0", (key,)).fetchone()
             if item is not None:
                 self._db.execute("update store set acked=1 where item=?", (item,))
                 self._db.execute("update item set acked=1 where id=?", (item,))
@@ -504,28 +504,33 @@ class Journal:
         self._db.execute("update item set warned=1 where id=?", (id_number(name),))
 
     # -- what the operator wants ---------------------------------------------------------------------------
-    def steer(self, action: str, now: float, name: str = "", domain: str = "") -> int:
-        """Inside a transaction: retry, hold, release, bounce or drop one item, those of a domain, or all. How many."""
-        where: str = "1"
-        values: list[object] = []
-        if name:
-            where, values = "id=?", [id_number(name)]
-        elif domain:
-            where, values = "domain=?", [normalise(domain) or domain.lower()]
-        if action == "drop":
-            rows = self._db.execute(
-                f"select id from item where state in ('queued','held') and {where}", values
-            ).fetchall()
-            return sum(self.end(id_text(row[0]), "dropped", now) for row in rows)
-        change = {
-            "retry": ("next_at=?" if name else f"next_at={LATER}", "state='queued'"),
-            "hold": ("state='held', next_at=?", "state='queued'"),
-            "release": (f"state='queued', next_at={LATER}", "state='held'"),
-            "bounce": ("state='queued', wish='bounce', next_at=?", "state in ('queued','held')"),
-        }[action]
-        return self._db.execute(
-            f"update item set {change[0]} where {change[1]} and {where}", (now, *values)
-        ).rowcount
+    def steer(
+        self,
+        action: str,
+        now: float,
+        *,
+        name: str = "",
+        domain: str = "",
+        sender: str = "",
+        before: float = 0.0,
+    ) -> int:
+        """Inside a transaction: retry, hold, release, bounce or drop what is chosen (see Choice). How many."""
+        choice = Choice(name, domain, sender, before)
+        if action != "drop":
+            return steering.change(self._db, action, now, choice)
+        where, values = choice.where()
+        rows = self._db.execute(
+            f"select id from item where state in ('queued','held') and {where}", values
+        ).fetchall()
+        return sum(self.end(id_text(row[0]), "dropped", now) for row in rows)
+
+    def reroute(self, now: float, choice: Choice, url: str, lane: Lane) -> int:
+        """Inside a transaction: see ``steering``."""
+        return steering.reroute(self._db, now, choice, url, lane)
+
+    def relane(self, lane: Lane, routed: bool) -> int:
+        """Inside a transaction: see ``steering``."""
+        return steering.relane(self._db, lane, routed)
 
     # -- growing old ---------------------------------------------------------------------------
     def forget_ended(self, now: float) -> list[str]:

@@ -12,9 +12,11 @@ import ssl
 from dataclasses import dataclass, field
 from typing import cast
 
+from filterd.queue import tlsverify
 from filterd.queue.dialogue import QUIT_SECONDS, Conversation, Mail, Say, Step, Talk, Upgrade
 from filterd.queue.replies import RemoteReply, ReplyReader
 from filterd.queue.route import Hop
+from filterd.queue.tlsdemand import TlsResult
 
 TRANSCRIPT_OCTETS = 8_000
 HANDSHAKE_SECONDS = 30.0
@@ -23,6 +25,14 @@ UNREAD_OCTETS = 1 << 18  # received and not yet asked for; more is not a mail se
 
 class Broken(Exception):
     """The connection failed or the other side spoke nonsense: try another host, or later."""
+
+
+class Untrusted(Broken):
+    """TLS is not what is demanded of this host; ``result`` for the reports."""
+
+    def __init__(self, text: str, result: TlsResult) -> None:
+        super().__init__(text)
+        self.result = result
 
 
 class Wire(asyncio.Protocol):
@@ -103,6 +113,12 @@ class Wire(asyncio.Protocol):
         self.transport = new
 
     @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The running TLS session."""
+        found = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        return cast("ssl.SSLObject | None", found)
+
+    @property
     def stuck(self) -> bool:
         """Octets still wait for the other side to take them."""
         return self._paused
@@ -129,6 +145,8 @@ class Link:
     transcript: list[str] = field(default_factory=list)
     noted: int = 0
     used: int = 0
+    now: float = 0.0  # seconds since the epoch, when it was opened
+    verified: str = ""  # why we know who is there
 
     @property
     def host(self) -> str:
@@ -203,14 +221,26 @@ class Link:
         if self.waiting or self.replies.pending or self.wire.received:
             raise Broken("the other side spoke before TLS began")
         self.replies = ReplyReader()
-        name = None if self.hop.address == self.hop.name or self.hop.name.startswith("[") else self.hop.name
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS + 5):
-                await self.wire.start_tls(self.context, name)
+                await self.wire.start_tls(self.context, tlsverify.server_name(self.hop))
         except ssl.SSLCertVerificationError as error:
-            raise Broken(f"the certificate is not good: {error.verify_message}") from error
-        self.note("*", "TLS")
+            raise Untrusted(*tlsverify.refusal(error)) from error
+        self.check_tls()
         return []
+
+    def check_tls(self) -> None:
+        """TLS runs: is it what is demanded? Raises Untrusted; notes what was found."""
+        session = self.wire.tls
+        cipher = session.cipher() if session is not None else None
+        what = f"{cipher[1]} {cipher[0]}" if cipher else ""
+        if session is not None and self.hop.demand is not None:
+            judgement = tlsverify.judge(self.hop.demand, session, self.now)
+            if judgement.result is not TlsResult.OK:
+                self.note("*", f"TLS {what}; {judgement.text}")
+                raise Untrusted(judgement.text, judgement.result)
+            self.verified = judgement.text
+        self.note("*", f"TLS {what}; {self.verified or 'whose certificate it is was not checked'}".strip())
 
     async def attempt(self, mail: Mail) -> None:
         """One transaction. Raises Broken when it is not known how it ended for those without a result."""

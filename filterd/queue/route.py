@@ -12,17 +12,20 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from filterd.queue.tlsdemand import Demand
 from pipeline.dns_name import normalise
 from pipeline.ports import DnsStatus, Ids, Resolver
 
 MAX_HOSTS = 10  # mail exchangers tried for one domain
 MAX_ADDRESSES = 20
+SUBMISSIONS = 465  # RFC 8314: TLS from the first octet
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
     """One address to try. ``name`` is the exchanger's name, for TLS and for people; ``path`` a unix socket instead;
-    ``ours``: a next hop of our choice, the only kind with a ``login`` and the only one that is told about clients."""
+    ``ours``: a next hop of our choice, the only kind with a ``login`` and the only one that is told about clients;
+    ``demand`` on TLS, None: TLS when it is offered (``tlspolicy``)."""
 
     name: str
     address: str
@@ -31,6 +34,13 @@ class Hop:
     lmtp: bool = False
     login: tuple[str, str] | None = None
     ours: bool = False
+    smtps: bool = False  # TLS from the first octet
+    bind: tuple[str, ...] = ()  # source addresses; none: the system's choice
+    demand: Demand | None = None
+
+    @property
+    def tls_first(self) -> bool:
+        return self.smtps or self.port == SUBMISSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,7 @@ class Relay:
     login: tuple[str, str] | None = None
     lmtp: bool = False
     path: str = ""
+    smtps: bool = False
 
 
 async def route(
@@ -100,7 +111,7 @@ async def _to_relay(relay: Relay, resolver: Resolver) -> Sequence[Hop] | NoRoute
         return NoRoute(False, f"4.4.3 the relay {relay.host} has no address")
     if isinstance(found, NoRoute):
         return found
-    return [replace(hop, login=relay.login, ours=True) for hop in found]
+    return [replace(hop, login=relay.login, ours=True, smtps=relay.smtps) for hop in found]
 
 
 def _sorted(records: Sequence[str], ids: Ids | None) -> list[tuple[int, str]]:

@@ -17,7 +17,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filterd.explain.traces import TraceWriter
@@ -29,7 +29,9 @@ from filterd.queue.ends import Ends, Schedule
 from filterd.queue.journal import Journal
 from filterd.queue.outbound import Connector, Dialer
 from filterd.queue.route import Hop, NoRoute, Relay, route
+from filterd.queue.routing import Routes, Rule, is_route
 from filterd.queue.rows import Agenda
+from filterd.queue.tlspolicy import TlsPolicies
 from filterd.queue.writer import Writer
 from filterd.store import durable
 from filterd.store.base import StoreError, StoreUnavailable
@@ -54,7 +56,12 @@ StoreLater = Callable[[PendingStore | PendingChange], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class SenderSettings:
     """``retry`` pauses in seconds, the last repeats. ``our_names`` are names of our mail exchanger. ``relays``: where the mail of
-    domains goes whose store is behind us (they are not among ``our_domains``). ``port`` is where MX hosts listen."""
+    domains goes whose store is behind us (they are not among ``our_domains``). ``routes``: ways by sender and recipient, before
+    ``relay``; ``bind``: source addresses of what takes no route. ``port`` is where MX hosts listen."""
+
+    @property
+    def router(self) -> Routes:
+        return Routes(self.routes, frozenset({*self.our_domains, *self.relays}))
 
     directory: Path
     hostname: str
@@ -65,6 +72,8 @@ class SenderSettings:
     our_names: frozenset[str]
     our_domains: frozenset[str]
     relays: Mapping[str, Relay] = field(default_factory=dict)
+    routes: Sequence[Rule] = ()
+    bind: tuple[str, ...] = ()
     port: int = 25
     total: int = TOTAL
     per_destination: int = PER_DESTINATION
@@ -80,12 +89,17 @@ class Sender:
     local: Local
     store: StoreLater
     connector: Connector | None = None  # None: the network
+    tls: TlsPolicies | None = None  # None: TLS when it is offered
     _office: Office = field(init=False, repr=False)
+    _routes: Routes = field(init=False, repr=False)
     _ready: bool = False
     _places: dict[str, Destination] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _rolling: asyncio.Task[None] | None = None
     _forgot: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self._routes = self.settings.router
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until ``stop`` is set; running transactions are given a moment to end."""
@@ -95,6 +109,7 @@ class Sender:
             return
         writer = Writer(self.settings.directory, self.clock, "sender")
         self._office = self._open_office(writer)
+        await self._give_lanes(writer, stop)
         self._ready = True
         ears = bell.listen(self.settings.directory)
         loop = asyncio.get_running_loop()
@@ -113,6 +128,19 @@ class Sender:
             lock.release()
             lock.close()
 
+    async def _give_lanes(self, writer: Writer, stop: asyncio.Event) -> None:
+        """What waits goes the ways of today's configuration."""
+        routes = self._routes
+        while not stop.is_set():
+            try:
+                moved = await writer.write(lambda journal: journal.relane(routes.lane, bool(routes.rules)))
+                if moved:
+                    log.info("%d message(s) take another route now", moved)
+                return
+            except StoreUnavailable as error:
+                log.warning("the queue cannot be written: %s", error)
+            await self._wait(stop, FAULT_PAUSE)
+
     @property
     def busy(self) -> bool:
         """Is anything being tried now, or is it only about to start?"""
@@ -128,20 +156,38 @@ class Sender:
             settings.hostname, tuple(settings.retry) or (300.0,), settings.max_age, settings.warn_after
         )
 
-        async def way(domain: str) -> Sequence[Hop] | NoRoute:
-            relay = settings.relays.get(domain, settings.relay)
-            return await route(domain, self.resolver, relay, settings.our_names, settings.port, self.ids)
-
         return Office(
             writer,
-            Ends(schedule, self.clock, self.ids),
+            Ends(schedule, self.clock, self.ids, self._routes.lane),
             self.connector or Dialer(settings.hostname),
             self.clock,
             self.traces,
             self.local,
-            way,
+            self._guarded,
             here=("", *sorted({*settings.our_domains, *settings.relays})),
         )
+
+    async def _guarded(self, lane: str) -> Sequence[Hop] | NoRoute:
+        """The addresses, each with what is demanded of TLS there."""
+        hops = await self._way(lane)
+        if isinstance(hops, NoRoute) or self.tls is None:
+            return hops
+        taken = self._routes.way(lane) if is_route(lane) else None
+        return await self.tls.guard(taken.domain if taken is not None else lane, hops)
+
+    async def _way(self, lane: str) -> Sequence[Hop] | NoRoute:
+        """The addresses to try for a lane."""
+        settings = self.settings
+        taken = self._routes.way(lane) if is_route(lane) else None
+        if is_route(lane) and (taken is None or not (taken.relay or taken.domain)):
+            return NoRoute(False, "4.3.5 its route is not configured any more")
+        domain = taken.domain if taken is not None else lane
+        relay = taken.relay if taken is not None else settings.relays.get(lane, settings.relay)
+        found = await route(domain, self.resolver, relay, settings.our_names, settings.port, self.ids)
+        bind = (taken.bind if taken is not None else ()) or settings.bind
+        if isinstance(found, NoRoute) or not bind or lane in settings.relays:
+            return found
+        return [hop if hop.path else replace(hop, bind=bind) for hop in found]
 
     async def _lock(self, stop: asyncio.Event) -> durable.Lock | None:
         """The right to send. A process that is killed loses it at once."""
@@ -234,6 +280,8 @@ class Sender:
         return max(0.02, min([SWEEP_SECONDS, *(at - now for at in times)]))
 
     def _place(self, domain: str) -> Destination:
+        if is_route(domain):
+            return self._route_place(domain)
         behind = domain in self.settings.relays
         local = domain in self._office.here and not behind
         name = RELAY if self.settings.relay is not None and not local and not behind else f"@{domain}"
@@ -242,6 +290,15 @@ class Sender:
             limit = PER_RELAY if name == RELAY or behind else self.settings.per_destination
             place = Destination(name, None if name == RELAY else domain, local, limit)
             self._places[name] = place
+        return place
+
+    def _route_place(self, lane: str) -> Destination:
+        place = self._places.get(lane)
+        if place is None:
+            taken = self._routes.way(lane)
+            ours = taken is not None and taken.relay is not None
+            place = Destination(lane, lane, False, PER_RELAY if ours else self.settings.per_destination)
+            self._places[lane] = place
         return place
 
     def _start_due(self, agenda: Agenda, now: float) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool, nothing
 from filterd.queue.bell import Bell
 from filterd.queue.journal import BODY_IN_ROW, Fresh, Journal, always_retry, write_body
+from filterd.queue.routing import Lane, plain
 from filterd.queue.rows import Added
 from filterd.queue.writer import Writer
 from filterd.store.base import StoreUnavailable
@@ -40,12 +41,14 @@ class _File:
 
 
 class GroupSpool(Spool):
-    """One a process. ``fresh`` is asked in the queue's thread about keys that are known."""
+    """One a process. ``fresh`` is asked in the queue's thread about keys that are known, ``lane`` which way each item goes."""
 
     fresh: Fresh
+    lane: Lane
 
     def __init__(self, directory: Path, clock: Clock) -> None:
         self.fresh = always_retry
+        self.lane = plain
         self._directory = directory
         self._clock = clock
         self._disk = RealDisk()
@@ -110,7 +113,7 @@ class GroupSpool(Spool):
         now = self._clock.time
 
         def add(journal: Journal) -> Added:
-            return journal.add(outgoing, stores, now(), files, changes, self.fresh)
+            return journal.add(outgoing, stores, now(), files, changes, self.fresh, self.lane)
 
         return self._writer.post(add, octets)
 

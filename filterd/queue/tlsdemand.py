@@ -54,12 +54,14 @@ class Tlsa:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which policy of the recipient's domain applied, as a report tells it. ``kind``: tlsa, sts, no-policy-found."""
+    """Which policy of the recipient's domain applied, as a report tells it. ``kind``: tlsa, sts, no-policy-found; ``base``: where
+    it was found when that is another name (DANE: the TLSA base domain)."""
 
     kind: str
     domain: str
     lines: tuple[str, ...] = ()
     mx: tuple[str, ...] = ()
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,10 +87,14 @@ class ImapConnection(Connection[Session]):
                 await self._work(event)
                 if type(event) is Work and event.call.events and self.door.config.events is not None:
                     await self.door.config.events.told(event.call.events)
-            case Authenticate(login, password):
-                self.core.authenticated(
-                    await self.door.login.authenticate(login, password, self.client, "imap")
-                )
+            case Authenticate(login, password, evidence):
+                logins, client = self.door.login, self.client
+                if evidence is None:
+                    account = await logins.authenticate(login, password, client, "imap")
+                else:
+                    account = await logins.judge(evidence, client, "imap")
+                if not self.core.judged(account):
+                    self.core.authenticated(account)
             case Idle(mailbox):
                 self._watch(mailbox)
             case IdleEnd():

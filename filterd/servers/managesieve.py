@@ -73,20 +73,29 @@ class SieveConnection(Connection[SieveCore]):
         match event:
             case Request():
                 await self._request(event)
-            case Login(login, password):
-                client = Client(ip=self.ip, port=self.port, tls=self.tls_name())
-                account = await self.door.logins.authenticate(login, password, client, "sieve")
-                if account is None:
-                    self.core.refused()
-                else:
-                    self.account = account.id
-                    self.core.logged_in(account.id)
+            case Login():
+                await self._log_in(event)
             case LoggedOut():
                 self.account = ""
             case StartTls():
                 context = self.door.context
                 if context is None or not await self.start_tls(context(), self.door.config.handshake):
                     self._cut()
+
+    async def _log_in(self, asked: Login) -> None:
+        client = Client(ip=self.ip, port=self.port, tls=self.tls_name())
+        logins = self.door.logins
+        if asked.evidence is None:
+            account = await logins.authenticate(asked.login, asked.password, client, "sieve")
+        else:
+            account = await logins.judge(asked.evidence, client, "sieve")
+        if self.core.judged(account):
+            return
+        if account is None:
+            self.core.refused()
+        else:
+            self.account = account.id
+            self.core.logged_in(account.id)
 
     async def _request(self, request: Request) -> None:
         try:

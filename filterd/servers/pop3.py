@@ -75,8 +75,8 @@ class Pop3Connection(Connection[Pop3Core]):
         match event:
             case Retrieve():
                 await self._retrieve(event)
-            case Login(login, password):
-                await self._log_in(login, password)
+            case Login():
+                await self._log_in(event)
             case Update(deleted, seen):
                 await self._update(deleted, seen)
             case StartTls():
@@ -84,10 +84,15 @@ class Pop3Connection(Connection[Pop3Core]):
                 if context is None or not await self.start_tls(context(), self.door.config.handshake):
                     self._cut()
 
-    async def _log_in(self, login: str, password: str) -> None:
+    async def _log_in(self, asked: Login) -> None:
         door = self.door
         client = Client(ip=self.ip, port=self.port, tls=self.tls_name())
-        account = await door.logins.authenticate(login, password, client, "pop3")
+        if asked.evidence is None:
+            account = await door.logins.authenticate(asked.login, asked.password, client, "pop3")
+        else:
+            account = await door.logins.judge(asked.evidence, client, "pop3")
+        if self.core.judged(account):
+            return
         if account is None:
             self.core.refuse(Refusal.CREDENTIALS)
             return

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from filterd.accounts.directory import Account
 from filterd.accounts.scripts_base import ScriptStore
+from filterd.proto.sasl import Evidence
 from filterd.store.base import AccountStore
 from pipeline.envelope import Client, Profile
 from pipeline.reply import Reply
@@ -92,6 +93,10 @@ class LoginService(Protocol):
     async def authenticate(
         self, login: str, password: str, client: Client, service: str
     ) -> Account | None: ...
+
+    async def judge(self, evidence: Evidence, client: Client, service: str) -> Account | None:
+        """The same for what the client has shown by another mechanism than a password."""
+        ...
 
 
 class Jobs(Protocol):

@@ -145,8 +145,8 @@ class SmtpConnection(Connection[SmtpCore]):
             case Helo(name, esmtp):
                 session.client = replace(session.client, helo=name, esmtp=esmtp)
                 core.reply(await service.helo(session))
-            case Auth(login, password):
-                await self._authenticate(login, password)
+            case Auth():
+                await self._authenticate(event)
             case StartTls():
                 await self._start_tls()
             case Xclient(facts):
@@ -172,12 +172,14 @@ class SmtpConnection(Connection[SmtpCore]):
             return
         self.core.reply(*replies)
 
-    async def _authenticate(self, login: str, password: str) -> None:
+    async def _authenticate(self, asked: Auth) -> None:
         try:
-            account = await self._check(login, password)
+            account = await self._check(asked)
         except Exception:
             log.exception("bug while logging in")
             self.core.reply(_LOGIN_UNAVAILABLE)
+            return
+        if self.core.judged(account):
             return
         if account is None:
             self.core.reply(None)
@@ -186,11 +188,14 @@ class SmtpConnection(Connection[SmtpCore]):
         self.session.client = replace(self.session.client, auth=account.id)
         self.core.reply(_LOGGED_IN)
 
-    async def _check(self, login: str, password: str) -> Account | None:
-        door, session = self.door, self.session
+    async def _check(self, asked: Auth) -> Account | None:
+        door, session, evidence = self.door, self.session, asked.evidence
         if door.logins is None:
-            return await door.service.authenticate(session, login, password)
-        return await door.logins.authenticate(login, password, session.client, door.listener)
+            known = evidence is None
+            return await door.service.authenticate(session, asked.login, asked.password) if known else None
+        if evidence is not None:
+            return await door.logins.judge(evidence, session.client, door.listener)
+        return await door.logins.authenticate(asked.login, asked.password, session.client, door.listener)
 
     async def _start_tls(self) -> None:
         context = self.door.context

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 SPAM_AT: Final = 0.90  # from this probability on it is spam
@@ -38,20 +38,29 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """``probability`` None: not enough was learned; ``why`` says what there is. ``telling``: (token number in the list that was
-    asked about, probability), the most telling first."""
+    """``probability`` None: not enough was learned yet (``spam`` and ``ham`` messages). ``telling``: (place in the list of tokens
+    that was asked about, probability), the most telling first; ``names``: the first of them by name, for people."""
 
     probability: float | None
     spam: int
     ham: int
     telling: tuple[tuple[int, float], ...] = ()
+    names: tuple[tuple[str, float], ...] = ()
+
+    def named(self, names: Sequence[str], most: int) -> Opinion:
+        told = tuple((names[at], probability) for at, probability in self.telling[:most])
+        return replace(self, telling=(), names=told)
 
 
 class Classifier(Protocol):
     """Tables of counts by owner; "" owns the shared one."""
 
-    async def ask(self, owner: str, data: bytes) -> Opinion:
-        """Raises StageFault when the table cannot be read."""
+    def knows(self, owner: str) -> bool:
+        """Was anything learned for the owner, or for everybody? At once; may be a few seconds old."""
+        ...
+
+    async def ask(self, owners: Sequence[str], data: bytes) -> list[Opinion]:
+        """One opinion an owner. Raises StageFault when a table cannot be read."""
         ...
 
     async def close(self) -> None: ...

@@ -1,12 +1,17 @@
-"""spamassassin: has spamd score the message.
+"""The spam stage: SpamAssassin through spamd, rspamd, or the builtin classifier, by ``engine``.
 
-spamassassin-client, which the plan names, contains no module in its newest release: aiospamc takes its place behind our
-fence (pipeline/adapters/aiospamc.py, PACKAGES.md section 1). From ``junk_at`` on a message is marked (``X-Spam-Flag``,
-tag ``spam.flag``) and the recipient's Sieve script decides; from ``reject_at`` on it is refused.
+spamd is asked REPORT, which tells the score, the rules that hit and the points of each; with ``command = "symbols"`` the
+rules have no points. rspamd is asked by HTTP (``checkv2``); its symbols are the rules, and what it wants done is done when
+``rspamd_actions`` says so. The builtin classifier asks each local recipient's own counts (``pipeline.spam.bayes``); where
+spamd is "auto" and not there, it judges in its place, once it has learned enough.
+
+The decision is made here: from ``junk_at`` on a message is spam (``result`` "spam", tag ``spam.flag``) and the recipient's
+Sieve script decides; from ``reject_at`` on it is refused.
 
 Writes X-Spam-Status, X-Spam-Score, X-Spam-Level and, for spam, X-Spam-Flag; tags ``spam.score``, ``spam.threshold``,
-``spam.flag``. Every X-Spam field that came along is removed, unless another MTA of ours hands us the mail and nothing
-was scored. Invariant: at most ``parallel`` questions at a time (spamd's children); the time limit is the runner's.
+``spam.flag``; of the builtin classifier also ``spam.score.ACCOUNT``: where recipients differ, the fields and the plain tags
+say what the mildest says. Every X-Spam field that came along is removed, unless another MTA of ours hands us the mail and
+nothing was scored. Invariant: at most ``parallel`` questions at a time (spamd's children); the time limit is the runner's.
 """
 
 from __future__ import annotations
@@ -27,8 +32,13 @@ from pipeline.reverse import verified_name
 from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
+from pipeline.spam import bayes, rspamd
+from pipeline.spam.allow import AllowList
+from pipeline.wire import rspamd as wire
 from pipeline.wire.spamd import Judgement
 
+OWNERS = 10  # recipients whose own counts are asked; of more, only what everybody shares
+DEFERRED = Reply(451, "4.7.1", "Please try again later")
 REFUSED = Reply(550, "5.7.1", "The message looks like spam and is not accepted")
 SHOWN_RULES = 6  # in the one-line summary, the heaviest first
 LEVEL_LIMIT = 50  # stars
@@ -41,6 +51,11 @@ class SpamassassinSettings:
         "auto",
         "auto: on when spamd answers at the socket, else skipped and the trace says so.",
         choices=("auto", "on", "off"),
+    )
+    engine: str = setting(
+        "spamd",
+        "Who judges: spamd (SpamAssassin), rspamd, or builtin (a Bayes classifier; also in place of an absent spamd).",
+        choices=("spamd", "rspamd", "builtin"),
     )
     socket: str = setting("inet:783@127.0.0.1", "Where spamd listens.", "socket")
     junk_at: float = setting(5.0, "From this score on a message is spam and goes to Junk.")
@@ -58,6 +73,24 @@ class SpamassassinSettings:
         "report tells the points of each rule; symbols only their names (when spamd's report template was changed).",
         choices=("report", "symbols"),
     )
+    rspamd_socket: str = setting("127.0.0.1:11333", "Where rspamd answers checkv2.", "socket")
+    rspamd_controller: str = setting("127.0.0.1:11334", "Where rspamd learns (its controller).", "socket")
+    rspamd_password: tuple[str, ...] = setting((), "The controller's password, for learning.")
+    rspamd_actions: bool = setting(
+        True, "Do what rspamd wants done (reject, soft reject, add header), whatever the score."
+    )
+    min_learned: int = setting(
+        10, "The builtin classifier judges once it has learned so many of spam and of ham."
+    )
+    shared: bool = setting(False, "What one person teaches the builtin classifier counts for all others too.")
+    learn: bool = setting(
+        True,
+        "Moves into and out of Junk by IMAP, and $Junk and $NotJunk, teach the engine and the builtin one.",
+    )
+    allow: tuple[str, ...] = setting(
+        (),
+        "Not scored: networks, and addresses or domains in From where DMARC, SPF or DKIM vouches for them.",
+    )
 
 
 class SpamassassinStage:
@@ -65,20 +98,32 @@ class SpamassassinStage:
 
     name = "spamassassin"
     phases = frozenset({Phase.EOM})
-    after: tuple[str, ...] = ()
     breaker = True
 
-    def __init__(self, settings: SpamassassinSettings, context: StageContext) -> None:
+    def __init__(
+        self,
+        settings: SpamassassinSettings,
+        context: StageContext,
+        classifier: bayes.Classifier | None = None,
+    ) -> None:
         self.settings = settings
+        self._classifier = classifier
+        self._allow = AllowList(settings.allow)
+        self.after: tuple[str, ...] = self._allow.after
         self.on_error = OnError(settings.on_error)
         self.timeout = settings.timeout
         self._context = context
-        self._endpoint = endpoint.parse(settings.socket, default_port=783)
+        self._rspamd = settings.engine == "rspamd"
+        self._endpoint = (
+            endpoint.parse(settings.rspamd_socket, default_port=11333)
+            if self._rspamd
+            else endpoint.parse(settings.socket, default_port=783)
+        )
         self._presence = Presence(settings.enabled, context.clock)
         self._turn = asyncio.Semaphore(max(1, settings.parallel))
 
     def quick(self, transaction: Transaction) -> Verdict | None:
-        """What needs no spamd."""
+        """What needs no engine."""
         if self._presence.off:
             return self._skipped(transaction, "switched off")
         if transaction.envelope.client.auth:
@@ -86,36 +131,107 @@ class SpamassassinStage:
         size = transaction.message.size
         if size > self.settings.max_size:
             return self._skipped(transaction, f"{size} octets, the limit is {self.settings.max_size}")
-        if self._presence.skipped():
-            return self._skipped(transaction, "no spamd here")
+        why = self._allow.match(transaction)
+        if why:
+            return self._skipped(transaction, f"allowed: {why}")
+        if self.settings.engine == "builtin":
+            return None
+        if self._presence.skipped() and not self._stands_in(transaction):
+            return self._skipped(transaction, self._absent)
         return None
 
     async def check(self, transaction: Transaction) -> Verdict:
         verdict = self.quick(transaction)
         if verdict is not None:
             return verdict
-        data = await self._as_delivered(transaction)
+        if self.settings.engine == "builtin":
+            return await self._builtin(transaction)
+        if self._presence.skipped():
+            return await self._in_place(transaction, "")
         async with self._turn:
             try:
-                reader, writer = await self._dial()
+                reader, writer = await rspamd.dial(self._endpoint)
             except OSError as error:
                 if self._presence.nobody(error) and self._presence.missing():
-                    return self._skipped(transaction, "no spamd here", str(error))
+                    return await self._in_place(transaction, str(error))
                 raise StageFault(
                     "unavailable", f"cannot reach {self._endpoint}: {error.strerror or error}"
                 ) from error
-            from pipeline.adapters import aiospamc  # late: see the adapter's heading
-
-            judgement = await aiospamc.ask(
-                reader,
-                writer,
-                self.settings.command.upper(),
-                data,
-                self._user(transaction),
-                self.timeout,
-            )
+            if self._rspamd:
+                return await self._ask_rspamd(transaction, reader, writer)
+            judgement = await self._ask_spamd(transaction, reader, writer)
         self._presence.answered()
         return self._verdict(transaction, judgement)
+
+    async def _ask_spamd(
+        self, transaction: Transaction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Judgement:
+        from pipeline.adapters import aiospamc  # late: see the adapter's heading
+
+        data = await self._as_delivered(transaction)
+        command = self.settings.command.upper()
+        return await aiospamc.ask(reader, writer, command, data, self._user(transaction), self.timeout)
+
+    async def _ask_rspamd(
+        self, transaction: Transaction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Verdict:
+        fields = wire.question(transaction, self._context.hostname, self._user(transaction))
+        host = self._endpoint.host or "localhost"
+        data = transaction.message.data
+        answer = wire.judged(await rspamd.post(reader, writer, "/checkv2", host, fields, data))
+        self._presence.answered()
+        return self._rspamd_verdict(transaction, answer)
+
+    async def close(self) -> None:
+        if self._classifier is not None:
+            await self._classifier.close()
+
+    # -- the builtin classifier -----------------------------------------------------------------------------------------
+
+    @property
+    def _absent(self) -> str:
+        return f"no {'rspamd' if self._rspamd else 'spamd'} here"
+
+    def _owners(self, transaction: Transaction) -> list[str]:
+        accounts = list(dict.fromkeys(one.account for one in transaction.envelope.recipients if one.account))
+        return accounts if 0 < len(accounts) <= OWNERS else [""]
+
+    def _stands_in(self, transaction: Transaction) -> bool:
+        """Has the builtin classifier learned anything for these recipients? Cheap."""
+        known = self._classifier
+        return known is not None and any(known.knows(owner) for owner in self._owners(transaction))
+
+    async def _in_place(self, transaction: Transaction, reason: str) -> Verdict:
+        """The daemon of an "auto" stage is not there: what the builtin classifier says, if it has learned enough."""
+        if self._stands_in(transaction):
+            verdict = await self._builtin(transaction)
+            if verdict.result != "skipped":
+                return verdict
+        return self._skipped(transaction, self._absent, reason)
+
+    async def _builtin(self, transaction: Transaction) -> Verdict:
+        if self._classifier is None:
+            return self._skipped(transaction, "there is no classifier here")
+        owners = self._owners(transaction)
+        opinions = await self._classifier.ask(owners, transaction.message.data)
+        least, junk_at = self.settings.min_learned, self.settings.junk_at
+        judged = [
+            (owner, bayes.score(opinion.probability, junk_at), opinion)
+            for owner, opinion in zip(owners, opinions, strict=True)
+            if opinion.probability is not None
+        ]
+        if not judged:
+            most = max(opinions, key=lambda one: min(one.spam, one.ham))
+            learned = f"{most.spam} spam and {most.ham} ham learned, {least} of each are needed"
+            return self._skipped(transaction, "not enough training", learned)
+        _owner, score, opinion = min(judged, key=lambda one: one[1])
+        verdict = self._verdict(transaction, Judgement(score, junk_at, ()), _named(opinion))
+        tags = {f"spam.score.{owner}": f"{score:.2f}" for owner, score, _ in judged if owner}
+        if len(judged) < len(owners):  # some have no opinion: the message itself stays unmarked
+            tags["spam.threshold"] = f"{junk_at:g}"
+            plain = self._skipped(transaction, "only some recipients have trained enough")
+            return replace(plain, result=verdict.result, tags=tags, evidence=verdict.evidence)
+        return replace(verdict, tags={**verdict.tags, **tags})
 
     def abort(self, transaction: Transaction) -> None:
         """Nothing is kept between calls; a running question ends by its cancellation."""
@@ -138,11 +254,6 @@ class SpamassassinStage:
         path = "".join(char for char in envelope.reverse_path if char.isprintable())[:256]
         return render_field("X-Envelope-From", f"<{path}>") + line + transaction.message.data
 
-    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._endpoint.is_unix:
-            return await asyncio.open_unix_connection(self._endpoint.path)
-        return await asyncio.open_connection(self._endpoint.host, self._endpoint.port)
-
     def _user(self, transaction: Transaction) -> str:
         """A name that cannot break the request's header, or none."""
         name = self.settings.user
@@ -163,11 +274,47 @@ class SpamassassinStage:
             edits=edits,
         )
 
-    def _verdict(self, transaction: Transaction, judgement: Judgement) -> Verdict:
+    def _verdict(
+        self, transaction: Transaction, judgement: Judgement, told: dict[str, str] | None = None
+    ) -> Verdict:
         junk_at, reject_at = self.settings.junk_at, self.settings.reject_at
         score = judgement.score
-        spam = score >= junk_at
         refused = reject_at > 0 and score >= reject_at
+        evidence = {**_evidence(judgement, junk_at, reject_at), "engine": self.settings.engine}
+        if told is not None:
+            evidence = {**evidence, **told, "engine": "builtin"}
+            del evidence["spamd_threshold"], evidence["rules"]
+        return self._marked(transaction, judgement, score >= junk_at, refused, evidence)
+
+    def _rspamd_verdict(self, transaction: Transaction, answer: wire.Answer) -> Verdict:
+        """``rspamd_actions``: what it wants done counts as much as its score."""
+        follow, judgement = self.settings.rspamd_actions, answer.judgement
+        score, reject_at = judgement.score, self.settings.reject_at
+        spam = score >= self.settings.junk_at or (follow and answer.action in wire.SPAM_ACTIONS)
+        refused = reject_at > 0 and (score >= reject_at or (follow and answer.action == "reject"))
+        evidence = _evidence(judgement, self.settings.junk_at, reject_at)
+        evidence["required_score"] = evidence.pop("spamd_threshold")
+        evidence |= {"engine": "rspamd", "action": answer.action}
+        verdict = self._marked(transaction, judgement, spam, refused, evidence)
+        ours = {edit.name.lower() for edit in verdict.edits}
+        extra = [pair for pair in answer.headers if pair[0].lower() not in ours]
+        present = transaction.message.header
+        edits = [HeaderEdit("remove", name) for name, _ in extra if name.lower().encode() in present]
+        edits += [HeaderEdit("add", name, value) for name, value in extra]
+        verdict = replace(verdict, edits=(*verdict.edits, *edits))
+        if follow and answer.action == "soft reject" and not refused:
+            return replace(verdict, disposition=Disposition.TEMPFAIL, result="deferred", reply=DEFERRED)
+        return verdict
+
+    def _marked(
+        self,
+        transaction: Transaction,
+        judgement: Judgement,
+        spam: bool,
+        refused: bool,
+        evidence: dict[str, str],
+    ) -> Verdict:
+        junk_at, score = self.settings.junk_at, judgement.score
         names = ", ".join(name for name, _points in judgement.rules) or "none"
         status = f"{'Yes' if spam else 'No'}, score={score:.1f} required={junk_at:.1f} tests={names}"
         added = [
@@ -182,16 +329,26 @@ class SpamassassinStage:
             self.name,
             Disposition.REJECT if refused else Disposition.CONTINUE,
             "spam" if spam else "ham",
-            f"{score:.1f} of {junk_at:g}  {_summary(judgement)}".rstrip(),
+            f"{score:.1f} of {junk_at:g}  {_summary(judgement) or evidence.get('tokens', '')}".rstrip(),
             REFUSED if refused else None,
-            _evidence(judgement, junk_at, reject_at),
+            evidence,
             edits=(*removals(transaction.message, b"x-spam-"), *added),
             tags={
-                "spam.score": f"{score:.2f}",
+                "spam.score": f"{max(score, junk_at) if spam else score:.2f}",
                 "spam.threshold": f"{junk_at:g}",
                 "spam.flag": "YES" if spam else "NO",
             },
         )
+
+
+def _named(opinion: bayes.Opinion) -> dict[str, str]:
+    """What the builtin classifier went by."""
+    words = "  ".join(f"{name} {probability:.2f}" for name, probability in opinion.names)
+    return {
+        "probability": f"{opinion.probability or 0.0:.4f}",
+        "learned": f"{opinion.spam} spam, {opinion.ham} ham",
+        "tokens": words[:400],
+    }
 
 
 def _evidence(judgement: Judgement, junk_at: float, reject_at: float) -> dict[str, str]:

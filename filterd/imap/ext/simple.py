@@ -19,9 +19,14 @@ def _private(session: Session) -> bool:
     return session.tls or session.config.allow_plaintext
 
 
+def _mechanisms(session: Session) -> tuple[bytes, ...]:
+    names = session.config.mechanisms.names(session.channel, _private(session))
+    return tuple(b"AUTH=" + name.encode("ascii") for name in names)
+
+
 STARTTLS = Extension(9051, (b"STARTTLS",), early=True, late=False, when=lambda s: s.config.tls and not s.tls)
 LOGINDISABLED = Extension(9051, (b"LOGINDISABLED",), early=True, late=False, when=lambda s: not _private(s))
-AUTH = Extension(9051, (b"AUTH=PLAIN", b"AUTH=LOGIN"), early=True, late=False, when=_private)
+AUTH = Extension(9051, (), early=True, late=False, dynamic=_mechanisms)
 SASL_IR = Extension(4959, (b"SASL-IR",), early=True)  # cmd/authenticate
 LITERAL_PLUS = Extension(7888, (b"LITERAL+",), early=True)  # wire
 UIDPLUS = Extension(4315, (b"UIDPLUS",))  # cmd/append, cmd/copy, cmd/expunge

@@ -129,3 +129,49 @@ def test_a_message_for_later_says_so(
     assert "held until 2096-10-02 07:06:40 UTC, as its sender asked" in capsys.readouterr().out
     run(config, "show", name)
     assert "held until 2096-10-02" in capsys.readouterr().out
+
+
+def domains(tmp_path: Path) -> list[str]:
+    with contextlib.closing(Journal(tmp_path / "queue")) as journal:
+        return [item.domain for item in journal.items()]
+
+
+def test_choosing_by_domain_sender_and_age(
+    config: Path, names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(config, "hold", "--domain", "D1.example") == 0
+    assert states(tmp_path) == ["queued", "held", "queued", "held"]
+    assert run(config, "release", "--sender", "@us.example", "--older", "2h") == 0
+    assert run(config, "hold", "--sender", "ANN@us.example", "--domain", "d0.example") == 0
+    assert states(tmp_path) == ["held", "queued", "held", "queued"]
+    assert run(config, "release", "--older", "3h") == 1  # nothing is so old
+    assert run(config, "release", "all", "--sender", "<>") == 1
+    assert run(config, "bounce", "--domain", "d1.example") == 0
+    assert run(config, "drop", "--domain", "d0.example", "--yes") == 0
+    assert states(tmp_path) == ["dropped", "queued", "dropped", "queued"]
+    for words in (
+        ["drop"],
+        ["hold", names[0], "--domain", "x"],
+        ["hold", "--older", "soon"],
+        ["bounce", "all"],
+    ):
+        with pytest.raises(CliError):
+            run(config, *words)
+
+
+def test_reroute(config: Path, names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(config, "reroute", names[0], "--to", "smtp://mx2.example:2525") == 0
+    assert run(config, "reroute", "--domain", "d1.example", "--to", "lmtp:unix:/run/other") == 0
+    assert domains(tmp_path) == [
+        "!smtp://mx2.example:2525", "!lmtp:unix:/run/other", "d0.example", "!lmtp:unix:/run/other",
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert run(config, "show", names[0]) == 0
+    assert "rerouted by hand to smtp://mx2.example:2525" in capsys.readouterr().out
+    assert run(config, "flush", "d1.example") == 0  # what was rerouted is still for that domain
+    assert capsys.readouterr().out == "2 message(s) tried now\n"
+    assert run(config, "reroute", "all", "--to", "auto") == 0
+    assert domains(tmp_path) == ["d0.example", "d1.example"] * 2
+    for url in ("smtp://u:p@mx2.example", "http://x", "lmtp:unix:here", "smtp://"):
+        with pytest.raises(CliError):
+            run(config, "reroute", "all", "--to", url)

@@ -1,0 +1,1 @@
+"""Learning what is spam: from moves by IMAP and from commands, durable, by every engine once."""

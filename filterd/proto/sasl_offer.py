@@ -1,0 +1,46 @@
+"""The mechanisms of a door, put together: which are offered on a connection, and their exchanges.
+
+Specification: RFC 4422 3.2, RFC 5802 6. Invariants: what is announced works for everybody who has a password; a mechanism
+that would show a password, or what a stranger could guess one from, is not offered without TLS unless the operator says so.
+"""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b64encode
+from dataclasses import dataclass
+
+from filterd.proto.sasl import MECHANISMS, Channel, Exchange, Login, Plain, WireFault
+from filterd.proto.sasl_keys import NAME as SCRAM
+from filterd.proto.sasl_scram import NONCE_OCTETS, PLUS, KeySource, Nonce, Scram
+
+
+def chance() -> bytes:
+    """The server's part of a nonce."""
+    return b64encode(secrets.token_bytes(NONCE_OCTETS))
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanisms:
+    """Implements ``sasl.Offer``. ``keys``: SCRAM's, None = not offered; ``scram_in_clear``: also without TLS."""
+
+    keys: KeySource | None = None
+    scram_in_clear: bool = False
+    nonce: Nonce = chance
+
+    def names(self, channel: Channel, safe: bool) -> tuple[str, ...]:
+        names = list(MECHANISMS) if safe else []
+        if (safe or self.scram_in_clear) and self.keys is not None and self.keys.scram_offered():
+            names.append(SCRAM)
+            if channel.bindings:
+                names.append(PLUS)
+        return tuple(names)
+
+    def begin(self, mechanism: str, channel: Channel, safe: bool) -> Exchange | WireFault:
+        name = mechanism.upper()
+        offered = self.names(channel, safe)
+        if name not in offered:
+            return WireFault.NEEDS_TLS if name in self.names(channel, True) else WireFault.UNKNOWN_MECHANISM
+        if name in (SCRAM, PLUS) and self.keys is not None:
+            return Scram(self.keys, channel, self.nonce, bound=name == PLUS, plus_offered=PLUS in offered)
+        return Plain() if name == "PLAIN" else Login()
