@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from filterd import __version__, keys, signing
+from filterd import __version__, keys, maildrop, signing
 from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
 from filterd.accounts.password import Passwords
 from filterd.accounts.places import account_folder, database_path, mail_root, scripts_of, tests_of
+from filterd.accounts.rates import RateLimits, Rates
 from filterd.assembly import (
     TRACES,
     departure,
@@ -35,6 +36,7 @@ from filterd.assembly import (
     reporting,
     srs_of,
     stage_context,
+    tls_reporting,
 )
 from filterd.board import Board, Desk, alone
 from filterd.config.errors import ConfigErrors, render
@@ -49,19 +51,24 @@ from filterd.execclient import CAPABILITIES as PROGRAM_WORDS
 from filterd.execclient import ExecClient, reachable
 from filterd.explain.traces import TraceWriter
 from filterd.imap.events import MailboxEvents
+from filterd.imap.filtering import FilterService
+from filterd.learning.learner import engines_of, recorders_of, work_of
 from filterd.local_delivery import LocalDelivery
 from filterd.local_text import DELIVER_SOCKET
 from filterd.mailboxscripts import MailboxScripts, MailboxScriptSettings
+from filterd.maildrop import Maildrop
 from filterd.milter import MilterReception
 from filterd.net import listen
 from filterd.net.share import ShareTable
 from filterd.ports import SystemClock, SystemIds
 from filterd.quarantine.keeper import Quarantine
+from filterd.queue.outbound import unheard
 from filterd.queue.route import Relay
 from filterd.queue.routing import Routes, Rule, folded
 from filterd.queue.sender import Sender, SenderSettings
 from filterd.queue.spool import GroupSpool
 from filterd.reception import Reception, ReceptionSettings
+from filterd.reports.tlsrpt_data import DATABASE, SessionLog
 from filterd.scripts import ScriptService
 from filterd.store.changes import NoticeHub
 from filterd.store.choice import ChosenStore
@@ -70,13 +77,26 @@ from filterd.store.jobs import AccountJobs
 from filterd.stores import store_of
 from filterd.transport import dialer, tls_policies
 from filterd.workers import RETIRE, Group, Role, fresh_large_buffers
+from pipeline.ports import Clock
 from pipeline.runner import Runner
 from pipeline.srs import Original, Srs
 from rules.limits import Limits
 
 log = logging.getLogger("filterd")
 
-LISTENERS = ("smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", "milter")
+LISTENERS = (
+    "smtp",
+    "submission",
+    "submissions",
+    "lmtp",
+    "imap",
+    "imaps",
+    "pop3",
+    "pop3s",
+    "sieve",
+    "milter",
+    "web",
+)
 MAX_SOCKET_PATH = 107  # octets
 GC_THRESHOLD = (
     20_000  # new objects between two collections: a message makes a few thousand, nearly none in cycles
@@ -104,11 +124,14 @@ class Parts:
     desk: Desk | None = None
     runners: tuple[Runner, ...] = ()
     quarantine: Quarantine | None = None
+    filters: FilterService | None = None  # FILTER=SIEVE
 
     async def end(self) -> None:
         """Close the stages, then everything else."""
         for runner in self.runners:
             await runner.close()
+        if self.events is not None:
+            self.events.close()
         self.close()
 
 
@@ -122,7 +145,9 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     root = data_dir(config)
     srs = srs_of(config, clock)
     database = AccountDatabase(database_path(config), clock)
-    directory = BuiltinDirectory(config, database, Passwords(clock), srs_verifier(srs))
+    directory = BuiltinDirectory(
+        config, database, Passwords(clock), srs_verifier(srs), keys.secret(root, "scram")
+    )
     notices = NoticeHub(root / "run", name)
     store = message_store(config, quota_of(directory), notices.changed)
     notices.follow(store.path, store.watched)
@@ -135,30 +160,15 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     context = stage_context(config, clock, ids, dns(config, clock, ids))
     leaving = departure(config, context, srs)
     delivery = Delivery(
-        delivery_settings(config),
-        directory,
-        jobs,
-        scripts,
-        spool,
-        leaving,
-        clock,
-        desk,
-        programs,
+        delivery_settings(config), directory, jobs, scripts, spool, leaving, clock, desk, programs
     )
     quarantine = delivery.performer.quarantine = quarantine_of(config, clock)
     spool.fresh, spool.lane = delivery.performer.fresh, routes_of(config).lane
     arriving, secret = incoming(config, context), keys.secret(root, "delivery")
     reception = Reception(
-        reception_settings(config),
-        directory,
-        arriving,
-        leaving,
-        delivery,
-        traces,
-        clock,
-        ids,
-        secret,
+        reception_settings(config), directory, arriving, leaving, delivery, traces, clock, ids, secret
     )
+    rates = reception.rates = rates_of(config, clock)
     mailbox_scripts = MailboxScripts(
         mailbox_script_settings(config),
         scripts,
@@ -177,6 +187,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     ends = [
         quarantine.close,
         spool.close,
+        rates.close,
         traces.close,
         jobs.close,
         notices.close,
@@ -201,10 +212,11 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         delivery,
         screening,
         close,
-        MailboxEvents((mailbox_scripts,)),
+        MailboxEvents((mailbox_scripts,), recorders_of(config, clock)),
         desk,
         (arriving, leaving.runner),
         quarantine,
+        filters=mailbox_scripts,
     )
 
 
@@ -231,6 +243,7 @@ def delivery_settings(config: Config) -> DeliverySettings:
         global_scripts=data_dir(config) / "sieve" / "global",
         subaddress=config.accounts.subaddress,
         limits=sieve_limits(config),
+        save_sent=config.accounts.save_sent,
     )
 
 
@@ -296,6 +309,12 @@ def message_store(
 def open_store(config: Config) -> ChosenStore:
     """The store for a command of the command line, without a server."""
     return message_store(config, lambda account: 0, no_notice)
+
+
+def rates_of(config: Config, clock: Clock) -> Rates:
+    """How much our people may send in an hour."""
+    limits = RateLimits(config.limits.messages_per_hour, config.limits.recipients_per_hour)
+    return Rates(data_dir(config) / "rates.db", clock, limits)
 
 
 def srs_verifier(srs: Srs | None) -> Callable[[str], str | None] | None:
@@ -398,6 +417,18 @@ def routes_of(config: Config) -> Routes:
     return Routes(routing_rules(config), frozenset(domain.name for domain in config.domain))
 
 
+def maildrop_of(config: Config, local: LocalDelivery, spool: GroupSpool, clock: Clock) -> Maildrop:
+    return Maildrop(
+        config.server.maildrop,
+        config.server.hostname,
+        config.domain[0].name,
+        config.limits.message_size,
+        local,
+        spool,
+        clock,
+    )
+
+
 async def sender(config: Config, board: Board | None = None) -> int:
     """Send until told to stop."""
     stop = stop_event()
@@ -417,7 +448,7 @@ async def sender(config: Config, board: Board | None = None) -> int:
         routes=routing_rules(config),
         bind=config.queue.bind,
     )
-    resolver = dns(config, clock, ids)
+    resolver, seen = dns(config, clock, ids), SessionLog(data_dir(config) / DATABASE, clock)
     sending = Sender(
         settings,
         resolver,
@@ -426,18 +457,27 @@ async def sender(config: Config, board: Board | None = None) -> int:
         parts.traces,
         local.queued,
         local.store_later,
-        dialer(config, clock),
+        dialer(config, clock, seen.put if config.queue.tls_reports else unheard),
         tls_policies(config, resolver, clock),
     )
     work = [sending.run(stop)]
     if parts.quarantine is not None:
-        held = releaser(config, parts.quarantine, parts.delivery, parts.directory, parts.traces, clock)
+        held = releaser(
+            config, parts.quarantine, parts.delivery, parts.directory, parts.traces, parts.spool, clock
+        )
         work.append(held.run(stop))
     if (
         config.stage.dmarc.reports.send
     ):  # the daily DMARC reports; `filterd dmarc send` does the same from cron
         work.append(reporting(config, dns(config, clock, ids), parts.spool, clock).run(stop))
+    if config.server.maildrop:
+        work.append(maildrop_of(config, local, parts.spool, clock).run(stop))
+    if engines_of(config):
+        work.append(work_of(config, clock, parts.jobs).run(stop))
+    if config.queue.tls_reports:
+        work.append(tls_reporting(config, resolver, parts.spool, clock).run(stop))
     await asyncio.gather(*work)
+    seen.close()
     await parts.end()
     return 0
 
@@ -485,8 +525,10 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     root = data_dir(config)
     for folder in (root, root / "run", root / "queue", Path(mail_root(config))):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in ("delivery", "srs"):
+    for name in ("delivery", "srs", "quarantine"):
         keys.secret(root, name)
+    if config.server.maildrop:
+        maildrop.make(config.server.maildrop, config.server.user)
     sockets = bind_all(config)
     shown = list(sockets)
     sockets.extend(commands_door(root))

@@ -18,15 +18,20 @@ from filterd.config.schema import Config
 from filterd.delivery import Delivery
 from filterd.explain.traces import TraceReader, TraceWriter
 from filterd.greylist import SqliteTriplets
+from filterd.learning.learner import classifier_of, learner_of
 from filterd.milter import MilterReception, MilterReceptionSettings
 from filterd.milter_sieve import Screen
 from filterd.outgoing import Departure, Seal
+from filterd.quarantine.digest import Digests
 from filterd.quarantine.keeper import Quarantine
+from filterd.quarantine.links import SECRET, Links
 from filterd.quarantine.release import Releaser
 from filterd.queue import dsn
 from filterd.queue.base import Spool
 from filterd.reports.daily import Reporting, reporter
 from filterd.reports.data import REPORTS, ObservationLog
+from filterd.reports.tlsrpt import TlsReporting
+from filterd.reports.tlsrpt_data import DATABASE
 from pipeline import authres, registry
 from pipeline.adapters import dkimpy
 from pipeline.adapters.dnspython import DnsResolver
@@ -45,6 +50,7 @@ from pipeline.stages.dmarc import DmarcStage
 from pipeline.stages.greylist import GreylistStage
 from pipeline.stages.milters import MilterSettings, MiltersSettings
 from pipeline.stages.privacy import PrivacySettings
+from pipeline.stages.spamassassin import SpamassassinStage
 from pipeline.trace import MessageTrace
 from pipeline.transaction import Transaction
 from rules.limits import Limits
@@ -75,6 +81,7 @@ def releaser(
     delivery: Delivery,
     directory: Directory,
     traces: TraceWriter,
+    spool: Spool,
     clock: Clock,
 ) -> Releaser:
     """Carries out the releases that people ask for."""
@@ -88,7 +95,24 @@ def releaser(
             reader.close()
 
     secret = keys.secret(root, "delivery")
-    return Releaser(quarantine, delivery, directory, traces, known, clock, secret)
+    learner = learner_of(config, clock)
+    daily = (
+        digests(config, quarantine, directory, spool, clock) if config.quarantine.digest == "daily" else None
+    )
+    return Releaser(quarantine, delivery, directory, traces, known, clock, secret, learner, daily)
+
+
+def digests(
+    config: Config, quarantine: Quarantine, directory: Directory, spool: Spool, clock: Clock
+) -> Digests:
+    hour = config.quarantine.digest_hour
+    return Digests(quarantine, directory, spool, links_of(config), clock, config.server.hostname, hour)
+
+
+def links_of(config: Config) -> Links:
+    """Makes and reads the links of digests."""
+    secret = keys.secret(Path(config.server.data_dir), SECRET)
+    return Links(secret, config.quarantine.base_url.rstrip("/"))
 
 
 def stage_context(config: Config, clock: Clock, ids: Ids, resolver: Resolver) -> StageContext:
@@ -120,15 +144,20 @@ def incoming(config: Config, context: StageContext) -> Runner:
         "milters": bool(stage.milters),
     }
     names = [name for name in config.pipeline.incoming if switches.get(name, True)]
-    return _runner(config, context, names, _with_state(config))
+    return _runner(config, context, names, _with_state(config, context.clock))
 
 
-def _with_state(config: Config) -> dict[str, Callable[..., Stage]]:
+def _with_state(config: Config, clock: Clock) -> dict[str, Callable[..., Stage]]:
     """The stages that keep something between messages, given what they keep it in."""
     root = Path(config.server.data_dir)
     out: dict[str, Callable[..., Stage]] = {}
     if config.stage.greylist.enabled:
         out["greylist"] = partial(GreylistStage, triplets=SqliteTriplets(root / "greylist.db"))
+    if (
+        config.stage.spamassassin.enabled not in ("off", "false")
+        and "spamassassin" in config.pipeline.incoming
+    ):
+        out["spamassassin"] = partial(SpamassassinStage, classifier=classifier_of(config, clock))
     if config.stage.dmarc.reports.send:
         observed = ObservationLog(root / REPORTS)
         out["dmarc"] = partial(DmarcStage, observe=observed.put, end=observed.close)
@@ -227,6 +256,12 @@ def reporting(config: Config, resolver: Resolver, spool: Spool, clock: Clock) ->
         signer(signing.keyring(config)),
         clock,
     )
+
+
+def tls_reporting(config: Config, resolver: Resolver, spool: Spool, clock: Clock) -> TlsReporting:
+    """The sender of our TLS reports."""
+    path, sign = Path(config.server.data_dir) / DATABASE, signer(signing.keyring(config))
+    return TlsReporting(path, reporter(config), resolver, spool, sign, clock)
 
 
 def milter_reception(

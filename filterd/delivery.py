@@ -24,7 +24,7 @@ from filterd.proto.smtp_parse import xtext
 from filterd.queue.base import Outgoing, Spool
 from filterd.scripts import ScriptService
 from filterd.sieve_host import LIST_PREFIX, AccountHost
-from filterd.store.base import AccountStore, OverQuota, StoreError
+from filterd.store.base import AccountStore, NewMessage, OverQuota, StoreError
 from filterd.store.jobs import AccountJobs
 from pipeline import plan as plans
 from pipeline import planner
@@ -49,6 +49,7 @@ SUBJECT_SHOWN = 100  # characters, in a notice about a script
 QUOTA_SECONDS = 10.0
 QUOTAS_KNOWN = 4096  # accounts
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
+SENT, SENT_NAME = "\\Sent", "Sent"  # RFC 6154 2
 RELEASED = "INBOX because it was released from the quarantine."
 LOOPED = "this message was forwarded from here before"
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
@@ -81,6 +82,7 @@ class DeliverySettings:
     global_scripts: Path | None = None
     subaddress: str = "+"
     limits: Limits = DEFAULT
+    save_sent: bool = False
 
 
 class Delivery:
@@ -181,6 +183,24 @@ class Delivery:
             outcomes.append(merged)
         return outcomes
 
+    async def keep_sent(
+        self, account: Account, base: Message, keys: DeliveryKeys, trace: MessageTrace
+    ) -> Outcome | None:
+        """A copy of what ``account`` has sent, \\Seen, where its programs look for it. The message is on its way already: a copy
+        that cannot be kept is noted, no more. Its key is released with the reply's, so a retry leaves one copy."""
+        if not self._settings.save_sent:
+            return None
+        key = keys.key(account.id, "sent")
+        message = NewMessage(base.data, ("\\Seen",), key=key, trace=trace.id, crlf=base.crlf)
+        try:
+            mailbox = await self._jobs.run(account.id, _sent_mailbox)
+            await self._jobs.deliver(account.id, mailbox, message)
+        except StoreError as error:
+            log.warning("message %s: no copy for %s: %s", trace.id, account.id, error)
+            trace.spans.append(Span("save-sent", self._clock.time(), 0.0, "failed", str(error)))
+            return None
+        return Outcome(LATER, keys=[(account.id, key)])
+
     async def _one(self, job: Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
         try:
             if destination.local is None:
@@ -212,8 +232,8 @@ class Delivery:
             params=params,
             passed=destination.address,
         )
-        if kind == "relay" and job.verdict.disposition is Disposition.QUARANTINE:
-            outgoing = quarantined(outgoing, job.verdict)
+        if kind != "forward" and job.verdict.disposition is Disposition.QUARANTINE:
+            outgoing = quarantined(outgoing, job.verdict, hold=kind == "submission")
         outcome = await self.performer.send_on(job, [outgoing], trace)
         trace.outcome = "redirected" if kind == "forward" else "quarantined" if outgoing.held else "sent on"
         trace.decision = f"On its way to {destination.forward}" + (
@@ -378,7 +398,8 @@ class Delivery:
 
     def _host(self, job: Job, destination: Destination, local: Local) -> AccountHost:
         tags = job.work.tags()
-        score, threshold = tags.get("spam.score"), tags.get("spam.threshold")
+        score = tags.get(f"spam.score.{local.account.id}", tags.get("spam.score"))
+        threshold = tags.get("spam.threshold")
         client = job.work.envelope.client
         items: dict[str, str] = {
             "domain": self._settings.hostname.partition(".")[2],
@@ -455,11 +476,22 @@ def _job_of(job: Job, parts: int) -> Job:
     return replace(job, alone=True) if each and parts == 1 else job
 
 
-def quarantined(outgoing: Outgoing, verdict: Verdict) -> Outgoing:
+def _sent_mailbox(store: AccountStore) -> str:
+    """The mailbox for what was sent (RFC 6154 2), made when there is none. Raises StoreError."""
+    found = store.mailboxes()
+    named = next((info.name for info in found if info.special_use == SENT), None)
+    if named is not None:
+        return named
+    if all(info.name != SENT_NAME for info in found):
+        store.create(SENT_NAME, SENT)
+    return SENT_NAME
+
+
+def quarantined(outgoing: Outgoing, verdict: Verdict, hold: bool = False) -> Outgoing:
     """What a check holds back, for a mailbox behind us: a virus waits in the queue until the operator has looked at it, all
-    else goes on with a field that a rule there can file by."""
+    else goes on with a field that a rule there can file by. ``hold``: mail of our own people waits, whatever was found."""
     why = f"{verdict.stage}: {verdict.summary or verdict.result or 'held back'}"
-    if verdict.stage == "clamav":
+    if hold or verdict.stage == "clamav":
         return replace(outgoing, held=f"quarantined by {why}")
     text = "".join(char if " " <= char <= "~" else "?" for char in why)[:QUARANTINE_TEXT]
     return replace(outgoing, data=f"X-Filterd-Quarantine: {text}\r\n".encode() + outgoing.data)

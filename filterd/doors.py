@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from filterd import __version__
 from filterd.accounts.directory import Account
+from filterd.assembly import links_of
 from filterd.config.schema import Config
 from filterd.imap.config import ImapServerConfig
 from filterd.net.limits import Admission, AdmissionLimits, Ticket
@@ -23,9 +24,11 @@ from filterd.net.proxy import Proxies
 from filterd.net.share import ShareTable
 from filterd.net.tls import TlsFiles, ensure_self_signed
 from filterd.ports import SystemClock
+from filterd.proto import sasl
 from filterd.proto.managesieve import SieveConfig
 from filterd.proto.milter import MilterLimits
 from filterd.proto.pop3 import Pop3Config
+from filterd.proto.sasl_offer import Mechanisms
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
 from filterd.servers.imap import ImapDoor
 from filterd.servers.maildrop import FileLocks
@@ -33,7 +36,9 @@ from filterd.servers.managesieve import SieveDoor
 from filterd.servers.milter import MilterDoor
 from filterd.servers.pop3 import Pop3Door
 from filterd.servers.smtp import SmtpDoor
+from filterd.servers.web import WebDoor
 from filterd.store.durable import RealDisk
+from filterd.web.held import HeldPages
 from pipeline.envelope import Profile
 
 if TYPE_CHECKING:
@@ -50,12 +55,12 @@ def certificate(config: Config) -> TlsFiles | None:
     if config.tls.mode == "off":
         return None
     if config.tls.mode == "files":
-        return TlsFiles(config.tls.cert, config.tls.key, config.tls.min_version)
+        return TlsFiles(config.tls.cert, config.tls.key, config.tls.min_version, config.tls.client_ca)
     folder = Path(config.server.data_dir) / "tls"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     cert, key = str(folder / "self-signed.crt"), str(folder / "self-signed.key")
     ensure_self_signed(cert, key, [config.server.hostname, "localhost", "127.0.0.1"], time.time())
-    return TlsFiles(cert, key, config.tls.min_version)
+    return TlsFiles(cert, key, config.tls.min_version, config.tls.client_ca)
 
 
 class Neighbours(Admission):
@@ -91,7 +96,7 @@ class Doors:
         limits = config.limits.connections
         self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip), self.parts.desk)
         clock = SystemClock()
-        logins = LoginGuard(self._check, clock, desk=self.parts.desk)
+        logins = LoginGuard(self._check, clock, desk=self.parts.desk, judge=self._judge)
         proxies = Proxies([ipaddress.ip_network(network) for network in config.server.proxy_trusted])
         for at, (full_name, sock) in enumerate(self.sockets):
             name = full_name.removesuffix(PROXIED)
@@ -135,6 +140,13 @@ class Doors:
     async def _check(self, login: str, password: str) -> Account | None:
         return await asyncio.to_thread(self.parts.directory.authenticate, login, password)
 
+    async def _judge(self, evidence: sasl.Evidence) -> Account | None:
+        """What was shown by another mechanism than a password."""
+        if isinstance(evidence, sasl.Proof) and evidence.good:
+            found = self.parts.directory.account(evidence.login)
+            return found if found is not None and found.enabled else None
+        return None
+
     @staticmethod
     def _context(tls: TlsFiles | None) -> Context | None:
         return tls.current if tls is not None else None
@@ -154,6 +166,8 @@ class Doors:
                     version=__version__,
                     events=self.parts.events,
                     sieve=self._sieve_url(),
+                    filters=self.parts.filters,
+                    mechanisms=self._mechanisms(),
                 ),
                 logins,
                 self.parts.jobs,
@@ -165,13 +179,21 @@ class Doors:
         if name in ("pop3", "pop3s"):
             locks = FileLocks(RealDisk(), str(Path(config.server.data_dir) / "run"))
             pop3 = Pop3Door(
-                Pop3Config(config.server.hostname, starttls=context is not None, allow_plain_auth=plain),
+                Pop3Config(
+                    config.server.hostname,
+                    starttls=context is not None,
+                    allow_plain_auth=plain,
+                    mechanisms=self._mechanisms(),
+                ),
                 logins,
                 self.parts.jobs,
                 locks,
                 context,
             )
             return pop3.connection, pop3.REFUSAL
+        if name == "web":
+            web = WebDoor(self._pages(), SystemClock())
+            return web.connection, web.REFUSAL
         if name == "milter":
             limits = MilterLimits(message=config.limits.message_size)
             screening = MilterDoor(self.parts.milter, limits)
@@ -185,12 +207,25 @@ class Doors:
                 notify=("mailto",) if "enotify" in self.parts.scripts.capabilities() else (),
                 extlists=("urn", "tag") if "extlists" in self.parts.scripts.capabilities() else (),
                 script_size=config.stage.sieve.limits.script,
+                mechanisms=self._mechanisms(),
             ),
             logins,
             self.parts.scripts,
             context,
         )
         return sieve.connection, sieve.REFUSAL
+
+    def _pages(self) -> HeldPages:
+        assert self.parts.quarantine is not None
+        return HeldPages(self.parts.quarantine, links_of(self.parts.config), SystemClock())
+
+    def _mechanisms(self) -> Mechanisms:
+        chosen = self.parts.config.auth
+        return Mechanisms(
+            self.parts.directory if chosen.scram != "off" else None,
+            scram_always=chosen.scram == "on",
+            scram_in_clear=chosen.scram_without_tls,
+        )
 
     def _sieve_url(self) -> str:
         """RFC 5804 3: where the scripts of mailboxes are kept; "" without a ManageSieve door."""
@@ -214,8 +249,10 @@ class Doors:
                 auth_required=submission,
                 allow_plain_auth=plain,
                 prdr=profile is not Profile.LMTP,
+                requiretls=profile is not Profile.LMTP and config.queue.tls in REQUIRABLE,
                 hold_limit=int(config.queue.future_release) if submission else 0,
                 limits=SmtpLimits(recipients=config.limits.recipients),
+                mechanisms=self._mechanisms(),
             ),
             self.parts.reception,
             listener=name,

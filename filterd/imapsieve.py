@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import UnionType
 
 from filterd.scripts import ScriptService
 from filterd.sieve_host import AccountHost
@@ -123,11 +124,29 @@ class ImapSieve:
             "imap.mailbox": event.mailbox,
             "imap.changedflags": " ".join(event.changed),
         }
+        return self._run(store, event, name, [script], items, Reject | Vacation)
+
+    def filter(
+        self, store: AccountStore, event: ImapEvent, name: str, scripts: list[CompiledScript]
+    ) -> ImapOutcome:
+        """Runs these over a message at its owner's request (FILTER=SIEVE); nobody is answered, and nothing can be refused."""
+        items = {"location": "MS", "phase": "post", "imap.user": event.login, "imap.mailbox": event.mailbox}
+        return self._run(store, event, name, scripts, items, Reject)
+
+    def _run(
+        self,
+        store: AccountStore,
+        event: ImapEvent,
+        name: str,
+        scripts: list[CompiledScript],
+        items: dict[str, str],
+        inapplicable: type | UnionType,
+    ) -> ImapOutcome:
         host = self._host_of(store, event, items)
         envelope = ScriptEnvelope(mail_from=event.email, rcpt_to=event.email, auth=event.login)
-        result = run([script], Message(event.data), envelope, host, limits=self._limits, flags=event.flags)
-        digest = script.digest[:16]
-        wrong = next((one for one in result.actions if isinstance(one, Reject | Vacation)), None)
+        result = run(scripts, Message(event.data), envelope, host, limits=self._limits, flags=event.flags)
+        digest = scripts[0].digest[:16]
+        wrong = next((one for one in result.actions if isinstance(one, inapplicable)), None)
         error = result.error or (
             "reject and vacation have no meaning here (RFC 6785 3.11)" if wrong else None
         )

@@ -6,11 +6,12 @@ Exit codes of the commands are the callers'; here a reply says how it ended.
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from filterd.accounts.directory import Account
 from filterd.delivery import Delivery
-from filterd.local_text import crlf
+from filterd.local_text import NO_ADDRESS, NO_PARAMS, crlf, is_path
 from filterd.queue.base import PendingChange, PendingStore
 from filterd.reception import Reception
 from filterd.servers.ports import SmtpSession, SmtpTransaction
@@ -32,13 +33,15 @@ class LocalDelivery:
         data: bytes,
         profile: Profile,
         account: Account | None = None,
+        params: Mapping[str, str] = NO_PARAMS,
     ) -> list[Reply]:
-        """One reply a recipient for ``Profile.DELIVER``; refused recipients keep their refusal. ``data``: any line ends."""
+        """One reply a recipient for ``Profile.DELIVER``; refused recipients keep their refusal. ``data``: any line ends;
+        ``params``: NOTIFY for each recipient, RET, ENVID and BODY for the message (RFC 3461, RFC 6152)."""
         session = self._session(profile, account)
         await self.reception.connect(session)
         replies: list[Reply] = []
         for address in recipients:
-            replies.append(await self._one(session, reverse_path, address, crlf(data)))
+            replies.append(await self._one(session, reverse_path, address, crlf(data), params))
             self.reception.acknowledged(session)  # who called us has the answer in hand
         return replies
 
@@ -47,17 +50,47 @@ class LocalDelivery:
         client = Client(helo=socket.gethostname(), facts_trusted=False, auth=account.id if account else "")
         return SmtpSession(profile, profile.value, client, account=account)
 
-    async def _one(self, session: SmtpSession, reverse_path: str, address: str, data: bytes) -> Reply:
-        transaction = SmtpTransaction(reverse_path=reverse_path, mail_params={})
+    async def _one(
+        self,
+        session: SmtpSession,
+        reverse_path: str,
+        address: str,
+        data: bytes,
+        params: Mapping[str, str] = NO_PARAMS,
+    ) -> Reply:
+        of_recipient = {name: value for name, value in params.items() if name == "NOTIFY"}
+        of_mail = {name: value for name, value in params.items() if name != "NOTIFY"}
+        transaction = SmtpTransaction(reverse_path=reverse_path, mail_params=of_mail)
         reply = await self.reception.mail(session, transaction)
         if not reply.positive:
             return reply
-        reply = await self.reception.rcpt(session, transaction, address, {})
+        reply = await self.reception.rcpt(session, transaction, address, of_recipient)
         if not reply.positive:
             return reply
         transaction.recipients.append(address)
-        transaction.rcpt_params.append({})
+        transaction.rcpt_params.append(of_recipient)
         return (await self.reception.message(session, transaction, data))[0]
+
+    async def dropped(
+        self,
+        reverse_path: str,
+        recipients: Sequence[str],
+        data: bytes,
+        account: Account,
+        params: Mapping[str, str],
+    ) -> list[Reply]:
+        """As ``deliver``, for the maildrop. Not acknowledged: a crash before the file is gone brings it again; the key tells."""
+        session = self._session(Profile.DELIVER, account)
+        await self.reception.connect(session)
+        try:
+            return [
+                await self._one(session, reverse_path, one, crlf(data), params)
+                if is_path(one)
+                else NO_ADDRESS
+                for one in recipients
+            ]
+        finally:
+            self.reception.ended(session)
 
     async def queued(self, reverse_path: str, recipient: str, data: bytes) -> Reply:
         """A queued message for one of our own people: a bounce that came home, a redirect inside the house.

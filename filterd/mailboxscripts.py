@@ -26,11 +26,12 @@ from filterd.execbridge import Programs, facts_of
 from filterd.explain.traces import TraceWriter
 from filterd.imap import events
 from filterd.imap.events import MailboxEvent
+from filterd.imap.filtering import Filter, Filtered
 from filterd.imapsieve import ImapEvent, ImapOutcome, ImapSieve
 from filterd.outgoing import Departure
 from filterd.perform import change_lists, resolve_mailbox
 from filterd.queue.base import Outgoing, Spool
-from filterd.scripts import ScriptService
+from filterd.scripts import ScriptService, Sources
 from filterd.servers.ports import Jobs
 from filterd.sieve_host import LIST_PREFIX, AccountHost
 from filterd.store.base import (
@@ -48,6 +49,7 @@ from pipeline.ports import Clock, Ids
 from pipeline.trace import VALUE_LIMIT, MessageTrace, RecipientTrace, Span, trace_id
 from pipeline.transaction import Transaction
 from rules.actions import Redirect, Report
+from rules.compiler import CompiledScript
 from rules.ext.vnd_report import compose_report
 from rules.host import ScriptEnvelope
 from rules.limits import DEFAULT, Limits
@@ -57,6 +59,7 @@ log = logging.getLogger("filterd.imapsieve")
 
 BLOCK_SECONDS = 0.04  # of scripts before the account is let go
 LIST_REDIRECTS = 100  # members of a list that one redirect reaches
+FILTER = "FILTER"  # the cause of what FILTER=SIEVE does
 _CAUSES = {events.MOVE: events.COPY}  # RFC 6785 4: a move is a copy
 
 
@@ -87,6 +90,15 @@ class _Block:
     outgoing: list[Outgoing] = field(default_factory=list)
     marks: list[_Mark] = field(default_factory=list)
     traces: list[MessageTrace] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Scripts that the owner named (FILTER=SIEVE), and what became of the messages: uid, what went wrong."""
+
+    name: str
+    scripts: list[CompiledScript]
+    report: dict[int, str]
 
 
 class MailboxScripts:
@@ -124,9 +136,12 @@ class MailboxScripts:
         return bool(ImapSieve.script_name(store, mailbox))
 
     async def told(self, event: MailboxEvent) -> None:
+        await self._all(event)
+
+    async def _all(self, event: MailboxEvent, chosen: Chosen | None = None) -> None:
         at = 0
         while at < len(event.uids):
-            block = await self._jobs.run(event.account, partial(self._decide, event, at))
+            block = await self._jobs.run(event.account, partial(self._decide, event, at, chosen))
             if block.outgoing:
                 await self._spool.enqueue(block.outgoing)
             for mark in block.marks:
@@ -136,6 +151,37 @@ class MailboxScripts:
             for trace in block.traces:
                 self._traces.put(trace)
             at = block.upto
+
+    # -- FILTER=SIEVE ---------------------------------------------------------------------------------------------------
+    async def filter(self, request: Filter) -> Filtered:
+        """A ``filterd.imap.filtering.FilterService``."""
+        found = await self._jobs.run(request.account, lambda store: self._chosen(request))
+        if isinstance(found, Filtered):
+            return found
+        event = MailboxEvent(request.account, request.account, FILTER, request.mailbox, request.uids)
+        report: dict[int, str] = {}
+        await self._all(event, Chosen(request.text or "delivery", found, report))
+        return Filtered(tuple(sorted(report.items())))
+
+    def _chosen(self, request: Filter) -> list[CompiledScript] | Filtered:
+        account, name = request.account, request.text
+        if request.kind == "DELIVERY":
+            scripts, fault = self._scripts.chain(account)
+        else:
+            text: str | None = name
+            if request.kind == "PERSONAL":
+                text = self._scripts.personal(account, name)
+            elif request.kind == "GLOBAL":
+                text = self._scripts.global_script(name)
+            if text is None:
+                return Filtered(missing=True)
+            errors, _ = self._scripts.check(account, text)
+            label = "script" if request.kind == "SCRIPT" else name
+            scripts, fault = self._scripts.compiled(account, Sources(None, ((label, text),), ()))
+            fault = "\n".join(errors) or fault
+        if fault:
+            return Filtered(fault=fault)
+        return scripts or Filtered(missing=True)
 
     async def _pipe(self, event: MailboxEvent, mark: _Mark) -> None:
         """A message that a program did not take keeps its place: it is not marked as deleted."""
@@ -152,9 +198,11 @@ class MailboxScripts:
                 mark.part.places.append(why or f"handed to the program {one.program}")
 
     # -- in the account's job -------------------------------------------------------------------------------------------
-    def _decide(self, event: MailboxEvent, start: int, store: AccountStore) -> _Block:
+    def _decide(
+        self, event: MailboxEvent, start: int, chosen: Chosen | None, store: AccountStore
+    ) -> _Block:
         block = _Block(len(event.uids))
-        if not ImapSieve.script_name(store, event.mailbox):
+        if chosen is None and not ImapSieve.script_name(store, event.mailbox):
             return block
         snapshot = store.snapshot(event.mailbox)
         names = (*SYSTEM_FLAGS, *snapshot.keywords)
@@ -164,14 +212,20 @@ class MailboxScripts:
             uid = event.uids[at]
             mask = masks.get(uid)
             if mask is not None:
-                self._one(block, store, event, uid, events.flag_names(mask, names))
+                self._one(block, store, event, uid, events.flag_names(mask, names), chosen)
             if self._clock.monotonic() > until:
                 block.upto = at + 1
                 break
         return block
 
     def _one(
-        self, block: _Block, store: AccountStore, event: MailboxEvent, uid: int, flags: tuple[str, ...]
+        self,
+        block: _Block,
+        store: AccountStore,
+        event: MailboxEvent,
+        uid: int,
+        flags: tuple[str, ...],
+        chosen: Chosen | None,
     ) -> None:
         data = store.read(event.mailbox, uid)
         if data is None:
@@ -182,7 +236,10 @@ class MailboxScripts:
             event.account, event.login, event.account, cause, event.mailbox, data, flags, changed
         )
         started, clock = self._clock.time(), self._clock.monotonic()
-        outcome = self._sieve.decide(store, happened)
+        if chosen is not None:
+            outcome: ImapOutcome | None = self._sieve.filter(store, happened, chosen.name, chosen.scripts)
+        else:
+            outcome = self._sieve.decide(store, happened)
         if outcome is None:
             return
         trace = self._trace(event, uid, Message(data), outcome)
@@ -215,7 +272,10 @@ class MailboxScripts:
             )
         )
         part.outcome, part.decision = _ending(event.mailbox, outcome)
-        if outcome.error:
+        if chosen is not None:
+            if outcome.error or part.places or outcome.delete or outcome.pipes or outcome.flags is not None:
+                chosen.report[uid] = outcome.error or ""
+        elif outcome.error:
             self._tell(store, event.account, outcome, data)
         if outcome.error or part.places or outcome.delete or outcome.pipes or outcome.flags is not None:
             block.traces.append(trace)

@@ -30,6 +30,7 @@ from filterd.accounts.directory import (
     TryLater,
     Unknown,
 )
+from filterd.accounts.rates import Rates
 from filterd.delivery import Delivery, Destination
 from filterd.deliverykey import DeliveryKeys
 from filterd.doortrace import Refusals, opened
@@ -123,7 +124,9 @@ def _headless(message: Message) -> bool:
 
 
 class Reception(SmtpService):
-    """The service of every SMTP-like door of one worker."""
+    """The service of every SMTP-like door of one worker. ``rates``: how much our people may send; None: as much as they like."""
+
+    rates: Rates | None
 
     def __init__(
         self,
@@ -146,6 +149,7 @@ class Reception(SmtpService):
         self._clock = clock
         self._ids = ids
         self._secret = secret
+        self.rates = None
         self._early = [early for stage in incoming.stages if (early := getattr(stage, "prefetch", None))]
 
     # -- the dialogue ---------------------------------------------------------------------------
@@ -172,7 +176,7 @@ class Reception(SmtpService):
         if sender and not self._directory.may_send_as(session.account, sender):
             allowed = ", ".join(list(self._directory.sendable_addresses(session.account))[:5])
             return Reply(550, "5.7.1", f"You may not send as <{sender}>; yours are: {allowed}")
-        return OK_SENDER
+        return await self._over_rate(session, 1) or OK_SENDER
 
     async def rcpt(
         self, session: SmtpSession, transaction: SmtpTransaction, address: str, params: Mapping[str, str]
@@ -186,6 +190,9 @@ class Reception(SmtpService):
         if session.profile is Profile.SUBMISSION and _held(transaction):
             # RFC 4865: nobody has it before its time, our own people neither: the queue delivers to them then
             destinations = (Destination(address=address, forward=address, submitted=True),)
+        over = await self._over_rate(session, len(pending.destinations) + 1)
+        if over is not None:
+            return over
         locals_ = [d for d in destinations if d.local is not None]
         for destination in locals_:
             assert destination.local is not None
@@ -358,10 +365,20 @@ class Reception(SmtpService):
             return self._refuse(trace, envelope, verdict.reply or LATER, verdict.stage, count)
         if verdict.disposition is Disposition.DISCARD:
             return self._discard(trace, envelope, verdict, count)
+        over = await self._over_rate(session, len(pending.destinations), count=True)
+        if over is not None:
+            return self._refuse(trace, envelope, over, "rate", count)
         keys = DeliveryKeys.of(self._secret, envelope, data)
         if verdict.envelope is not None or verdict.recipients:
             return await self._readdressed(session, pending, work, outcome, trace, keys)
         return await self._accept(session, pending, work, outcome, trace, keys)
+
+    async def _over_rate(self, session: SmtpSession, recipients: int, count: bool = False) -> Reply | None:
+        """What our people send by submission is limited by the hour."""
+        if self.rates is None or session.account is None or session.profile is not Profile.SUBMISSION:
+            return None
+        asked = self.rates.take if count else self.rates.refusal
+        return await asked(session.account.id, recipients)
 
     async def _readdressed(
         self,
@@ -441,6 +458,10 @@ class Reception(SmtpService):
         each = _each(session, work.envelope)
         replies = self._replies(each, answers)
         if all(answer.reply.positive for answer in answers) or each:
+            good = next((answer for answer in answers if answer.reply.positive), None)
+            if good and session.account and session.profile is Profile.SUBMISSION:
+                copy = await self._delivery.keep_sent(session.account, base, keys, trace)
+                good.add(copy or Outcome(good.reply))
             state = session.state
             if isinstance(state, SessionState):
                 state.promised = [answer for answer in answers if answer.reply.positive]

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from rules.ast import Number, Strings, Test
 from rules.bound import Bound, constants
+from rules.comparator import ascii_casemap
 from rules.outaddress import out_address
 from rules.registry import CommandSpec
 
 if TYPE_CHECKING:
     from rules.checker import Checker
 
+_MOST_PARTS = 64  # keys of earlier rules that a later key is searched for
 _MOST_RULES = 4_000  # in one block: beyond, looking for shadowed rules would take longer than compiling may
 Signature = tuple[object, ...]
 
@@ -28,18 +30,27 @@ def lint(checker: Checker, bounds: Sequence[Bound]) -> None:
     begin = 0
     look = len(bounds) <= _MOST_RULES
     closed = True  # do all branches of the chain so far end the script?
+    always = 0  # the line of a branch whose test is literally true: no later one of the chain acts
     ended = 0  # the line of an if-else whose branches all do
     for bound in bounds:
         if ended and bound.name not in ("elsif", "else"):
-            message = f"this is never reached: every branch of the if in line {ended} ends the script"
+            message = f"this is never reached: the if in line {ended} ends the script in every case"
             checker.warn(bound.node.pos, "dead-code", message, "remove it, or move it up")
             ended = 0
         if bound.name == "if":
-            closed, begin = True, bound.line
+            closed, begin, always = True, bound.line, 0
         if bound.name in ("if", "elsif", "else"):
-            closed = closed and _ends(bound.block or ())
-            if closed and bound.name == "else":
+            outcome = _literal(bound.tests[0]) if bound.tests else True
+            if always or outcome is False:
+                told = f"the test in line {always} is always true" if always else "its test is always false"
+                checker.warn(
+                    bound.node.pos, "dead-code", f"this never acts: {told}", "remove it, or mend the test"
+                )
+            closed = closed and (outcome is False or _ends(bound.block or ()))
+            if closed and outcome is True and not always:
                 ended = begin
+            if outcome is True and not always:
+                always = bound.line
         for test in bound.tests:
             _test(checker, test)
         if bound.block is not None:
@@ -98,10 +109,16 @@ def _shadowed(
     test = bound.tests[0]
     line = None
     keys = constants(test.keys) if test.match is not None else None
+    plain = test.match is not None and test.match.name in ("is", "contains", "matches")
+    if keys is not None and plain and (test.comparator is None or test.comparator.name == "i;ascii-casemap"):
+        keys = tuple(map(ascii_casemap, keys))
     if keys is not None and isinstance(test.node, Test):
         frame = _frame(test.node)
         known = seen.get(frame, {})
-        lines = [known[key] for key in keys if key in known]
+        if test.match is not None and test.match.name == "contains" and len(known) <= _MOST_PARTS:
+            lines = [found for key in keys if (found := _within(known, key))]  # "spam" is in "spammy"
+        else:
+            lines = [known[key] for key in keys if key in known]
         if lines and len(lines) == len(keys):
             line = max(lines)
         elif _ends(bound.block or ()):
@@ -116,6 +133,19 @@ def _shadowed(
     if line is not None:
         message = f"this rule never acts: the rule in line {line} is true whenever it is, and ends the script"
         checker.warn(bound.node.pos, "shadowed", message, "remove it, or move it above the other one")
+
+
+def _within(known: dict[str, int], key: str) -> int:
+    """The line of a known key that is the whole or a piece of this one; 0 when there is none."""
+    return min((line for piece, line in known.items() if piece in key), default=0)
+
+
+def _literal(test: Bound) -> bool | None:
+    """What ``true``, ``false`` and ``not`` of them say whatever the mail is."""
+    if test.name == "not" and test.tests:
+        inner = _literal(test.tests[0])
+        return None if inner is None else not inner
+    return {"true": True, "false": False}.get(test.name)
 
 
 def _varies(test: Bound) -> bool:

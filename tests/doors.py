@@ -21,6 +21,7 @@ from filterd.accounts.directory import Account
 from filterd.accounts.scripts_base import ScriptInfo, ScriptStoreError
 from filterd.proto.managesieve import SieveConfig
 from filterd.proto.pop3 import Pop3Config
+from filterd.proto.sasl import Evidence
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
 from filterd.servers.maildrop import MemoryLocks
 from filterd.servers.managesieve import SieveConnection, SieveDoor
@@ -31,6 +32,7 @@ from filterd.store.base import SEEN, AccountStore, NewMessage, StoreUnavailable
 from filterd.store.memory import MemoryStore
 from pipeline.envelope import Client, Profile
 from pipeline.reply import Reply
+from tests import saslclient
 from tests.dialog import Door
 
 PEOPLE = (
@@ -164,6 +166,7 @@ def smtp_door(options: Mapping[str, str]) -> Door:
         prdr=profile is not Profile.LMTP,
         hold_limit=int(options.get("hold", "0")),
         limits=limits,
+        mechanisms=saslclient.offer(options),
     )
     peer = options.get("peer", "192.0.2.7")
     door = SmtpDoor(
@@ -174,6 +177,7 @@ def smtp_door(options: Mapping[str, str]) -> Door:
         xclient_trusted=[ipaddress.ip_network(options["trusted"])] if "trusted" in options else (),
         xforward_trusted=[ipaddress.ip_network(options["forwarders"])] if "forwarders" in options else (),
         now=lambda: 1_800_000_000.0,
+        logins=Logins(log) if "scram" in options else None,
     )
     return Door(lambda: SmtpConnection(door), log, tls="tls" in options, peer=(peer, 40000))
 
@@ -218,6 +222,10 @@ class Logins:
         known = login.removesuffix("@example.org") in names and login.endswith("@example.org")
         return Account(login) if known and password == "secret" else None
 
+    async def judge(self, evidence: Evidence, client: Client, service: str) -> Account | None:
+        self.log.append(f"judge {evidence}")
+        return saslclient.judged(evidence)
+
 
 class InlineJobs:
     """Runs jobs at once and logs what the INBOX became when it changed."""
@@ -260,6 +268,7 @@ def pop3_door(options: Mapping[str, str]) -> Door:
         allow_plain_auth="plain" in options,
         errors=int(options.get("errors", "20")),
         auth_failures=int(options.get("failures", "3")),
+        mechanisms=saslclient.offer(options),
     )
     door = Pop3Door(config, Logins(log), InlineJobs(store, log), locks, context=_context)
     return Door(lambda: Pop3Connection(door), log, tls="tls" in options)
@@ -351,6 +360,7 @@ def sieve_door(options: Mapping[str, str]) -> Door:
         auth_failures=int(options.get("failures", "3")),
         script_size=1000,
         swallow=5000,
+        mechanisms=saslclient.offer(options),
     )
     door = SieveDoor(config, Logins(log), scripts, context=_context, run=inline)
     return Door(lambda: SieveConnection(door), log, tls="tls" in options)

@@ -147,6 +147,7 @@ class MailHost:
                     continue
                 writer.write(b"220 go\r\n")
                 if self.garbage or self.tls is None:
+                    await reader.read(1)
                     writer.write(b"this is no TLS\r\n" * 20)
                     await writer.drain()
                     return

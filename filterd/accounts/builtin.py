@@ -10,6 +10,7 @@ so circles end; expansion is bounded by MAX_TARGETS and MAX_DEPTH.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,9 @@ from filterd.accounts.names import fold, fold_domain, fold_local, split
 from filterd.accounts.password import Passwords
 from filterd.accounts.relayed import Recipients
 from filterd.config.schema import Config, Domain
+from filterd.proto.sasl_keys import ScramKeys, made_up
+
+log = logging.getLogger("filterd.accounts")
 
 MAX_TARGETS = 1000  # of one alias, expanded
 MAX_DEPTH = 20  # aliases on the way to one target
@@ -79,8 +83,14 @@ class BuiltinDirectory:
     """Implements ``filterd.accounts.directory.Directory``; safe to use from several threads."""
 
     def __init__(
-        self, config: Config, database: AccountDatabase, passwords: Passwords, srs: SrsVerifier | None = None
+        self,
+        config: Config,
+        database: AccountDatabase,
+        passwords: Passwords,
+        srs: SrsVerifier | None = None,
+        secret: bytes = b"",
     ) -> None:
+        """``secret``: the same in all processes, for what a name that is not there is answered (SCRAM)."""
         self._domains = {
             domain.name: _Domain(
                 domain.name, domain.catch_all, _aliases(domain, config), _behind(domain, config)
@@ -94,6 +104,8 @@ class BuiltinDirectory:
         self._database = database
         self._passwords = passwords
         self._srs = srs
+        self._secret = secret
+        self._complete: tuple[object, bool] = (None, False)
         self._own: tuple[Mapping[str, Record] | None, list[int], dict[str, list[str]]] = (None, [], {})
 
     # -- addresses ----------------------------------------------------------------------------------------------------
@@ -276,7 +288,44 @@ class BuiltinDirectory:
         """Raises AccountsUnavailable when the database was never read."""
         record = self._all().get(fold(login))
         good = self._passwords.verify(record.password if record and record.password else None, password)
-        return self._as_account(record) if good and record and record.enabled else None
+        if not (good and record and record.enabled):
+            return None
+        if self._passwords.scram(record.password) is None:
+            self._improve(record, password)
+        return self._as_account(record)
+
+    def _improve(self, record: Record, password: str) -> None:
+        """An account of an older version gets what SCRAM needs; when that fails the next log-in tries again."""
+        try:
+            self._database.improve(
+                record.id, record.password, self._passwords.completed(record.password, password)
+            )
+        except AccountsUnavailable as error:
+            log.warning("the SCRAM keys of %s could not be written: %s", record.id, error)
+
+    def scram(self, login: str) -> ScramKeys:
+        """SCRAM's keys of an account that may log in so, else made-up ones. From memory."""
+        records, _ = self._records()
+        record = (records or {}).get(fold(login))
+        usable = record is not None and record.enabled
+        return (self._passwords.scram(record.password) if record is not None and usable else None) or made_up(
+            self._secret, fold(login)
+        )
+
+    def scram_offered(self) -> bool:
+        """Can everybody who has a password log in by SCRAM? Programs that prefer it do not try another way afterwards."""
+        records, _ = self._records()
+        if records is None:
+            return False
+        known, complete = self._complete
+        if known is not records:  # looked at once for each state of the database
+            complete = all(
+                self._passwords.scram(record.password) is not None
+                for record in records.values()
+                if record.password and record.enabled
+            )
+            self._complete = (records, complete)
+        return complete
 
     def may_send_as(self, account: Account, address: str) -> bool:
         if not split(address)[1]:

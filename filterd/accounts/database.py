@@ -1,7 +1,7 @@
 """The accounts' file: ``data_dir/accounts.db``, SQLite in WAL mode, shared by every process of the server and the CLI.
 
 Format (version 1): ``account(id, name, password, quota, enabled, created)``; ``id`` is the address in lower case,
-``password`` an argon2id string, ``quota`` octets or NULL for the configured one; ``PRAGMA user_version`` is the format.
+``password`` what ``filterd.accounts.password`` stores, ``quota`` octets or NULL for the configured one; ``PRAGMA user_version`` is the format.
 Readers keep all rows in memory and ask ``PRAGMA data_version`` at most once in ``LOOK_EVERY`` seconds whether another
 process committed, so a look-up costs no disk and a new account is known within a second.
 Invariants: a connection is never used in a process that did not open it; writes are durable when they return
@@ -96,6 +96,13 @@ class AccountDatabase:
             statement = "UPDATE account SET name = ?, password = ?, quota = ?, enabled = ? WHERE id = ?"
             if connection.execute(statement, row).rowcount == 0:
                 raise NoSuchAccount(f"there is no account {record.id}")
+
+    def improve(self, account_id: str, old: str, new: str) -> None:
+        """Put another form of the same password in place of ``old``, unless it was changed meanwhile. Durable. Raises
+        AccountsUnavailable."""
+        with self._lock, self._guarded(), self._writing() as connection:
+            statement = "UPDATE account SET password = ? WHERE id = ? AND password = ?"
+            connection.execute(statement, (new, account_id, old))
 
     def remove(self, account_id: str) -> None:
         """Durable. Raises NoSuchAccount, AccountsUnavailable."""

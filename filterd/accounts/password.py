@@ -1,5 +1,7 @@
-"""Passwords: argon2id (RFC 9106) with a short-lived memory of what was verified.
+"""Passwords: argon2id (RFC 9106) with a short-lived memory of what was verified, and SCRAM's keys beside it.
 
+What is stored is one text: the argon2id hash, then after a blank the keys of ``filterd.proto.sasl_keys`` (absent in accounts
+of older versions: ``completed`` adds them when their owner logs in). Both stand together so that they change together.
 The only importer of argon2-cffi. A verification costs about 30 ms of one core on purpose: callers run it in the pool. A
 mail program that polls every few seconds does not pay it each time: a right password is remembered for a minute, as a
 keyed digest (the key lives only in this process), and forgotten when the stored hash changes.
@@ -19,6 +21,7 @@ from collections import OrderedDict
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from filterd.proto import sasl_keys
 from pipeline.ports import Clock
 
 TIME_COST, MEMORY_KIB, LANES = 2, 19 * 1024, 1  # OWASP's first choice for argon2id
@@ -53,7 +56,19 @@ class Passwords:
         self._nobody = ""
 
     def hash(self, password: str) -> str:
-        return self._hasher.hash(prepared(password))
+        """What is to be stored."""
+        return self.completed(self._hasher.hash(prepared(password)), password)
+
+    @staticmethod
+    def completed(stored: str, password: str) -> str:
+        """``stored`` with the keys of SCRAM for the password, which was verified."""
+        salt = secrets.token_bytes(sasl_keys.SALT_OCTETS)
+        return f"{stored.partition(' ')[0]} {sasl_keys.derive(password, salt).text()}"
+
+    @staticmethod
+    def scram(stored: str) -> sasl_keys.ScramKeys | None:
+        """SCRAM's keys, None when there are none."""
+        return sasl_keys.parse(stored.partition(" ")[2])
 
     def verify(self, stored: str | None, password: str) -> bool:
         """Is ``password`` the one behind ``stored``? None: there is no such account; costs the same, says False."""
@@ -73,13 +88,13 @@ class Passwords:
     def outdated(self, stored: str) -> bool:
         """True when the hash was made with other parameters than today's."""
         try:
-            return self._hasher.check_needs_rehash(stored)
+            return self._hasher.check_needs_rehash(stored.partition(" ")[0])
         except InvalidHashError:
             return True
 
     def _check(self, stored: str, octets: bytes) -> bool:
         try:
-            return self._hasher.verify(stored, octets)
+            return self._hasher.verify(stored.partition(" ")[0], octets)
         except (VerificationError, InvalidHashError):
             return False
 

@@ -28,6 +28,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("queue", "filterd.cli.queue", "what waits to leave, why, and what to do with it"),
     Command("quarantine", "filterd.cli.quarantine", "what was held back: look, release, drop"),
     Command("route", "filterd.cli.route", "where mail for an address goes, step by step"),
+    Command("learn", "filterd.cli.learn", "teach what is spam and what is not; see what was learned"),
+    Command("probe", "filterd.cli.probe", "see how mail for a domain would go, and how safely"),
     Command("check", "filterd.cli.check", "check one sender or message: SPF, DKIM, ARC, DMARC"),
     Command("dkim", "filterd.cli.dkim", "make, show and change signing keys; sign a message"),
     Command("dmarc", "filterd.cli.dmarc", "reports: what others saw of our mail, what we told them"),

@@ -33,6 +33,7 @@ from filterd.cli.storage import open_store
 from filterd.config.schema import Config
 from filterd.config.values import BadValue, nearest, show_size, size
 from filterd.explain.traces import forget_account
+from filterd.learning.learner import forget_learned
 from filterd.ports import SystemClock
 from filterd.quarantine.database import QuarantineDatabase
 from filterd.quarantine.database import database_path as database_file
@@ -180,6 +181,7 @@ def remove(arguments: argparse.Namespace, config: Config, database: AccountDatab
         forget_account(Path(config.server.data_dir) / "traces.db", record.id)
     if arguments.purge:
         _forget_held(database_file(Path(config.server.data_dir)), record.id)
+        forget_learned(config, record.id)
         shutil.rmtree(folder, ignore_errors=True)
         if os.path.exists(folder):
             raise CliError(f"removed {record.id}, but {folder} could not be deleted completely", FOUND)

@@ -20,9 +20,12 @@ import re
 import sqlite3
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+from filterd.accounts.places import account_folder
 from filterd.cli import FOUND, OK, CliError
 from filterd.cli.options import add_config, add_json, load_config, print_json
 from filterd.cli.storage import open_store
@@ -34,6 +37,7 @@ from filterd.store.base import Store, StoreError
 from pipeline.trace import MessageTrace, RecipientTrace
 
 TRACE = re.compile(r"[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}-?[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}(\.[0-9]+)?\Z")
+HELD_PLACE = "quarantine "
 PLACE = re.compile(r"(?P<mailbox>.+) uid (?P<uid>[0-9]+)\Z")
 
 
@@ -58,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     reader = TraceReader(path)
     try:
         with _store(config) as store:
-            found = _find(arguments.what, arguments.account, reader, store)
+            found = _find(_spelt_out(arguments.what, config), arguments.account, reader, store)
             if found is None:
                 found = _from_folders(" ".join(arguments.what), arguments.account, config, store)
             if found is None:
@@ -73,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if not parts:
                     raise CliError(f"{arguments.account} was no recipient of that message", FOUND)
             events = reader.events(trace.id)
-            now_at = _now(trace, parts, store)
+            now_at = _now(trace, parts, store, Path(config.server.data_dir))
             if arguments.account:
                 trace, events = owner.view(trace, parts), owner.events_of(parts, events)
             else:
@@ -100,6 +104,20 @@ class _store:
 
     def __exit__(self, *_: object) -> None:
         self._store.close()
+
+
+def _spelt_out(what: list[str], config: Config) -> list[str]:
+    """``ann/Junk/881`` is a place too, when one of our domains has an account of that name; a file goes first."""
+    place = " ".join(what).split("/")
+    if len(place) < 3 or not place[-1].isdigit() or "@" in place[0] or place[0] in ("", ".", ".."):
+        return what
+    if os.path.exists("/".join(place)):
+        return what
+    for domain in config.domain:
+        account = f"{place[0]}@{domain.name}"
+        if os.path.isdir(account_folder(config, account)):
+            return ["/".join([account, *place[1:]])]
+    return what
 
 
 def _find(
@@ -167,7 +185,7 @@ def _of_place(
     return found if found is not None or not rows else partial.of_row(rows[0], account, mailbox)
 
 
-def _now(trace: MessageTrace, parts: Sequence[RecipientTrace], store: Store) -> str:
+def _now(trace: MessageTrace, parts: Sequence[RecipientTrace], store: Store, data_dir: Path) -> str:
     """Where the message is today: still there, moved (found by its trace mark), or gone."""
     out = []
     for number, recipient in enumerate(trace.recipients, 1):
@@ -175,13 +193,38 @@ def _now(trace: MessageTrace, parts: Sequence[RecipientTrace], store: Store) -> 
             continue
         for place in recipient.places:
             match = PLACE.match(place)
-            if match and recipient.account:
+            if place.startswith(HELD_PLACE):
+                held = _held(data_dir, place.removeprefix(HELD_PLACE))
+                out += [held] if held else []
+            elif match and recipient.account:
                 out.append(
                     _look(
                         store, recipient.account, match["mailbox"], int(match["uid"]), f"{trace.id}.{number}"
                     )
                 )
     return ", ".join(out)
+
+
+def _held(data_dir: Path, name: str) -> str:
+    """What became of a copy in the quarantine; "" when another place tells."""
+    from filterd.quarantine.base import HELD, RELEASED
+    from filterd.quarantine.database import QuarantineDatabase, database_path
+
+    path = database_path(data_dir)
+    if not path.exists():
+        return f"no longer in the quarantine (was {name})"
+    try:
+        with closing(QuarantineDatabase(path)) as database:
+            found = database.find(name)
+    except StoreError as error:
+        return f"quarantine {name} ({error})"
+    if not found:
+        return f"no longer in the quarantine (was {name})"
+    row = found[0]
+    if row.state == HELD:
+        until = datetime.fromtimestamp(row.expires, UTC).strftime("%Y-%m-%d")
+        return f"in the quarantine until {until}; filterd quarantine release {row.id}"
+    return "" if row.state == RELEASED else f"quarantine {row.id}: {row.state}"
 
 
 def _look(store: Store, account: str, mailbox: str, uid: int, mark: str) -> str:

@@ -10,7 +10,7 @@ import os
 import smtplib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from filterd.accounts.directory import Account
 from filterd.cli import CliError
@@ -18,16 +18,13 @@ from filterd.cli.options import config_path
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
 from filterd.config.schema import Config
-from filterd.local_text import DELIVER_SOCKET, crlf
-from filterd.proto.smtp_limits import SmtpLimits
-from filterd.proto.smtp_parse import SyntaxFault, path
+from filterd.local_text import DELIVER_SOCKET, NO_ADDRESS, NO_PARAMS, crlf, is_path
 from pipeline.reply import Reply
 
 EX_OK, EX_USAGE, EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE = 0, 64, 65, 67, 69
 EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
 CHUNK = 1 << 20
 SOCKET_SECONDS = 300.0
-NO_ADDRESS = Reply(553, "5.1.3", "Not an address")
 
 
 class ExitWith(Exception):
@@ -84,9 +81,15 @@ def with_domain(address: str, config: Config) -> str:
 
 
 def hand_in(
-    config: Config, sender: str, recipients: Sequence[str], data: bytes, account: Account | None = None
+    config: Config,
+    sender: str,
+    recipients: Sequence[str],
+    data: bytes,
+    account: Account | None = None,
+    params: Mapping[str, str] = NO_PARAMS,
 ) -> list[Reply]:
-    """One reply a recipient. ``account``: who is sending, when one of ours is; only then may mail leave.
+    """One reply a recipient. ``account``: who is sending, when one of ours is; only then may mail leave, with ``params`` of
+    SMTP (NOTIFY, RET, ENVID, BODY).
 
     Arguments may be anything: what is no address is refused as a recipient, and as a sender counts as unknown, like ``<>``.
     """
@@ -94,20 +97,17 @@ def hand_in(
     if not is_path(sender):
         print("the sender is no address: taken as <>", file=sys.stderr)
         sender = ""
-    replies = iter(_hand_in(config, sender, good, data, account) if good else ())
+    replies = iter(_hand_in(config, sender, good, data, account, params) if good else ())
     return [next(replies) if is_path(address) else NO_ADDRESS for address in recipients]
 
 
-def is_path(address: str) -> bool:
-    """Could MAIL or RCPT name this address? "" is the null path."""
-    try:
-        return not path(f"<{address}>".encode(), SmtpLimits(), reverse=True)[1]
-    except (SyntaxFault, UnicodeEncodeError):
-        return False
-
-
 def _hand_in(
-    config: Config, sender: str, recipients: Sequence[str], data: bytes, account: Account | None
+    config: Config,
+    sender: str,
+    recipients: Sequence[str],
+    data: bytes,
+    account: Account | None,
+    params: Mapping[str, str],
 ) -> list[Reply]:
     if account is None:
         answered = by_socket(config, sender, recipients, data)
@@ -121,7 +121,9 @@ def _hand_in(
         parts = app.build(config, f"deliver-{os.getpid()}")
         try:
             local = LocalDelivery(parts.reception, parts.delivery)
-            replies.extend(await local.deliver(sender, list(recipients), data, Profile.DELIVER, account))
+            replies.extend(
+                await local.deliver(sender, list(recipients), data, Profile.DELIVER, account, params)
+            )
         finally:
             parts.close()
         return 0

@@ -9,7 +9,10 @@ Examples:
   filterd quarantine list ann@example.org --all    also what was released, dropped or became too old
   filterd quarantine show 7K3QM-2XNPA.1            one copy; --raw prints the message itself
   filterd quarantine release 7K3QM-2XNPA.1         deliver it after all
+  filterd quarantine release 7K3QM-2XNPA.1 --learn   and teach that it is ham
+  filterd quarantine learn spam 7K3QM-2XNPA.1      teach only
   filterd quarantine drop 7K3QM-2XNPA.1            throw it away; nobody is told
+  filterd quarantine digest ann@example.org --send   mail ann what is held for her
 
 See also: filterd help quarantine
 """
@@ -17,6 +20,7 @@ See also: filterd help quarantine
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 import time
@@ -26,7 +30,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filterd.cli import FOUND, OK, TRY_AGAIN, CliError
+from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError
 from filterd.cli.options import add_config, add_json, confirm, load_config, print_json
 from filterd.config.schema import Config
 from filterd.quarantine.base import ASKED, HELD, RELEASED, Held
@@ -36,7 +40,9 @@ ACTIONS = {
     "list": "what is held, for whom, why, until when",
     "show": "one copy",
     "release": "deliver it after all",
+    "learn": "teach what it is, without releasing it",
     "drop": "throw it away; nobody is told",
+    "digest": "the mail that tells people what is held for them; --send sends it",
 }
 WAIT_SECONDS = 15.0
 POLL_SECONDS = 0.1
@@ -48,19 +54,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, text in ACTIONS.items():
         one = actions.add_parser(name, help=text)
-        if name == "list":
+        if name == "learn":
+            one.add_argument("kind", choices=("ham", "spam"))
+        if name in ("list", "digest"):
             one.add_argument(
                 "account", nargs="?", default="", metavar="ADDRESS", help="only what is held for this account"
             )
-            one.add_argument("--all", action="store_true", help="what came to its end, too")
         else:
-            one.add_argument("id", nargs=None if name == "show" else "+", metavar="ID")
+            count = {"show": None, "release": "*"}.get(name, "+")
+            one.add_argument("id", nargs=count, metavar="ID")
             one.add_argument("--account", default="", help="only what the owner of this account may touch")
+        if name == "list":
+            one.add_argument("--all", action="store_true", help="what came to its end, too")
+        if name == "digest":
+            one.add_argument("--send", action="store_true", help="queue it now, to each person")
         if name == "show":
             one.add_argument("--raw", action="store_true", help="print the message, as it was held")
         if name == "release":
             one.add_argument(
                 "--no-wait", action="store_true", help="do not wait until the server has done it"
+            )
+            one.add_argument("--learn", action="store_true", help="it is ham: teach that, too")
+            one.add_argument(
+                "--token", default="", metavar="TOKEN", help="what stands behind /q/ in the link of a digest"
             )
         if name == "drop":
             one.add_argument("--yes", action="store_true", help="do not ask")
@@ -83,7 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
                 case "show":
                     return _show(database, arguments)
                 case "release":
-                    return _release(database, arguments)
+                    return _release(database, arguments, config)
+                case "learn":
+                    return _learn(database, arguments, config)
+                case "digest":
+                    return _digest(database, arguments, config)
                 case _:
                     return _drop(database, arguments)
     finally:
@@ -95,7 +115,8 @@ def _keep_owner(config: Config) -> None:
     if config.server.user and os.geteuid() == 0:
         from filterd.cli.ownership import hand_over
 
-        hand_over(config, str(Path(config.server.data_dir) / FOLDER))
+        root = Path(config.server.data_dir)
+        hand_over(config, *(str(root / name) for name in (FOLDER, "queue", "learning", "secrets")))
 
 
 def _find(database: QuarantineDatabase, names: Sequence[str], account: str) -> list[Held]:
@@ -152,10 +173,20 @@ def _show(database: QuarantineDatabase, arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _release(database: QuarantineDatabase, arguments: argparse.Namespace) -> int:
-    rows = _find(database, arguments.id, arguments.account)
+def _release(database: QuarantineDatabase, arguments: argparse.Namespace, config: Config) -> int:
+    if bool(arguments.token) == bool(arguments.id):
+        raise CliError("name the copies to release, or give the --token of a link", USAGE)
+    if arguments.token:
+        from filterd.assembly import links_of
+
+        opened = links_of(config).opens(arguments.token, time.time(), database.find)
+        if opened is None:
+            raise CliError("this token opens nothing: it is not complete, or too old", FOUND)
+        rows = [opened]
+    else:
+        rows = _find(database, arguments.id, arguments.account)
     for row in rows:
-        database.ask(row.id, time.time())
+        database.ask(row.id, time.time(), "ham" if arguments.learn else "")
     return _wait(database, rows, 0.0 if arguments.no_wait else WAIT_SECONDS, arguments.json)
 
 
@@ -181,13 +212,76 @@ def _wait(database: QuarantineDatabase, rows: Sequence[Held], seconds: float, as
 def _said(row: Held) -> str:
     match row.state:
         case "released":
-            return f"released: {row.note}"
+            return f"released: {row.note}" + (f"; {row.learned}" if row.learned else "")
         case "asked":
             return f"not delivered yet ({row.note}); tried again by itself" if row.note else LATER
         case "held":
             return f"still held: {row.note}"
         case _:
             return f"too late: {row.state} {_when(row.ended)}"
+
+
+def _learn(database: QuarantineDatabase, arguments: argparse.Namespace, config: Config) -> int:
+    from filterd.learning.learner import learner_of
+    from filterd.ports import SystemClock
+
+    rows = _find(database, arguments.id, arguments.account)
+    with closing(learner_of(config, SystemClock())) as learner:
+        for row in rows:
+            data = database.data(row.id)
+            if data is None:
+                raise CliError(f"{row.id} is {row.state}: its text is not kept", FOUND)
+            print(f"{row.id}  {learner.learn(row.account, arguments.kind, data)}")
+    return OK
+
+
+def _digest(database: QuarantineDatabase, arguments: argparse.Namespace, config: Config) -> int:
+    from filterd.assembly import links_of
+    from filterd.quarantine.digest import text
+
+    account = arguments.account.lower()
+    if arguments.send:
+        sent = asyncio.run(_send(config, account))
+        if arguments.json:
+            print_json(sent)
+        else:
+            print("".join(f"queued for {name}\n" for name in sent) + f"{len(sent)} mail(s)")
+        return OK
+    waiting: dict[str, list[Held]] = {}
+    for row in database.rows(account):
+        if row.state == HELD:
+            waiting.setdefault(row.account, []).append(row)
+    if arguments.json:
+        print_json({name: [facts(row) for row in rows] for name, rows in waiting.items()})
+        return OK
+    for name, rows in waiting.items():
+        print(f"To: {name}\n\n{text(rows, links_of(config))}")
+    print(f"{len(waiting)} mail(s), not sent (--send does that)")
+    return OK
+
+
+async def _send(config: Config, account: str) -> list[str]:
+    from filterd.accounts.builtin import BuiltinDirectory
+    from filterd.accounts.database import AccountDatabase
+    from filterd.accounts.password import Passwords
+    from filterd.accounts.places import database_path as accounts_path
+    from filterd.assembly import digests, quarantine_of
+    from filterd.ports import SystemClock
+    from filterd.queue.spool import GroupSpool
+
+    clock = SystemClock()
+    accounts = AccountDatabase(accounts_path(config), clock)
+    spool, quarantine = (
+        GroupSpool(Path(config.server.data_dir) / "queue", clock),
+        quarantine_of(config, clock),
+    )
+    try:
+        directory = BuiltinDirectory(config, accounts, Passwords(clock))
+        return await digests(config, quarantine, directory, spool, clock).send_now(account)
+    finally:
+        spool.close()
+        quarantine.close()
+        accounts.close()
 
 
 def _drop(database: QuarantineDatabase, arguments: argparse.Namespace) -> int:

@@ -4,8 +4,9 @@ Examples:
   filterd-sendmail -t -i < message.eml               recipients from To, Cc and Bcc
   filterd-sendmail -f ann@example.org bob@example.net < message.eml
 
-Flags: -t -i -oi -f ADDR -r ADDR -F NAME -C FILE (our configuration) -bm -bs -bp -bi -bv; accepted without effect: -v -n -m
--G -U -B -N -R -V -L -h -O -q -o...; exit codes as in sysexits.h, 75 for anything unexpected.
+Flags: -t -i -oi -f ADDR -r ADDR -F NAME -C FILE (our configuration) -N never|success,failure,delay -R full|hdrs -V ENVID
+-B 7BIT|8BITMIME -bm -bs -bp -bi (checks the alias files) -bv; accepted without effect: -v -n -m -G -U -L -X -h -O -q -o...;
+exit codes as in sysexits.h, 75 for anything unexpected.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate, make_msgid
 
+from filterd import local_text, maildrop
 from filterd.accounts.directory import Account, Foreign, TryLater, Unknown
 from filterd.cli.localmail import (
+    EX_CONFIG,
     EX_NOUSER,
     EX_OK,
     EX_TEMPFAIL,
@@ -35,15 +38,17 @@ from filterd.cli.localmail import (
 )
 from filterd.config.schema import Config
 from filterd.ports import SystemClock
-from rules.mail import address, header, words
+from rules.mail import address, header
 
 PROGRAM = "filterd-sendmail"
+LIMIT = 50 << 20  # octets, when the configuration cannot be read; the server knows its own
 WITH_VALUE = frozenset("BCFfhLNOpRrVXAc")  # the value is attached or the next word
 ATTACHED = frozenset("bqdoM")  # what follows belongs to the flag
 PLAIN = frozenset("tivnmGUsE")
 TO_FIELDS = (b"to", b"cc", b"bcc")
 RESENT_FIELDS = (b"resent-to", b"resent-cc", b"resent-bcc")
-DROPPED = frozenset({b"bcc", b"resent-bcc", b"return-path"})
+MAX_ENVID = 100  # characters, RFC 3461 4.4
+EVENTS = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 MODES_BY_NAME = {"mailq": "p", "newaliases": "i"}
 _DOT_LINE = re.compile(rb"(?:^|(?<=\n))\.\r?\n")
 
@@ -59,6 +64,7 @@ class Flags:
     full_name: str = ""
     config: str | None = None
     recipients: list[str] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)  # of SMTP: NOTIFY, RET, ENVID, BODY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,12 +77,11 @@ def _main(argv: Sequence[str]) -> int:
         return EX_OK
     flags = parse(argv, os.path.basename(sys.argv[0]))
     if flags.mode == "m":
-        return send(flags, configuration(flags.config))
+        return submit(flags)
     if flags.mode == "p":
         return mailq(configuration(flags.config))
-    if flags.mode == "i":  # aliases live in the configuration: reading it is the check
-        configuration(flags.config)
-        return EX_OK
+    if flags.mode == "i":
+        return check_aliases(configuration(flags.config))
     if flags.mode == "v":
         return verify(flags, configuration(flags.config))
     if flags.mode == "s":
@@ -134,6 +139,18 @@ def _set(flags: Flags, letter: str, value: str) -> None:
             flags.full_name = value
         case "C" | "c":
             flags.config = value
+        case "N":
+            flags.params["NOTIFY"] = _notify(value)
+        case "R":
+            if value.upper() not in ("FULL", "HDRS"):
+                raise ExitWith(EX_USAGE, f"-R {value}: write full or hdrs")
+            flags.params["RET"] = value.upper()
+        case "V":
+            flags.params["ENVID"] = _xtext(value)
+        case "B":
+            if value.upper() not in ("7BIT", "8BITMIME"):
+                raise ExitWith(EX_USAGE, f"-B {value}: write 7BIT or 8BITMIME")
+            flags.params["BODY"] = value.upper()
         case "b":
             flags.mode = value[:1] or "m"
         case "q":
@@ -142,11 +159,53 @@ def _set(flags: Flags, letter: str, value: str) -> None:
             return
 
 
+def _notify(value: str) -> str:
+    """RFC 3461 4.1: never, or some of the events."""
+    words = [word.strip().upper() for word in value.split(",")]
+    if words == ["NEVER"] or (set(words) <= EVENTS and words):
+        return ",".join(dict.fromkeys(words))
+    raise ExitWith(EX_USAGE, f"-N {value}: write never, or some of success,failure,delay")
+
+
+def _xtext(value: str) -> str:
+    """RFC 3461 4: what may stand in ENVID."""
+    if not value or len(value) > MAX_ENVID or not value.isascii() or not value.isprintable():
+        raise ExitWith(EX_USAGE, f"-V: write 1 to {MAX_ENVID} plain characters")
+    return "".join(f"+{ord(ch):02X}" if ch in "+= " else ch for ch in value)
+
+
 # -- sending -------------------------------------------------------------------------------------------------------------
 
 
-def send(flags: Flags, config: Config) -> int:
-    data = read_message(config.limits.message_size)
+def submit(flags: Flags) -> int:
+    """By ourselves when we may write where the server's mail is; else the message is left in the maildrop."""
+    try:
+        config = configuration(flags.config)
+    except ExitWith:  # an ordinary user may not be allowed to read it: it names secrets
+        folder = maildrop.folder_for("")
+        if flags.config is not None or not folder:
+            raise
+        return leave(flags, folder, LIMIT)
+    if config.server.maildrop and not _may_write(config.server.data_dir):
+        return leave(flags, config.server.maildrop, config.limits.message_size)
+    return send(flags, config)
+
+
+def _may_write(data_dir: str) -> bool:
+    return os.geteuid() == 0 or os.access(data_dir, os.W_OK | os.X_OK)
+
+
+def leave(flags: Flags, folder: str, limit: int) -> int:
+    """Into the maildrop: the server completes bare names and the header, and knows who we are by the file's owner."""
+    data, _, recipients = _message(flags, limit)
+    sender = None if flags.sender is None else flags.sender.strip().removeprefix("<").removesuffix(">")
+    maildrop.put(folder, maildrop.Drop(tuple(recipients), sender, flags.full_name, flags.params), data)
+    return EX_OK
+
+
+def _message(flags: Flags, limit: int) -> tuple[bytes, header.HeaderBlock, list[str]]:
+    """(text, its header, recipients as they are written). Raises ExitWith."""
+    data = read_message(limit)
     if flags.dots:
         end = _DOT_LINE.search(data)
         data = data[: end.start()] if end else data
@@ -154,16 +213,20 @@ def send(flags: Flags, config: Config) -> int:
     if not block.fields and data and not data.startswith((b"\n", b"\r\n")):
         data = b"\n" + data  # a body without a header
         block = header.scan(data)
-    recipients = [with_domain(one, config) for one in flags.recipients]
-    if flags.from_header:
-        recipients += [with_domain(one, config) for one in header_recipients(block)]
-    recipients = list(dict.fromkeys(one for one in recipients if one))
+    recipients = [*flags.recipients, *(header_recipients(block) if flags.from_header else ())]
+    recipients = list(dict.fromkeys(one for one in recipients if one.strip("<> ")))
     if not recipients:
         raise ExitWith(EX_USAGE, "no recipients" + ("" if flags.from_header else "; name them, or use -t"))
+    return data, block, recipients
+
+
+def send(flags: Flags, config: Config) -> int:
+    data, block, written = _message(flags, config.limits.message_size)
+    recipients = list(dict.fromkeys(with_domain(one, config) for one in written))
     login = with_domain(_login_name(), config)
     sender = with_domain(flags.sender, config) if flags.sender is not None else login
     text = completed(data, block, sender or login, flags.full_name, config.server.hostname)
-    replies = hand_in(config, sender, recipients, text, Account(login))
+    replies = hand_in(config, sender, recipients, text, Account(login), flags.params)
     worst = EX_OK
     for one, reply in zip(recipients, replies, strict=True):
         code = exit_code(reply)
@@ -185,24 +248,9 @@ def header_recipients(block: header.HeaderBlock) -> list[str]:
 
 
 def completed(data: bytes, block: header.HeaderBlock, sender: str, full_name: str, hostname: str) -> bytes:
-    """Bcc and Return-Path out, From, Date and Message-ID in when they are missing; everything else stays octet for octet."""
-    newline = b"\r\n" if b"\r\n" in data[: block.body_start] else b"\n"
-    added: list[bytes] = []
-    if not block.get_all(b"from"):
-        name = words.encode_phrase(full_name) + b" " if full_name else b""
-        added.append(b"From: " + name + b"<" + sender.encode() + b">")
-    if not block.get_all(b"date"):
-        added.append(b"Date: " + formatdate(SystemClock().time(), localtime=True).encode())
-    if not block.get_all(b"message-id"):
-        added.append(b"Message-ID: " + make_msgid(domain=hostname).encode())
-    kept: list[bytes] = []
-    position = 0
-    for one in block.fields:
-        if one.lname in DROPPED:
-            kept.append(data[position : one.start])
-            position = one.end
-    kept.append(data[position:])
-    return b"".join(line + newline for line in added) + b"".join(kept)
+    """As ``local_text.completed``, with today's date and a new Message-ID."""
+    today = formatdate(SystemClock().time(), localtime=True)
+    return local_text.completed(data, block, sender, full_name, today, make_msgid(domain=hostname))
 
 
 def _login_name() -> str:
@@ -237,6 +285,23 @@ def verify(flags: Flags, config: Config) -> int:
         else:
             print(f"{one}... deliverable" + (" (elsewhere)" if isinstance(found, Foreign) else ""))
     database.close()
+    return code
+
+
+def check_aliases(config: Config) -> int:
+    """-bi: nothing needs to be built; what does not hold in the alias files is said. 78 when a line is not understood."""
+    from filterd.accounts.aliases import faults
+
+    code = EX_OK
+    for domain in config.domain:
+        for file in domain.alias_files:
+            try:
+                found = faults(file, domain.name, config.accounts.alias_includes)
+            except OSError as error:
+                raise ExitWith(EX_CONFIG, f"{file}: {error}") from None
+            for fault in found:
+                print(f"{file.partition(':')[2]}:{fault.line}: {fault.text}", file=sys.stderr)
+                code = EX_CONFIG if fault.lost else code
     return code
 
 

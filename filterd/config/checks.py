@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -27,7 +28,7 @@ class Where(Protocol):
 Finding = tuple[Path, str, str, str]  # path, kind, about, text
 DOORS = (
     "smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", "milter",
-    *schema.LATER_LISTENERS,
+    "web", *schema.LATER_LISTENERS,
 )  # fmt: skip
 IMPLICIT_TLS = ("submissions", "imaps", "pop3s")
 NEED_LOGIN = ("submission", "imap", "pop3", "sieve")
@@ -57,6 +58,7 @@ def check(
         *_store(config),
         *_queue(config),
         *_limits(config),
+        *_quarantine(config),
     ]
     return placed(iter(problems)), placed(_warnings(config))
 
@@ -79,6 +81,10 @@ def _tls(config: schema.Config) -> Iterator[Finding]:
                 yield ("tls", name), "missing key", f"tls.{name}", 'tls.mode = "files" needs it'
             else:
                 yield from _readable(("tls", name), path)
+    if tls.client_ca:
+        yield from _readable(("tls", "client_ca"), tls.client_ca)
+        if tls.mode == "off":
+            yield ("tls", "client_ca"), "conflict", "tls.client_ca", 'needs TLS, and tls.mode = "off"'
     if tls.mode == "off":
         for door in IMPLICIT_TLS:
             if getattr(config.listen, door) and f"listen.{door}" in _written(config):
@@ -350,6 +356,10 @@ def _store(config: schema.Config) -> Iterator[Finding]:
 
 
 def _queue(config: schema.Config) -> Iterator[Finding]:
+    drop, data = config.server.maildrop, config.server.data_dir
+    if drop and data and f"{drop}/".startswith(f"{data}/"):
+        text = "is below server.data_dir, where nobody else gets in"
+        yield ("server", "maildrop"), "conflict", f'server.maildrop = "{drop}"', text
     ours = {domain.name for domain in config.domain}
     for index, one in enumerate(config.queue.route):
         path: Path = ("queue", "route", index)
@@ -370,13 +380,8 @@ def _queue(config: schema.Config) -> Iterator[Finding]:
         if one.recipients and all(text.rpartition("@")[2] in ours for text in one.recipients):
             text = "is ours: its mail stays here, or goes where domain.relay says"
             yield (*path, "recipients"), "conflict", f'queue.route.recipients = "{one.recipients[0]}"', text
-    if config.queue.tls_ca and not os.path.isfile(config.queue.tls_ca):
-        yield (
-            ("queue", "tls_ca"),
-            "bad value",
-            f'queue.tls_ca = "{config.queue.tls_ca}"',
-            "there is no such file",
-        )
+    if config.queue.tls_ca:
+        yield from _readable(("queue", "tls_ca"), config.queue.tls_ca)
     for index, wish in enumerate(config.queue.tls_policy):
         name = wish.domain.removeprefix(".")
         if normalise(name) is None:
@@ -389,6 +394,18 @@ def _queue(config: schema.Config) -> Iterator[Finding]:
         yield ("queue", "retry"), "bad value", "queue.retry", "needs at least one pause"
     elif any(pause < 1 for pause in config.queue.retry):
         yield ("queue", "retry"), "bad value", "queue.retry", "a pause of less than a second helps nobody"
+
+
+def _quarantine(config: schema.Config) -> Iterator[Finding]:
+    section = config.quarantine
+    if section.digest_hour > 23:
+        about = f"quarantine.digest_hour = {section.digest_hour}"
+        yield ("quarantine", "digest_hour"), "bad value", about, "a day has the hours 0 to 23"
+    if section.base_url and not re.fullmatch(r"https?://[^\s/?#|<>\"]+(/[^\s?#<>\"]*)?", section.base_url):
+        about = f'quarantine.base_url = "{section.base_url}"'
+        yield ("quarantine", "base_url"), "bad value", about, "begins with https:// (or http://) and a host"
+    if section.keep < 3600:
+        yield ("quarantine", "keep"), "bad value", "quarantine.keep", "less than an hour helps nobody"
 
 
 def _limits(config: schema.Config) -> Iterator[Finding]:
@@ -404,6 +421,9 @@ def _limits(config: schema.Config) -> Iterator[Finding]:
 
 
 def _warnings(config: schema.Config) -> Iterator[Finding]:
+    if config.quarantine.base_url and not config.listen.web:
+        text = "the links of digests lead nowhere without listen.web"
+        yield ("quarantine", "base_url"), "warning", "quarantine.base_url", text
     for door in schema.LATER_LISTENERS:
         if getattr(config.listen, door):
             yield (
@@ -426,6 +446,9 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
             if getattr(config.listen, door):
                 text = "without TLS nobody can log in there"
                 yield ("listen", door), "warning", f"listen.{door}", text
+    if config.auth.scram_without_tls:
+        text = "who listens there may guess at weak passwords at leisure"
+        yield ("auth", "scram_without_tls"), "warning", "auth.scram_without_tls", text
     if config.tls.allow_plaintext_login:
         yield (
             ("tls", "allow_plaintext_login"),
@@ -448,6 +471,9 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
                 f"is more than pipeline.time_budget = {config.pipeline.time_budget:g}s, which ends it earlier"
             )
             yield ("stage", name, "timeout"), "warning", f"stage.{name}.timeout", text
+    if 0 < config.limits.recipients_per_hour < config.limits.recipients:
+        text = f"a message to limits.recipients = {config.limits.recipients} people can never be sent"
+        yield ("limits", "recipients_per_hour"), "warning", "limits.recipients_per_hour", text
     if config.limits.recipients < 100:
         yield (
             ("limits", "recipients"),

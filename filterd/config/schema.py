@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
+from filterd.config.auth import Auth
 from filterd.config.errors import Problem
 from filterd.config.fields import setting, table, tables
+from filterd.config.parts import TLS_WORDS, QueueTls, StoreMbox
 from filterd.config.stages import ON_ERROR, Stages
 from filterd.config.values import Kind, Relay, SocketAddress
 
@@ -37,8 +39,7 @@ HOLDING_STAGES = (
 )
 OUTGOING_STAGES = ("clamav", "milters", "privacy", "arc-seal", "dkim-sign", "queue")
 ACCOUNT_PATTERN = "%{domain}/%{user}"  # the end of store.path
-TLS_WORDS = ("none", "opportunistic", "dane", "secure")  # queue.tls
-LATER_LISTENERS = ("web", "metrics")
+LATER_LISTENERS = ("metrics",)
 NO_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
@@ -56,6 +57,12 @@ class Server:
         "",
         'The system user to become once the ports are bound, when started as root. "" = stay who we are.',
         Kind.TEXT,
+    )
+    maildrop: str = setting(
+        "",
+        "A folder where every user of this machine may leave mail for us (filterd-sendmail), also while the server is down; made "
+        'with mode 1733. /var/spool/filterd/maildrop is found without reading this file. "" = none.',
+        Kind.PATH,
     )
     workers: int = setting(0, 'How many processes serve. "auto" = as many as there are cores.', Kind.WORKERS)
     xclient_trusted: tuple[str, ...] = setting(
@@ -110,6 +117,9 @@ class Tls:
     cert: str = setting("", 'PEM certificate with its chain, for mode = "files".', Kind.PATH)
     key: str = setting("", 'PEM private key, for mode = "files".', Kind.PATH)
     min_version: str = setting("1.2", "The oldest TLS we speak.", Kind.CHOICE, choices=("1.2", "1.3"))
+    client_ca: str = setting(
+        "", 'PEM certificates of those who issue certificates to our people (EXTERNAL). "" = none.', Kind.PATH
+    )
     allow_plaintext_login: bool = setting(
         False,
         "Take passwords on connections without TLS, loopback included. Only for a closed test network.",
@@ -186,6 +196,12 @@ class Accounts:
         'The character between a name and its detail: ann+list@example.org is for ann. "" = off.',
         Kind.TEXT,
     )
+    save_sent: bool = setting(
+        False,
+        "Keep a copy of what is sent by submission in the account's Sent mailbox, as read. Then switch it off in the mail programs: "
+        "what they store themselves is there as well.",
+        Kind.FLAG,
+    )
     alias_includes: bool = setting(
         False, "Follow :include:/PATH in alias files. Such a file must not be writable by others.", Kind.FLAG
     )
@@ -215,7 +231,11 @@ class Listen:
         "Our stages for other mail servers, as their mail filter. Keep it on a unix socket or loopback.",
         Kind.LISTEN,
     )
-    web: tuple[SocketAddress, ...] = setting((), "Pages. Not available in this version.", Kind.LISTEN)
+    web: tuple[SocketAddress, ...] = setting(
+        (),
+        "The page that the links of a quarantine digest lead to. Plain HTTP: keep it on loopback, behind your web server.",
+        Kind.LISTEN,
+    )
     metrics: tuple[SocketAddress, ...] = setting(
         (), "OpenMetrics. Not available in this version.", Kind.LISTEN
     )
@@ -245,6 +265,12 @@ class Limits:
     message_size: int = setting(50 << 20, "The largest message we take (SIZE).", Kind.SIZE)
     recipients: int = setting(
         100, "Recipients of one message; RFC 5321 4.5.3.1.8 wants at least 100.", Kind.COUNT
+    )
+    messages_per_hour: int = setting(
+        0, "How many messages one account may send in an hour (submission); 0 = no limit.", Kind.COUNT
+    )
+    recipients_per_hour: int = setting(
+        0, "To how many recipients one account may send in an hour; 0 = no limit.", Kind.COUNT
     )
     connections: Connections = table(Connections, "How many clients at once.")
 
@@ -303,35 +329,6 @@ class Srs:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreMbox:
-    inbox: str = setting(
-        "",
-        "The file of INBOX: a path with %{user}, %{domain} or %{account} in it, as /var/mail/%{user}. "
-        '"" = the file inbox in the account\'s folder.',
-        Kind.TEXT,
-    )
-    locks: tuple[str, ...] = setting(
-        ("dotlock", "fcntl"),
-        "How a file is locked against other programs, in this order; they must use the same. dotlock-try: go on without where the "
-        "directory forbids to make one.",
-        Kind.CHOICES,
-        choices=("dotlock", "dotlock-try", "fcntl", "flock"),
-    )
-    lock_wait: float = setting(10.0, "How long to wait for another program's lock.", Kind.DURATION)
-    lock_stale: float = setting(
-        300.0,
-        "A dot-lock that was not touched for so long, or whose process is dead, is removed.",
-        Kind.DURATION,
-    )
-    quoting: str = setting(
-        "mboxrd",
-        "How other programs quote From lines in the files that we read; we write mboxrd.",
-        Kind.CHOICE,
-        choices=("mboxrd", "mboxo", "none"),
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Store:
     format: str = setting(
         "maildir",
@@ -367,25 +364,6 @@ class QueueRoute:
         Kind.RELAY,
     )
     bind: tuple[str, ...] = setting((), "Source addresses. Default: queue.bind.", Kind.SOURCES)
-
-
-@dataclass(frozen=True, slots=True)
-class QueueTls:
-    domain: str = setting(
-        "",
-        'A domain of recipients, ".example.org" for all below it, or the host name of a relay.',
-        Kind.TEXT,
-        required=True,
-    )
-    tls: str = setting(
-        "secure", "For this destination, in the words of queue.tls.", Kind.CHOICE, choices=TLS_WORDS
-    )
-    names: tuple[str, ...] = setting(
-        (),
-        'With "secure": names that its certificate may have; ".example.net" = any below it. Default: the mail host when DNSSEC '
-        "or MTA-STS vouches for it, else the domain and what is below it.",
-        Kind.TEXTS,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +406,9 @@ class Queue:
         "",
         "A PEM file of authorities that are trusted beside the system's, for mail hosts and MTA-STS.",
         Kind.PATH,
+    )
+    tls_reports: bool = setting(
+        False, "Count how TLS went and mail the daily reports that domains ask for (TLSRPT).", Kind.FLAG
     )
     tls_policy: tuple[QueueTls, ...] = tables(
         QueueTls, "Other words than queue.tls for some destinations.", optional=True
@@ -510,6 +491,19 @@ class Quarantine:
         Kind.CHOICES,
         choices=HOLDING_STAGES,
     )
+    digest: str = setting(
+        "off",
+        "daily: who has new mail held back gets a mail about it once a day.",
+        Kind.CHOICE,
+        choices=("off", "daily"),
+    )
+    digest_hour: int = setting(7, "From which hour of the day (local time, 0 to 23).", Kind.COUNT)
+    base_url: str = setting(
+        "",
+        'The address of listen.web as people reach it, such as "https://mail.example.org": digests then have a link to release '
+        'each message. "" = they have its number.',
+        Kind.TEXT,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -522,6 +516,7 @@ class Config:
     tls: Tls = table(Tls, "Certificates.")
     domain: tuple[Domain, ...] = tables(Domain, "The domains that are ours; at least one.")
     accounts: Accounts = table(Accounts, "What holds for all accounts.")
+    auth: Auth = table(Auth, "How people prove who they are.")
     listen: Listen = table(
         Listen,
         'The doors. Each is a list of "HOST:PORT", "unix:PATH" or "fd:NAME" (an inherited socket); without one it is '

@@ -1,7 +1,7 @@
 """Which mailboxes a client means: the filters that NOTIFY and ESEARCH share.
 
 Specification: RFC 5465 6 (``filter-mailboxes``), RFC 7377 2.2 (``subtree-one``). There is one namespace, the personal one, and any
-mailbox of it may receive mail by a script: INBOXES and PERSONAL are the same here. A name that is no mailbox is left out (RFC 5465 6.6).
+mailbox of it may receive mail by a script: INBOXES and PERSONAL are the same here. A name that is no mailbox is left out.
 """
 
 from __future__ import annotations

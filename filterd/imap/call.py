@@ -44,13 +44,14 @@ class Spec:
     plain: bool = True  # exists without UID
     look: bool = True  # changes by others are told before it runs, not only after
     still: bool = False  # it changes nothing itself: when it takes one step, that one look is enough
+    own: bool = False  # what it does is told whatever NOTIFY says
     quick: bool = False  # worth trying on the loop, with what is in memory (``filterd.store.ready``)
 
 
 class Call:
     """``write`` collects untagged responses; ``full`` says that a step has produced enough."""
 
-    __slots__ = ("_out", "_size", "_store", "at_once", "events", "session", "tag", "uid")
+    __slots__ = ("_out", "_size", "_store", "at_once", "events", "later", "progress", "session", "tag", "uid")
 
     def __init__(self, session: Session, tag: bytes, uid: bool) -> None:
         self.session = session
@@ -60,6 +61,8 @@ class Call:
         self._size = 0
         self._store: AccountStore | None = None
         self.at_once = False  # on the loop: there is little time
+        self.progress: tuple[int, int] | None = None  # messages done, of how many: for INPROGRESS
+        self.later = False  # the tagged answer comes from elsewhere
         self.events: list[MailboxEvent] = []  # told by the shell when the answer is out
 
     @property

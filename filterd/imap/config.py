@@ -12,6 +12,7 @@ from filterd.proto import sasl
 
 if TYPE_CHECKING:
     from filterd.imap.events import MailboxEvents
+    from filterd.imap.filtering import FilterService
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class ImapLimits:
     login_deadline: float = 60.0  # seconds, in all
     autologout: float = 1_860.0  # RFC 9051 5.4: at least 30 minutes
     upload: float = 3_600.0  # one literal, however slowly it comes
+    progress: float = 10.0  # between two reports about a command that takes long (RFC 9585)
+    notify_mailboxes: int = 1_000  # whose messages one NOTIFY follows
     idle_refresh: float = 120.0  # "still here" and a look at the store while idling
 
 
@@ -49,7 +52,7 @@ class ImapServerConfig:
     ``tls``: a TLS context exists, so STARTTLS is offered on clear connections. ``allow_plaintext``: LOGIN and
     AUTHENTICATE are taken without TLS. ``message_size``: octets, for APPEND (APPENDLIMIT). ``name``/``version`` are what
     ID tells ("" = nothing). ``events``: who is told of changed mailboxes; ``sieve``: the ManageSieve server's URL when
-    scripts run on them (RFC 6785 2.2).
+    scripts run on them (RFC 6785 2.2). ``filters``: who runs scripts for FILTER=SIEVE.
     """
 
     message_size: int = 52_428_800
@@ -62,4 +65,5 @@ class ImapServerConfig:
     limits: ImapLimits = field(default_factory=ImapLimits)
     events: MailboxEvents | None = None
     sieve: str = ""
+    filters: FilterService | None = None
     mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS

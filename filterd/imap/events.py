@@ -3,6 +3,7 @@
 A command asks ``wants`` once (its price is one attribute test when nobody listens), does its work, and leaves the event in
 its ``Call``. The shell tells the listeners when the answer has been written: on the loop, in the order of the events, before
 the connection's next command. A listener's failure never fails the command; its own changes to the store cause no events.
+Recorders are told in the account's job, right after the change and before the answer.
 """
 
 from __future__ import annotations
@@ -49,11 +50,40 @@ class MailboxListener(Protocol):
         ...
 
 
+class MailboxRecorder(Protocol):
+    """Writes down what happened before the command is answered: what it has recorded outlives a crash right after."""
+
+    def wants_flags(self, names: Sequence[str]) -> bool:
+        """Do changes of any of these flags matter? (Moves, copies and appended messages always do.)"""
+        ...
+
+    def record(self, store: AccountStore, event: MailboxEvent) -> None:
+        """In the account's job, after the change."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class MailboxEvents:
     """The listeners of one IMAP door; ``ImapServerConfig.events`` is None where there are none."""
 
     listeners: tuple[MailboxListener, ...]
+    recorders: tuple[MailboxRecorder, ...] = ()
+
+    def wants_flags(self, names: Sequence[str]) -> bool:
+        return any(one.wants_flags(names) for one in self.recorders)
+
+    def record(self, store: AccountStore, event: MailboxEvent) -> None:
+        for one in self.recorders:
+            try:
+                one.record(store, event)
+            except Exception:
+                log.exception("recording %s in %s of %s", event.cause, event.mailbox, event.account)
+
+    def close(self) -> None:
+        for one in self.recorders:
+            one.close()
 
     def wants(self, store: AccountStore, mailbox: str, cause: str) -> bool:
         return any(one.wants(store, mailbox, cause) for one in self.listeners)
@@ -75,17 +105,18 @@ def wanted(call: Call, mailbox: str, cause: str) -> bool:
 
 def stored(call: Call, result: Sequence[Stored]) -> None:
     """Messages were appended."""
-    if result and wanted(call, result[0].mailbox, APPEND):
-        _report(call, APPEND, result[0].mailbox, [one.uid for one in result])
+    if result and call.session.config.events is not None:
+        account = _account(call)
+        uids = tuple(one.uid for one in result)
+        _report(call, MailboxEvent(account, account, APPEND, result[0].mailbox, uids))
 
 
 def copied(call: Call, source: str, result: Copied, *, move: bool) -> None:
     cause = MOVE if move else COPY
     mailbox = result.destination.name
-    if result.uids and wanted(call, mailbox, cause):
+    if result.uids and call.session.config.events is not None:
         account = _account(call)
-        event = MailboxEvent(account, account, cause, mailbox, result.uids, source, result.source_uids)
-        call.events.append(event)
+        _report(call, MailboxEvent(account, account, cause, mailbox, result.uids, source, result.source_uids))
 
 
 class FlagWatch:
@@ -102,8 +133,17 @@ class FlagWatch:
         }
 
     @classmethod
-    def of(cls, call: Call, mailbox: str, uids: array[int]) -> FlagWatch | None:
-        return cls(call, mailbox, uids) if wanted(call, mailbox, FLAG) else None
+    def of(
+        cls, call: Call, mailbox: str, uids: array[int], mode: str = "", flags: Sequence[str] = ()
+    ) -> FlagWatch | None:
+        """``mode`` "set" with ``flags`` may take away any of the mailbox's keywords."""
+        events = call.session.config.events
+        if events is None:
+            return None
+        names = (*flags, *call.store.snapshot(mailbox).keywords) if mode == "set" else flags
+        if events.wants_flags(names) or events.wants(call.store, mailbox, FLAG):
+            return cls(call, mailbox, uids)
+        return None
 
     def changed(self, result: FlagChange) -> None:
         names = (*SYSTEM_FLAGS, *self._call.store.snapshot(self._mailbox).keywords)
@@ -119,7 +159,7 @@ class FlagWatch:
             event = MailboxEvent(
                 account, account, FLAG, self._mailbox, tuple(added), added=added, removed=removed
             )
-            self._call.events.append(event)
+            _report(self._call, event)
 
 
 def flag_names(mask: int, names: Sequence[str]) -> tuple[str, ...]:
@@ -131,6 +171,10 @@ def _account(call: Call) -> str:
     return account.id if account is not None else ""
 
 
-def _report(call: Call, cause: str, mailbox: str, uids: Sequence[int]) -> None:
-    account = _account(call)
-    call.events.append(MailboxEvent(account, account, cause, mailbox, tuple(uids)))
+def _report(call: Call, event: MailboxEvent) -> None:
+    events = call.session.config.events
+    if events is None:
+        return
+    events.record(call.store, event)
+    if events.wants(call.store, event.mailbox, event.cause):
+        call.events.append(event)

@@ -177,6 +177,7 @@ def _texts(call: Call, plan: Plan, uids: list[int]) -> Generator[None, None, int
         at += len(texts)
         if group:
             missing += _write_group(call, plan, group)
+        call.progress = at, len(uids)
         if at < len(uids):
             yield
     return missing
@@ -243,8 +244,10 @@ def _write_whole(call: Call, label: bytes, numbers: Sequence[int], group: list[t
 
 
 def _write_texts(call: Call, plan: Plan, head: bytes, body: Body) -> None:
-    for item in plan.texts:
-        pieces = item.render(body)
+    rendered = [
+        item.render(body) for item in plan.texts
+    ]  # all before the first octet: one of them may be refused
+    for item, pieces in zip(plan.texts, rendered, strict=True):
         call.write(b"%b%b %b" % (head, item.label, pieces[0]))
         for piece in pieces[1:]:
             call.write(piece)

@@ -25,6 +25,8 @@ class Options:
     all: bool = False
     count: bool = False
     save: bool = False
+    context: bool = False
+    update: bool = False
     partial: Partial | None = None
 
 
@@ -40,7 +42,7 @@ def parse_options(p: Parser) -> Options | None:
             p.sp()
         first = False
         word = p.word()
-        if word in (b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE"):
+        if word in (b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE", b"CONTEXT", b"UPDATE"):
             setattr(found, word.decode("ascii").lower(), True)
         elif word == b"PARTIAL":
             p.sp()
@@ -76,11 +78,14 @@ def write_list(call: Call, name: bytes, places: Sequence[int], highest: int) -> 
     call.write(b"* %b%b%b\r\n" % (name, shown, modseq))
 
 
-def write_esearch(call: Call, options: Options, places: Sequence[int], highest: int) -> None:
-    """RFC 5182 2.1: with SAVE alone nothing is told."""
+def write_esearch(
+    call: Call, options: Options, places: Sequence[int], highest: int, where: bytes = b""
+) -> None:
+    """``where``: the mailbox, when it may be another than the selected one (RFC 7377). With SAVE alone
+    nothing is told (RFC 5182 2.1)."""
     if options.save and not (options.min or options.max or options.all or options.count or options.partial):
         return
-    parts = [b"* ESEARCH (TAG %b)" % astring(call.tag)]
+    parts = [b"* ESEARCH (TAG %b%b)" % (astring(call.tag), where)]
     if call.uid or call.session.uidonly:
         parts.append(b"UID")
     found = numbers(call, places)

@@ -201,6 +201,7 @@ class Searcher:
                 if first(row) and all(test(row) for test in rest):
                     found.append(at[row.uid])
             if (start + limit) % _ROWS_PER_STEP < limit:
+                self._call.progress = min(start + limit, len(places)), len(places)
                 yield
         return found
 
@@ -292,6 +293,7 @@ class Searcher:
                     found.append(view.number_of(uid) - 1)
             at += len(texts)
             if at < len(unsure):
+                self._call.progress = at, len(unsure)
                 yield
         return sorted(found)
 

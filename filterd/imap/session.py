@@ -8,7 +8,8 @@ Specification: RFC 9051 (IMAP4rev2) and RFC 3501 (IMAP4rev1) sections 3, 5 and 7
 
 Events: ``Work`` (run ``step(store)`` in the pool and send what it returns, again until ``done``, then ``work_done``),
 ``Authenticate`` (answer with ``authenticated``), ``StartTls``, ``StartCompress``, ``Idle``/``IdleEnd`` (watch the mailbox;
-``wake`` when it may have changed), ``Close``. It is a core for ``filterd.net.connection``.
+``wake`` when it may have changed), ``Watch`` (call
+``mailbox_changed`` when one of these may have changed, NOTIFY), ``Filter`` (answer with ``filtered``), ``Close``. It is a core for ``filterd.net.connection``.
 Commands run one after another: while an event is unanswered no further command is looked at.
 
 What is enabled only grows; a new login after UNAUTHENTICATE begins anew. Where the shell calls ``step`` in another thread
@@ -28,10 +29,13 @@ from filterd.imap.call import Call
 from filterd.imap.cmd.authenticate import go_on
 from filterd.imap.config import ImapServerConfig
 from filterd.imap.errors import Bad, ImapError, No
+from filterd.imap.filtering import Filter
+from filterd.imap.notify import FLAG_CHANGE, Notify, NotifyWork
 from filterd.imap.parse import Parser
 from filterd.imap.registry import capabilities, find
 from filterd.imap.state import State
 from filterd.imap.view import Style, View
+from filterd.imap.watching import Watching
 from filterd.imap.wire import Command, Continue, Line, Reader, Refused
 from filterd.imap.work import IdleWork, Work
 from filterd.proto import sasl
@@ -74,11 +78,18 @@ class IdleEnd:
 
 
 @dataclass(slots=True)
+class Watch:
+    """From now on ``mailbox_changed`` shall be called for these mailboxes (and no others)."""
+
+    mailboxes: tuple[str, ...]
+
+
+@dataclass(slots=True)
 class Close:
     pass
 
 
-Event = Work | IdleWork | Authenticate | StartTls | StartCompress | Idle | IdleEnd | Close
+Event = Work | IdleWork | Filter | Authenticate | StartTls | StartCompress | Idle | IdleEnd | Watch | Close
 Continuation = Callable[[bytes], None]
 
 
@@ -88,6 +99,7 @@ class Session:
         "_closed",
         "_continuation",
         "_dialog",
+        "_dirty",
         "_doing",
         "_eof",
         "_events",
@@ -104,6 +116,8 @@ class Session:
         "config",
         "fetch_memo",
         "idle_tag",
+        "notify",
+        "own",
         "qresync",
         "rev2",
         "saved",
@@ -146,6 +160,9 @@ class Session:
         self._pending = b"*"  # tag of the command whose answer comes later
         self._bad = 0
         self.idle_tag = b""
+        self._dirty: set[str] = set()  # mailboxes that notices were about
+        self.notify: Notify | None = None
+        self.own = False  # a command of the client's does what is told
         self._forget()
         self._out.append(
             b"* OK [CAPABILITY %b] %b\r\n" % (capabilities(self), config.greeting.encode("ascii", "replace"))
@@ -155,6 +172,8 @@ class Session:
         """Everything that belongs to a login."""
         self.account: Account | None = None
         self.view: View | None = None
+        self.notify = None
+        self._dirty = set()
         self.condstore = self.qresync = self.utf8 = self.rev2 = self.uidonly = False
         self.saved: tuple[int, ...] | None = None
         self.body_cache: tuple[str, int, bytes] | None = None
@@ -236,6 +255,8 @@ class Session:
             self.write(No(text, code).render(event.call.tag))
         elif isinstance(event, Authenticate):
             self.write(No(text, code).render(self._pending))
+        elif isinstance(event, Filter):
+            self.write(No(text, code).render(event.tag))
         elif isinstance(event, (StartTls, StartCompress)):
             self.move(State.LOGOUT)
 
@@ -244,7 +265,7 @@ class Session:
         while True:
             if self._events:
                 event = self._events.popleft()
-                if not isinstance(event, (Idle, IdleEnd, Close)):
+                if not isinstance(event, (Idle, IdleEnd, Watch, Close)):
                     self._doing = event
                 return event
             if self._doing is not None or self._closed:
@@ -254,6 +275,8 @@ class Session:
                 return Close()
             if self._wake and (work := self._look()) is not None:
                 return work
+            if self._dirty and (news := self._news()) is not None:
+                return news
             seen = self._reader.next()
             if seen is not None:
                 self._take(seen)
@@ -350,6 +373,8 @@ class Session:
     def work_done(self, work: Work | IdleWork) -> None:
         """The last step has returned."""
         self._doing = None
+        self.own = False
+        self._notified()
         if work.fatal:
             self._leave_idle()
             self.move(State.LOGOUT)
@@ -417,8 +442,19 @@ class Session:
 
     def unauthenticate(self) -> None:
         self.move(State.NOT_AUTHENTICATED)
+        if self.notify is not None:
+            self._events.append(Watch(()))
         self._forget()
         self._reader.authenticated = False
+
+    # -- FILTER -------------------------------------------------------------------------------------------------------
+    def filter(self, request: Filter) -> None:
+        self._events.append(request)
+
+    def filtered(self, rest: Work) -> None:
+        """The answer to ``Filter``: what is left to do of the command (``ext.filter.told``)."""
+        self._doing = None
+        self._events.append(rest)
 
     # -- IDLE ---------------------------------------------------------------------------------------------------
     def start_idle(self, tag: bytes) -> None:
@@ -458,12 +494,20 @@ class Session:
 
     # -- what handlers ask ----------------------------------------------------------------------------------------
     def style(self, uid: bool = False) -> Style:
-        return Style(uid=uid or self.rev2, modseq=self.condstore, vanished=self.qresync, uidonly=self.uidonly)
+        style = Style(
+            uid=uid or self.rev2, modseq=self.condstore, vanished=self.qresync, uidonly=self.uidonly
+        )
+        notify = self.notify
+        if notify is not None:
+            style.quiet = not self.own and (notify.selected is None or notify.selected.quiet)
+            style.mute = notify.selected is None or FLAG_CHANGE not in notify.selected.events
+        return style
 
     def open(self, view: View) -> None:
         self.view = view
         self.saved = None
         self.move(State.SELECTED)
+        self._watch_again()
 
     def capabilities(self) -> bytes:
         return capabilities(self)
@@ -473,6 +517,62 @@ class Session:
             self.view = None
             self.saved = None
             self.move(State.AUTHENTICATED)
+            self._watch_again()
+
+    # -- NOTIFY -------------------------------------------------------------------------------------------------------
+    @property
+    def plain(self) -> bool:
+        """Nothing is told but the usual: what is in memory will do."""
+        return self.notify is None and (self.view is None or not self.view.watching)
+
+    def set_notify(self, notify: Notify) -> None:
+        self.notify = notify
+        self._watch_again()
+
+    def watching(self) -> Watching:
+        """Of the selected mailbox."""
+        assert self.view is not None
+        if self.view.watching is None:
+            self.view.watching = Watching()
+        return self.view.watching
+
+    def _watch_again(self) -> None:
+        notify, view = self.notify, self.view
+        if notify is None:
+            return
+        notify.stale = False
+        if view is not None and (view.watching is not None or notify.selected is not None):
+            self.watching().plan = None if notify.selected is None else notify.selected.plan
+        none = not notify.groups and notify.selected is None
+        self._events.append(Watch(() if none else notify.watched(None if view is None else view.mailbox)))
+
+    def mailbox_changed(self, mailbox: str) -> None:
+        """Something happened there, or may have."""
+        if self.notify is not None:
+            self._dirty.add(mailbox)
+
+    def _news(self) -> NotifyWork | None:
+        dirty, self._dirty = frozenset(self._dirty), set()
+        if self.notify is None or self.account is None:
+            return None
+        self._doing = work = NotifyWork(self, dirty)
+        return work
+
+    def _notified(self) -> None:
+        """After a step: is there more to tell, are other mailboxes to be watched?"""
+        notify, view = self.notify, self.view
+        if notify is None:
+            return
+        if notify.stale:
+            self._watch_again()
+        selected = notify.selected
+        if (
+            view is not None
+            and view.gone
+            and selected is not None
+            and not (selected.delayed or selected.quiet)
+        ):
+            self._dirty.add(view.mailbox)
 
     def saved_spans(self, view: View) -> numset.Spans:
         """Positions of ``$`` (RFC 5182 2.1: empty when nothing was saved; the expunged have dropped out)."""

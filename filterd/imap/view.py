@@ -101,8 +101,9 @@ class View:
             if new.modseq != self.snapshot.modseq or len(new.uids) != len(self.snapshot.uids):
                 if style.quiet:
                     before = len(self.uids)
-                    for _ in self._follow(store, new, style):
-                        pass  # RFC 5465 3.1: the client does not want to hear of it
+                    for line in self._follow(store, new, style):
+                        if line.startswith(b"* FLAGS"):  # of the rest the client does not want to hear
+                            yield line
                     self._silent |= len(self.uids) > before
                 else:
                     yield from self._follow(store, new, style)

@@ -1,9 +1,9 @@
-"""What a session has asked to be told of its selected mailbox beyond the usual: new messages with FETCH items, results kept current.
+"""What a session is told of its selected mailbox beyond the usual: new messages with FETCH items, results kept current.
 
 Specification: RFC 5465 5.2 (MessageNew with fetch-atts), RFC 5267 4.3 (ADDTO, REMOVEFROM).
 
-The view notes what changed (``View.watching``); ``settle`` tells it when the view's own news are out. Nothing of it runs on the loop
-from memory alone: a session that watches goes to the pool.
+The view notes what changed (``View.watching``); ``settle`` tells it when the view's own news are out. Nothing of it runs on the
+loop from memory alone: a session that watches goes to the pool.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def follow(
     view = session.view
     if view is None:
         return
-    yield from view.refresh(store, expunge=expunge, style=session.style(uid), fresh=fresh)
-    if view.watching:
+    style = session.style(uid)
+    yield from view.refresh(store, expunge=expunge, style=style, fresh=fresh)
+    if view.watching and not style.quiet:
         yield from view.watching.settle(session, store)

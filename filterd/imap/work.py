@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, Fatal, ImapError, No
+from filterd.imap.names import astring
+from filterd.imap.watching import follow
 from filterd.store.base import AccountStore, NoSuchMailbox, StoreError
 from filterd.store.ready import NotReady
 
@@ -43,15 +45,16 @@ class Sink(Protocol):
 class Work:
     """One command. ``step`` is called until ``done``; ``bad`` and ``fatal`` tell how it ended."""
 
-    __slots__ = ("_first", "_run", "_spec", "_steps", "bad", "call", "done", "fatal", "quick")
+    __slots__ = ("_first", "_report", "_run", "_spec", "_steps", "bad", "call", "done", "fatal", "quick")
 
     def __init__(self, call: Call, run: Run, spec: Spec) -> None:
         self.call = call
         self._run: Run | None = run
         self._spec = spec
-        self.quick = spec.quick
+        self.quick = spec.quick and call.session.plain
         self._steps: Steps | None = None
         self._first = True
+        self._report = call.session.clock.monotonic() + call.session.config.limits.progress
         self.done = self.bad = self.fatal = False
 
     @property
@@ -109,6 +112,7 @@ class Work:
         call, session = self.call, self.call.session
         if self._run is not None:
             run, self._run = self._run, None
+            session.own = self._spec.own
             if session.view is not None and self._spec.look:
                 for line in session.view.refresh(store, expunge=False, style=session.style(call.uid)):
                     call.write(line)
@@ -117,18 +121,31 @@ class Work:
                 return result or ""
             self._steps = result
         assert self._steps is not None
+        if not self._first:
+            self._tell_progress()
         try:
             next(self._steps)
         except StopIteration as stop:
             return str(stop.value)
         return None
 
+    def _tell_progress(self) -> None:
+        """RFC 9585: a command that takes long says how far it is, between two steps."""
+        call, now = self.call, self.call.session.clock.monotonic()
+        if now >= self._report:
+            self._report = now + call.session.config.limits.progress
+            far = b"NIL NIL" if call.progress is None else b"%d %d" % call.progress
+            call.write(b"* OK [INPROGRESS (%b %b)] Still working\r\n" % (astring(call.tag), far))
+
     def _finish(self, store: AccountStore, text: str) -> None:
         call, session = self.call, self.call.session
+        if call.later:
+            self.done = True
+            return
         if session.view is not None:
-            expunge, style = self._spec.expunge or call.uid, session.style(call.uid)
+            expunge = self._spec.expunge or call.uid
             fresh = self._first and self._spec.still and self._spec.look
-            for line in session.view.refresh(store, expunge=expunge, style=style, fresh=fresh):
+            for line in follow(session, store, expunge=expunge, uid=call.uid, fresh=fresh):
                 call.write(line)
         call.write(b"%b OK %b\r\n" % (call.tag, text.encode("ascii", "replace")))
         self.done = True
@@ -153,7 +170,7 @@ class IdleWork:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.quick = True
+        self.quick = session.plain
         self.done = self.fatal = False
 
     @property
@@ -163,18 +180,14 @@ class IdleWork:
 
     def attempt(self, store: AccountStore) -> list[bytes]:
         """As ``Work.attempt``."""
-        view = self._session.view
-        news = [] if view is None else list(view.refresh(store, expunge=True, style=self._session.style()))
+        news = list(follow(self._session, store, expunge=True))
         self.done = True
         return news
 
     def step(self, store: AccountStore, sink: Sink | None = None) -> list[bytes]:
         self.done = True
-        view = self._session.view
-        if view is None:
-            return []
         try:
-            news = list(view.refresh(store, expunge=True, style=self._session.style()))
+            news = list(follow(self._session, store, expunge=True))
             return news if sink is None or not news else sink.write(news)
         except Fatal as error:
             self.fatal = True

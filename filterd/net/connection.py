@@ -25,7 +25,9 @@ import ssl
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, Protocol, TypeVar, cast
 
+from filterd.net.channel import channel_of
 from filterd.net.limits import Ticket, plain_ip
+from filterd.proto.sasl import Channel
 
 HIGH_WATER = 262_144  # octets waiting in a core before reading stops
 AT_ONCE = 16  # events performed without a task before others come to their turn
@@ -151,6 +153,13 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         """Perform an event that waits for nothing, without a task; False: ``perform`` must (nothing was done)."""
         return False
 
+    def secured(self) -> None:
+        """STARTTLS is done; the core does not know yet: the place to tell it what it must know first."""
+
+    def channel(self) -> Channel:
+        """What TLS binds the connection to, for its log-ins."""
+        return channel_of(self.transport.get_extra_info("ssl_object"))
+
     async def send(self, data: bytes) -> None:
         """Write a large answer now, behind what the core has ready; waits while the peer is slow."""
         if self._lost:
@@ -185,6 +194,7 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
         if transport is None or self._lost:
             return False
         self.transport = transport
+        self.secured()
         self.core.tls_started()
         self._reading = True
         return True

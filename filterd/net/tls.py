@@ -29,6 +29,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
+from filterd.net.channel import ServerContext, end_point_hash
+
 SELF_SIGNED_DAYS = 3650
 MAX_CHAIN = 10  # certificates of a peer that are looked at
 RSA_MIN_BITS = 2048
@@ -46,30 +48,45 @@ log = logging.getLogger("filterd.tls")
 _Stamp = tuple[int, int, int, int]
 
 
-def make_context(cert: str, key: str, min_version: str = "1.2") -> ssl.SSLContext:
-    """A server's context; ``cert`` is the chain, leaf first (PEM); ``min_version`` "1.2" or "1.3". Raises OSError,
-    ssl.SSLError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def make_context(cert: str, key: str, min_version: str = "1.2", client_ca: str = "") -> ssl.SSLContext:
+    """A server's context; ``cert`` is the chain, leaf first (PEM); ``min_version`` "1.2" or "1.3"; with ``client_ca`` clients
+    may show a certificate of these authorities, and a bad one ends the handshake. Raises OSError, ssl.SSLError."""
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3 if min_version == "1.3" else ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
     # TLS 1.2 only with forward secrecy and AEAD (RFC 9325 4.2); 1.3 has nothing else.
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM")
     context.load_cert_chain(cert, key)
+    context.end_point = _end_point(Path(cert).read_bytes())
+    if client_ca:
+        context.load_verify_locations(cafile=client_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def _end_point(chain: bytes) -> bytes:
+    """tls-server-end-point of the first certificate of a PEM file, b"" when it has none."""
+    try:
+        leaf = x509.load_pem_x509_certificate(chain)
+        digest = leaf.signature_hash_algorithm
+    except (ValueError, UnsupportedAlgorithm):
+        return b""
+    return end_point_hash(leaf.public_bytes(serialization.Encoding.DER), digest.name if digest else None)
 
 
 class TlsFiles:
     """The pair of one name. ``current`` looks at the files (two stat calls) and loads them again when they changed."""
 
-    __slots__ = ("_context", "_stamp", "cert", "key", "min_version")
+    __slots__ = ("_context", "_stamp", "cert", "client_ca", "key", "min_version")
 
-    def __init__(self, cert: str, key: str, min_version: str = "1.2") -> None:
+    def __init__(self, cert: str, key: str, min_version: str = "1.2", client_ca: str = "") -> None:
         """Loads at once: raises OSError or ssl.SSLError when the pair is no good."""
+        self.client_ca = client_ca
         self.cert = cert
         self.key = key
         self.min_version = min_version
         self._stamp = self._look()
-        self._context = make_context(cert, key, min_version)
+        self._context = make_context(cert, key, min_version, client_ca)
 
     def current(self) -> ssl.SSLContext:
         try:
@@ -80,18 +97,15 @@ class TlsFiles:
         if stamp != self._stamp:
             self._stamp = stamp
             try:
-                self._context = make_context(self.cert, self.key, self.min_version)
+                self._context = make_context(self.cert, self.key, self.min_version, self.client_ca)
                 log.info("certificate files were read again")
             except (OSError, ssl.SSLError) as error:
                 log.warning("new certificate files are no good (%s); the old ones stay in use", error)
         return self._context
 
-    def _look(self) -> tuple[_Stamp, _Stamp]:
-        cert, key = Path(self.cert).stat(), Path(self.key).stat()
-        return (
-            (cert.st_ino, cert.st_size, cert.st_mtime_ns, cert.st_ctime_ns),
-            (key.st_ino, key.st_size, key.st_mtime_ns, key.st_ctime_ns),
-        )
+    def _look(self) -> tuple[_Stamp, ...]:
+        files = [Path(path).stat() for path in (self.cert, self.key, self.client_ca) if path]
+        return tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in files)
 
 
 def ensure_self_signed(cert: str, key: str, names: Sequence[str], now: float) -> bool:

@@ -11,6 +11,8 @@ from base64 import b64encode
 from dataclasses import dataclass
 
 from filterd.proto.sasl import MECHANISMS, Channel, Exchange, Login, Plain, WireFault
+from filterd.proto.sasl_external import NAME as EXTERNAL
+from filterd.proto.sasl_external import External
 from filterd.proto.sasl_keys import NAME as SCRAM
 from filterd.proto.sasl_scram import NONCE_OCTETS, PLUS, KeySource, Nonce, Scram
 
@@ -22,18 +24,23 @@ def chance() -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Mechanisms:
-    """Implements ``sasl.Offer``. ``keys``: SCRAM's, None = not offered; ``scram_in_clear``: also without TLS."""
+    """Implements ``sasl.Offer``. ``keys``: SCRAM's, None = not offered; ``scram_always``: also when there are accounts without;
+    ``scram_in_clear``: also without TLS. EXTERNAL is offered to whom TLS knows by a certificate."""
 
     keys: KeySource | None = None
+    scram_always: bool = False
     scram_in_clear: bool = False
     nonce: Nonce = chance
 
     def names(self, channel: Channel, safe: bool) -> tuple[str, ...]:
         names = list(MECHANISMS) if safe else []
-        if (safe or self.scram_in_clear) and self.keys is not None and self.keys.scram_offered():
+        keys = self.keys if safe or self.scram_in_clear else None
+        if keys is not None and (self.scram_always or keys.scram_offered()):
             names.append(SCRAM)
             if channel.bindings:
                 names.append(PLUS)
+        if channel.names:
+            names.append(EXTERNAL)
         return tuple(names)
 
     def begin(self, mechanism: str, channel: Channel, safe: bool) -> Exchange | WireFault:
@@ -43,4 +50,6 @@ class Mechanisms:
             return WireFault.NEEDS_TLS if name in self.names(channel, True) else WireFault.UNKNOWN_MECHANISM
         if name in (SCRAM, PLUS) and self.keys is not None:
             return Scram(self.keys, channel, self.nonce, bound=name == PLUS, plus_offered=PLUS in offered)
+        if name == EXTERNAL:
+            return External(channel)
         return Plain() if name == "PLAIN" else Login()

@@ -41,9 +41,10 @@ NONCE_OCTETS = 18
 MESSAGE_MAX = 4096  # octets of one client message
 
 _NONCE = rb"[\x21-\x2b\x2d-\x7e]{1,256}"  # RFC 5802 5.1: printable, no comma
+# An authzid of no octets is against the grammar; gsasl sends it for one that was not given.
 _VALUE = rb"[^,\0=]|=2C|=3D"
 _FIRST = re.compile(
-    rb"(?P<gs2>(?P<flag>n|y|p=(?P<type>[A-Za-z0-9.\-]{1,64})),(?:a=(?P<authzid>(?:%b)+))?,)"
+    rb"(?P<gs2>(?P<flag>n|y|p=(?P<type>[A-Za-z0-9.\-]{1,64})),(?:a=(?P<authzid>(?:%b)*))?,)"
     rb"(?P<bare>n=(?P<name>(?:%b)+),r=(?P<nonce>%b)(?:,[A-Za-z]=[^,\0]+)*)" % (_VALUE, _VALUE, _NONCE)
 )
 _FINAL = re.compile(
@@ -56,7 +57,7 @@ class KeySource(Protocol):
     """Where the keys are."""
 
     def scram(self, login: str) -> ScramKeys:
-        """Made-up ones (``known`` False) for whom has none. Raises AccountsUnavailable."""
+        """Made-up ones (``known`` False) for whom has none. From memory."""
         ...
 
     def scram_offered(self) -> bool:
@@ -71,8 +72,19 @@ class Scram:
     """One exchange. ``bound``: as SCRAM-SHA-256-PLUS; ``plus_offered``: that was announced on this connection."""
 
     __slots__ = (
-        "_account", "_bound", "_channel", "_first", "_gs2", "_keys", "_last", "_login", "_nonce", "_server", "_server_nonce",
-        "_plus_offered", "_source",
+        "_account",
+        "_bound",
+        "_channel",
+        "_first",
+        "_gs2",
+        "_keys",
+        "_last",
+        "_login",
+        "_nonce",
+        "_plus_offered",
+        "_server",
+        "_server_nonce",
+        "_source",
     )  # fmt: skip
 
     def __init__(

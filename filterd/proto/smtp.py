@@ -203,6 +203,8 @@ class SmtpCore(SmtpBase):
             self._hang_up(Reply(421, "4.7.0", "Too many messages in one connection"))
             return
         reverse_path, params = smtp_parse.mail(argument, config, self.esmtp)
+        if "REQUIRETLS" in params and not self.tls:
+            raise SyntaxFault(530, "5.7.0", "REQUIRETLS needs a TLS session")
         if config.hold_limit:
             smtp_parse.check_hold(params, config.hold_limit, self._now())
 

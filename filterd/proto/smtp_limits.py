@@ -57,7 +57,9 @@ class SmtpConfig:
     """What the core must know about its listener.
 
     ``hostname`` greets. ``starttls``: a TLS context stands ready. ``auth`` offers AUTH; ``auth_required`` refuses MAIL
-    before it; ``allow_plain_auth`` offers it without TLS; ``mechanisms`` are what it offers. ``prdr`` offers PRDR: the application answers for each recipient.
+    before it; ``allow_plain_auth`` offers it without TLS; ``mechanisms`` are what it offers.
+    ``prdr`` offers PRDR: the application answers for each recipient.
+    ``requiretls`` offers REQUIRETLS in TLS sessions.
     ``hold_limit`` offers FUTURERELEASE up to so many seconds. XCLIENT and XFORWARD for a trusted client: the shell decides.
     """
 
@@ -69,6 +71,7 @@ class SmtpConfig:
     auth_required: bool = False
     allow_plain_auth: bool = False
     prdr: bool = False
+    requiretls: bool = False
     hold_limit: int = 0
     banner: str = "ESMTP"
     mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS

@@ -252,6 +252,11 @@ def _prdr(value: str) -> None:
         raise _refuse("PRDR")
 
 
+def _require_tls(value: str) -> None:
+    if value:  # RFC 8689 2: it has none
+        raise _refuse("REQUIRETLS")
+
+
 def _hold_for(value: str) -> None:
     # RFC 4865 4: one to nine digits, no leading zero.
     if not re.fullmatch(r"[1-9][0-9]{0,8}", value):
@@ -299,6 +304,8 @@ def mail_parameters(config: SmtpConfig) -> Mapping[str, Callable[[str], None]]:
     checks = MAIL_PARAMETERS_AUTH if config.auth else MAIL_PARAMETERS
     if config.prdr:
         checks = {**checks, "PRDR": _prdr}
+    if config.requiretls:
+        checks = {**checks, "REQUIRETLS": _require_tls}
     return {**checks, **MAIL_PARAMETERS_HOLD} if config.hold_limit else checks
 
 

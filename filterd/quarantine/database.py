@@ -208,6 +208,11 @@ class QuarantineDatabase:
             )
         return done.rowcount > 0
 
+    def resume(self, now: float) -> None:
+        """The one who releases begins anew: what its predecessor had claimed, and did not end or put off, is due at once."""
+        with self._transaction() as db:
+            db.execute("update held set next_at=? where state=? and next_at>? and note=''", (now, ASKED, now))
+
     def later(self, name: str, next_at: float, note: str) -> None:
         with self._transaction() as db:
             db.execute(

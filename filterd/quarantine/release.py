@@ -21,6 +21,7 @@ from filterd.delivery import Delivery, Destination
 from filterd.deliverykey import DeliveryKeys
 from filterd.perform import Living, Outcome
 from filterd.quarantine.base import PLAIN_STAGES, Facts, Held
+from filterd.quarantine.digest import Digests
 from filterd.quarantine.keeper import Quarantine
 from filterd.store.base import StoreError
 from pipeline.ports import Clock
@@ -35,6 +36,7 @@ LOOK_SECONDS = 1.0
 CLAIM_SECONDS = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 3600.0
 PURGE_SECONDS = 3600.0
+DIGEST_SECONDS = 60.0
 DELIVERY_SECONDS = 60.0
 RECENT = 100
 
@@ -67,15 +69,22 @@ class Releaser:
     clock: Clock
     secret: bytes
     learner: Learner | None = None
+    digests: Digests | None = None
+    looked: float = 0.0
     purged: float = 0.0
     recent: dict[str, MessageTrace] = field(
         default_factory=dict
     )  # traces put a moment ago, perhaps not yet to be read
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look every second, until told to stop."""
+        """Look every second, until told to stop. One process does this at a time (``filterd.workers``: exclusive)."""
+        resumed = False
         while not stop.is_set():
             try:
+                if not resumed and await asyncio.to_thread(self.quarantine.exists):
+                    now = self.clock.time()
+                    await self.quarantine.run(lambda database, at=now: database.resume(at))  # type: ignore[misc]  # at bound now
+                resumed = True
                 await self.look()
             except StoreError as error:
                 log.warning("%s", error)
@@ -94,6 +103,9 @@ class Releaser:
         now = self.clock.time()
         for row in await self.quarantine.run(lambda database: database.due(now)):
             await self.release(row)
+        if self.digests is not None and now - self.looked >= DIGEST_SECONDS:
+            self.looked = now
+            await self.digests.send_due()
         if now - self.purged >= PURGE_SECONDS:
             self.purged = now
             for row in await self.quarantine.run(lambda database: database.purge(now)):

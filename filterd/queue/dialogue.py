@@ -2,7 +2,7 @@
 
 The shell (``link.py``) sends what a generator yields and gives back the replies; each step says how long to wait for them.
 Specification: RFC 5321, RFC 2920 (PIPELINING), RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 (DSN),
-RFC 3207 (STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed), Postfix's
+RFC 3207 (STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed), RFC 8689 (REQUIRETLS), Postfix's
 XFORWARD_README. Complete: yes, except CHUNKING (DATA carries everything we send: there is never BINARYMIME).
 
 Theory of operation. ``open`` leads from the greeting to a session that takes mail. ``send`` is one transaction: with
@@ -97,6 +97,7 @@ class Conversation:
     login: tuple[str, str] | None = None
     broken: bool = False
     tls_begun: bool = False
+    proven: bool = False  # TLS, and we know for sure who is there
     _stale: bool = False
 
     # -- to ready ---------------------------------------------------------------------------
@@ -254,6 +255,12 @@ class Conversation:
         first = mail.params[0] if mail.params else {}
         if "SMTPUTF8" in first and "SMTPUTF8" not in self.features and not header_of(mail.data).isascii():
             return RemoteReply(550, ("5.6.9 the next host does not take international header fields",))
+        # RFC 8689 5: a notification goes all the same
+        if "REQUIRETLS" in first and mail.reverse_path and not self.lmtp:
+            if not self.proven:
+                return RemoteReply(550, ("5.7.30 REQUIRETLS: nothing proves who the next host is",))
+            if "REQUIRETLS" not in self.features:
+                return RemoteReply(550, ("5.7.30 REQUIRETLS: the next host does not know it",))
         limit = self.features.get("SIZE", "")
         if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < len(mail.data):
             return RemoteReply(552, (f"5.3.4 the next host takes at most {limit} octets",))
@@ -290,6 +297,8 @@ class Conversation:
             text += " SMTPUTF8"
         if "DSN" in self.features:
             text += self._parameters(first, ("RET", "ENVID"))
+        if "REQUIRETLS" in first and "REQUIRETLS" in self.features and self.secure:
+            text += " REQUIRETLS"
         if "DELIVERBY" in self.features:
             text += "".join(f" BY={value}" for value in (first.get("BY", ""),) if VALUE.match(value))
         return text.encode() + b"\r\n"

@@ -180,6 +180,7 @@ def _typed(address: str) -> str:
 def _returned(original: bytes, params: Mapping[str, str], action: str) -> bytes:
     """The third part with its header (RFC 3461 4.3: RET concerns failures only)."""
     whole = params.get("RET", "").upper() == "FULL" and action == "failed" and len(original) <= FULL_LIMIT
+    whole = whole and "REQUIRETLS" not in params  # RFC 8689 5: as if RET=HDRS
     if whole:
         kind, text = b"message/rfc822", original
     else:

@@ -155,4 +155,6 @@ class Ends:
         )
         key = f"{item.id}:{action}".encode()
         params = {} if item.reverse_path.isascii() else {"SMTPUTF8": ""}
+        if "REQUIRETLS" in item.params:  # RFC 8689 5
+            params["REQUIRETLS"] = ""
         notes.append(Outgoing(key, "", item.reverse_path, data, "dsn", item.trace, params))

@@ -18,7 +18,8 @@ import re
 import socket
 import sqlite3
 import ssl
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -26,21 +27,20 @@ from pathlib import Path
 from filterd.net.tls import name_fits
 from filterd.queue.tlsdemand import TlsResult
 from filterd.wal import enter_wal
-from pipeline.dns_name import normalise
+from pipeline.dns_name import NAME_LIMIT
 from pipeline.ports import Clock, DnsStatus, Resolver
 
 POLICY_OCTETS = 65_536  # RFC 8461 3.3
 FETCH_SECONDS = 30.0  # all of it; RFC 8461 3.3 suggests a minute
 CONNECT_SECONDS = 10.0  # each of the addresses
 MAX_ADDRESSES = 4
-READ_OCTETS = 8_192
 FAILED_SECONDS = 300.0
 MAX_AGE = 31_557_600  # RFC 8461 3.2
 REMEMBERED = 2_000  # domains kept in memory
-LINE_LIMIT = 500
 MAX_MX = 100
 BUSY_SECONDS = 5.0
 WELL_KNOWN = "/.well-known/mta-sts.txt"
+HOST = re.compile(r"(\*\.)?(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})+\Z")
 RECORD_ID = re.compile(r"[A-Za-z0-9]{1,32}\Z")
 DATABASE = "mtasts.db"
 SCHEMA = """
@@ -113,8 +113,7 @@ def parse_policy(text: str) -> StsPolicy:
             raise PolicyError(f"not a policy: {line[:60]!r}")
         if name == "mx":
             pattern = value.lower().rstrip(".")
-            host = pattern.removeprefix("*.")
-            if "*" in host or normalise(host) != host or (pattern != host and "." not in host):
+            if HOST.match(pattern) is None or len(pattern) > NAME_LIMIT:
                 raise PolicyError(f"not a host or pattern: {value[:60]!r}")
             mx.append(pattern)
         else:
@@ -147,24 +146,23 @@ class HttpsFetcher:
         connection = http.client.HTTPConnection(host, self.port, timeout=FETCH_SECONDS)
         try:
             plain = self._connect(addresses, deadline)
-            connection.sock = plain
-            connection.sock = self.context().wrap_socket(plain, server_hostname=host)
-            connection.request("GET", WELL_KNOWN, headers={"Connection": "close", "Accept": "text/plain"})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise PolicyError(f"{host} answers {answer.status}", TlsResult.STS_FETCH)
-            kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
-            if kind != "text/plain":
-                raise PolicyError(
-                    f"{host} sends {kind[:40] or 'no type'}, not text/plain", TlsResult.STS_FETCH
-                )
-            return self._body(answer, connection.sock, host, deadline)
+            with _ends_at(plain, deadline - self.now()):
+                connection.sock = plain
+                connection.sock = self.context().wrap_socket(plain, server_hostname=host)
+                connection.request("GET", WELL_KNOWN, headers={"Connection": "close", "Accept": "text/plain"})
+                text = self._read(connection.getresponse(), host)
+            if self.now() >= deadline:  # we hung up: what looks like the end may be none
+                raise PolicyError(f"{host}: too slow", TlsResult.STS_FETCH)
+            return text
         except ssl.SSLCertVerificationError as error:
             raise PolicyError(
                 f"the certificate of {host}: {error.verify_message}", TlsResult.STS_WEBPKI
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise PolicyError(f"{host}: {error or type(error).__name__}", TlsResult.STS_FETCH) from error
+            late = "too slow" if self.now() >= deadline else ""
+            raise PolicyError(
+                f"{host}: {late or error or type(error).__name__}", TlsResult.STS_FETCH
+            ) from error
         finally:
             connection.close()
 
@@ -180,24 +178,37 @@ class HttpsFetcher:
                 last = error
         raise last
 
-    def _body(
-        self, answer: http.client.HTTPResponse, sock: socket.socket | None, host: str, deadline: float
-    ) -> str:
-        """A server that sends an octet now and then holds us up no longer than the deadline."""
-        data = b""
-        while True:
-            left = deadline - self.now()
-            if left <= 0:
-                raise PolicyError(f"{host} is too slow", TlsResult.STS_FETCH)
-            with contextlib.suppress(OSError):  # closed by http.client when the last octets are buffered
-                if sock is not None:
-                    sock.settimeout(left)
-            part = answer.read1(READ_OCTETS)
-            data += part
-            if len(data) > POLICY_OCTETS:
-                raise PolicyError(f"the policy of {host} is larger than 64 KiB", TlsResult.STS_FETCH)
-            if not part:
-                return data.decode("utf-8", "replace")
+    def _read(self, answer: http.client.HTTPResponse, host: str) -> str:
+        if answer.status != 200:
+            raise PolicyError(f"{host} answers {answer.status}", TlsResult.STS_FETCH)
+        kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
+        if kind != "text/plain":
+            raise PolicyError(f"{host} sends {kind[:40] or 'no type'}, not text/plain", TlsResult.STS_FETCH)
+        data = answer.read(POLICY_OCTETS + 1)
+        if len(data) > POLICY_OCTETS:
+            raise PolicyError(f"the policy of {host} is larger than 64 KiB", TlsResult.STS_FETCH)
+        if answer.length:
+            raise PolicyError(f"the policy of {host} is cut short", TlsResult.STS_FETCH)
+        return data.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _ends_at(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """The connection is over then, whatever it is doing: a server that drips octets keeps every time limit of a single read."""
+    twin = sock.dup()
+
+    def end() -> None:
+        with contextlib.suppress(OSError):  # over already
+            twin.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, seconds), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        twin.close()
 
 
 @dataclass(frozen=True, slots=True)

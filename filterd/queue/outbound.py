@@ -156,6 +156,9 @@ class Dialer(Connector):
             raise
         if want_tls:
             await self._settle(link)
+        talk.proven = _loopback(hop) or (
+            talk.secure and (bool(link.verified) or context.verify_mode is ssl.CERT_REQUIRED)
+        )
         return link
 
     async def _settle(self, link: Link) -> None:
@@ -226,6 +229,14 @@ def _reason(error: Exception) -> str:
         return "no answer in time"
     text = error.strerror if isinstance(error, OSError) else ""
     return text or str(error) or type(error).__name__
+
+
+def _loopback(hop: Hop) -> bool:
+    if hop.path:
+        return True
+    with contextlib.suppress(ValueError):
+        return hop.ours and ipaddress.ip_address(hop.address).is_loopback
+    return False
 
 
 def _near(address: str) -> bool:

@@ -17,12 +17,14 @@ import logging
 import ssl
 import zlib
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from filterd.imap.config import ImapServerConfig
-from filterd.imap.session import Authenticate, Close, Idle, IdleEnd, Session, StartCompress, StartTls
+from filterd.imap.ext.filter import told as filtered
+from filterd.imap.filtering import Filter
+from filterd.imap.session import Authenticate, Close, Idle, IdleEnd, Session, StartCompress, StartTls, Watch
 from filterd.imap.work import IdleWork, Work
 from filterd.net.connection import HIGH_WATER, Connection
 from filterd.net.limits import Ticket
@@ -64,7 +66,7 @@ class ImapDoor:
 class ImapConnection(Connection[Session]):
     """One client."""
 
-    __slots__ = ("_alive", "_deflate", "_inflate", "_tail", "_unwatch", "client", "door")
+    __slots__ = ("_alive", "_deflate", "_inflate", "_tail", "_unwatch", "_watches", "client", "door")
     close_event = Close
 
     def __init__(self, door: ImapDoor, ticket: Ticket | None = None) -> None:
@@ -75,11 +77,15 @@ class ImapConnection(Connection[Session]):
         self._deflate: zlib._Compress | None = None
         self._inflate: zlib._Decompress | None = None
         self._tail = b""
+        self._watches: dict[str, Callable[[], None]] = {}  # of NOTIFY
 
     def begin(self) -> Session:
         tls = self.tls_name()
         self.client = Client(ip=self.ip, port=self.port, tls=tls)
-        return Session(self.door.config, self.door.clock, tls=bool(tls))
+        return Session(self.door.config, self.door.clock, tls=bool(tls), channel=self.channel())
+
+    def secured(self) -> None:
+        self.core.channel = self.channel()
 
     async def perform(self, event: object) -> None:
         match event:
@@ -97,8 +103,14 @@ class ImapConnection(Connection[Session]):
                     self.core.authenticated(account)
             case Idle(mailbox):
                 self._watch(mailbox)
+            case Filter():
+                assert self.door.config.filters is not None, "not offered"
+                result = await self.door.config.filters.filter(event)
+                self.core.filtered(filtered(self.core, event, result))
             case IdleEnd():
                 self._end_watch()
+            case Watch(mailboxes):
+                self._watch_many(mailboxes)
             case StartTls():
                 await self._start_tls()
             case StartCompress(rest):
@@ -182,8 +194,25 @@ class ImapConnection(Connection[Session]):
             self._alive.cancel()
             self._alive = None
 
+    def _watch_many(self, mailboxes: Sequence[str]) -> None:
+        """These, for NOTIFY; all are looked at once more: something may have happened before they were watched."""
+        account = self.core.account if mailboxes and not self._lost else None
+        wanted = frozenset(mailboxes) if account is not None else frozenset()
+        for mailbox in self._watches.keys() - wanted:
+            self._watches.pop(mailbox)()
+        for mailbox in wanted:
+            if mailbox not in self._watches and account is not None:
+                notice = partial(self._changed, mailbox)
+                self._watches[mailbox] = self.door.notices.watch(account.id, mailbox, notice)
+            self.core.mailbox_changed(mailbox)
+
+    def _changed(self, mailbox: str) -> None:
+        self.core.mailbox_changed(mailbox)
+        self._go()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_watch()
+        self._watch_many(())
         super().connection_lost(exc)
 
     # -- TLS and compression --------------------------------------------------------------------------------------------

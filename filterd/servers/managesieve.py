@@ -67,7 +67,10 @@ class SieveConnection(Connection[SieveCore]):
         self.account = ""
 
     def begin(self) -> SieveCore:
-        return SieveCore(self.door.config, tls=bool(self.tls_name()))
+        return SieveCore(self.door.config, tls=bool(self.tls_name()), channel=self.channel())
+
+    def secured(self) -> None:
+        self.core.channel = self.channel()
 
     async def perform(self, event: object) -> None:
         match event:

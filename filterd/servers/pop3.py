@@ -59,7 +59,12 @@ class Pop3Connection(Connection[Pop3Core]):
         self.release: Callable[[], None] | None = None
 
     def begin(self) -> Pop3Core:
-        return Pop3Core(self.door.config, tls=bool(self.tls_name()))
+        core = Pop3Core(self.door.config, tls=bool(self.tls_name()))
+        core.channel = self.channel()
+        return core
+
+    def secured(self) -> None:
+        self.core.channel = self.channel()
 
     def _finish(self) -> None:
         # Reached at the end of every connection, behind whatever was under way: no other session comes in meanwhile.

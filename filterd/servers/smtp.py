@@ -107,13 +107,18 @@ class SmtpConnection(Connection[SmtpCore]):
             )  # who came by a proxy that cannot tell has no rights
         client = Client(ip=self.ip, port=self.port, tls=tls, facts_trusted=outside and named, told=told)
         self.session = SmtpSession(door.config.profile, door.listener, client)
-        return SmtpCore(
+        core = SmtpCore(
             door.config,
             tls=bool(tls),
             xclient=named and door.trusts(self.ip, door.xclient_trusted),
             xforward=named and door.trusts(self.ip, door.xforward_trusted),
             now=door.now,
         )
+        core.channel = self.channel()
+        return core
+
+    def secured(self) -> None:
+        self.core.channel = self.channel()
 
     async def perform(self, event: object) -> None:
         core, service, session = self.core, self.door.service, self.session

@@ -50,6 +50,7 @@ class NoticeHub:
         self._lock = threading.Lock()  # of the peers and what waits for them
         self._peers: list[str] = []
         self._peers_until = 0.0
+        self._peers_times: tuple[int, ...] = ()
         self._waiting: dict[str, set[bytes]] = {}
         self._watched: dict[Key, _Watched] = {}
         self._by_watch: dict[int, Key] = {}
@@ -102,9 +103,10 @@ class NoticeHub:
 
     # -- watching, on the loop ------------------------------------------------------------------------------------------------
     def watch(self, account: str, mailbox: str, wake: Callable[[], None]) -> Callable[[], None]:
-        """``wake`` is called on the loop when the mailbox may have changed; the returned function ends the watch."""
+        """``wake`` is called on the loop when the mailbox may have changed; the returned function ends the watch. The mailbox ""
+        is the account: which mailboxes there are, subscriptions, metadata."""
         self._bind()
-        key = (account, names.normalise_known(mailbox))
+        key = (account, names.normalise_known(mailbox) if mailbox else "")
         watched = self._watched.get(key)
         if watched is None:
             watched = self._watched[key] = _Watched()
@@ -133,6 +135,10 @@ class NoticeHub:
             if self._inotify.fd >= 0:
                 self._loop.add_reader(self._inotify.fd, self._foreign)
         account, mailbox = key
+        if not mailbox:  # what other programs do to the folders: the sweep sees it
+            watched.paths = (self._path_of(account),)
+            watched.times = _times(watched.paths)
+            return
         folder = os.path.join(self._path_of(account), names.encode_directory(mailbox))
         watched.paths = (os.path.join(folder, "new"), os.path.join(folder, "cur"))
         if self._places_of is not None:
@@ -186,8 +192,9 @@ class NoticeHub:
     def _others(self) -> list[str]:
         """Paths of the other processes' sockets. Under the lock."""
         now = self._loop.time() if self._loop is not None else 0.0
-        if now >= self._peers_until:
-            self._peers_until = now + PEERS_SECONDS
+        times = _times((str(self._directory),))  # somebody who came a moment ago shall hear of this already
+        if now >= self._peers_until or times != self._peers_times:
+            self._peers_until, self._peers_times = now + PEERS_SECONDS, times
             with contextlib.suppress(FileNotFoundError):
                 self._peers = [
                     str(self._directory / name)

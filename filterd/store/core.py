@@ -45,7 +45,8 @@ _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 @dataclass(slots=True)
 class Settings:
-    """What the whole store has in common. ``notify`` is called after a commit with (account, mailbox name, modseq)."""
+    """What the whole store has in common. ``notify`` is called after a commit with (account, mailbox name, modseq);
+    the name is empty when it is about no single mailbox."""
 
     disk: Disk
     clock: Clock
@@ -361,6 +362,10 @@ class Core:
     def changed(self, row: MailboxRow) -> None:
         """To be told to others once the lock is let go of."""
         self._notices[row.name] = row.modseq
+
+    def account_changed(self) -> None:
+        """Names, subscriptions or metadata are others now; likewise."""
+        self._notices[""] = 0
 
     def _tell(self) -> None:
         if self._notices and self._held == 0:

@@ -571,6 +571,20 @@ def extend_file(at: Dir, name: str, length: int, data: bytes) -> None:
         os.close(fd)
 
 
+def write_complete(path: str, data: bytes, mode: int) -> None:
+    """A new file in a directory that we may not read: it has ``mode`` only once all of it is on the disk, 0600 before."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_file(path: Path, data: bytes) -> None:
     """For other parts of the server: replace a whole file, durable on return."""
     disk = RealDisk()

@@ -239,6 +239,7 @@ class MaildirAccount(AccountStore):
         core = self._core
         with core.guard(), core.locked():
             owner = self._metadata_owner(mailbox)
+            core.account_changed()
             with core.index.transaction(durable=True):
                 if value is None:
                     core.index.execute("delete from metadata where mbox=? and name=?", (owner, name.lower()))

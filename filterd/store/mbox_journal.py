@@ -23,6 +23,7 @@ journal that are missing in the file are appended to it: none is lost.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -178,6 +179,8 @@ class _Journal:
                 entry = _Entry(octets, at, old, new, fields[4], fields[5], fields[6], start)
                 self.entries.append(entry)
                 start += entry.octets
+            if start != os.fstat(self._fd).st_size:  # it was never whole: nothing has been done by it
+                self.entries.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -194,6 +197,8 @@ class _Journal:
     def octets(self, entry: _Entry, start: int = 0) -> Iterator[bytes]:
         while start < entry.octets:
             data = self.read(entry.start + start, min(CHUNK, entry.octets - start))
+            if not data:
+                raise OSError(errno.EIO, "the journal is cut short")
             yield data
             start += len(data)
 

@@ -272,6 +272,7 @@ def create(core: Core, mailbox: str, special_use: str = "") -> MailboxInfo:
             raise LimitReached("no further mailbox")
         for each in missing:
             _make(core, each, "")
+        core.account_changed()
         return tree.info_of(core, _make(core, name, special_use))
 
 
@@ -319,6 +320,7 @@ def delete(core: Core, mailbox: str) -> None:
         with core.index.transaction():
             core.index.drop_mailbox(row.id)
         core.changed(row)
+        core.account_changed()
         with home(core) as at, opened(disk, f"{core.path}/tmp") as tmp:
             gone = f"filterd-gone-{row.mid}"
             disk.rename(at, row.mid, tmp, gone)
@@ -352,6 +354,7 @@ def rename(core: Core, old: str, new: str) -> None:
                     row.name, row.directory = target, below
                     core.index.save(row)
                     core.changed(row)
+            core.account_changed()
             core.settings.disk.unlink(at, INTENT)
             core.settings.disk.sync_dir(at)
         known = {row.name for row in core.index.mailboxes()}

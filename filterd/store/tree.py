@@ -156,6 +156,7 @@ def create(core: Core, mailbox: str, special_use: str = "") -> MailboxInfo:
             _make(core, each, "")
         row = _make(core, name, special_use)
         core.settings.disk.sync_dir(core.root)
+        core.account_changed()
         return info_of(core, row)
 
 
@@ -201,6 +202,7 @@ def delete(core: Core, mailbox: str) -> None:
             with core.index.transaction():
                 core.index.drop_mailbox(row.id)
             core.changed(row)
+            core.account_changed()
             _remove_tree(core, tmp, gone)
 
 
@@ -224,6 +226,7 @@ def rename(core: Core, old: str, new: str) -> None:
                 row.name, row.directory = target, directory
                 core.index.save(row)
                 core.changed(row)
+        core.account_changed()
         if len(pairs) > 1:
             core.settings.disk.unlink(core.index_dir, INTENT)
         known = {row.name for row in core.index.mailboxes()}
@@ -325,6 +328,7 @@ def subscribe(core: Core, mailbox: str, on: bool) -> None:
         if (name in known) == on:
             return
         write_subscriptions(core, known ^ {name})
+        core.account_changed()
 
 
 def write_subscriptions(core: Core, known: Iterable[str]) -> None:

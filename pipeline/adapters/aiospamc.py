@@ -14,12 +14,19 @@ import asyncio
 
 from aiospamc.client import Client
 from aiospamc.connections import ConnectionManager, Timeout
-from aiospamc.header_values import Headers, UserValue
+from aiospamc.header_values import (
+    ActionOption,
+    Headers,
+    MessageClassOption,
+    MessageClassValue,
+    SetOrRemoveValue,
+    UserValue,
+)
 from aiospamc.requests import Request
 from loguru import logger
 
 from pipeline.errors import StageFault
-from pipeline.wire.spamd import REPLY_LIMIT, Judgement, judge, wanted
+from pipeline.wire.spamd import REPLY_LIMIT, Judgement, judge, told, wanted
 
 logger.disable("aiospamc")  # before the first request: it binds whole messages to its log records
 
@@ -27,8 +34,16 @@ logger.disable("aiospamc")  # before the first request: it binds whole messages 
 class _Streams(ConnectionManager):  # type: ignore[misc]  # aiospamc's types are not followed
     """A connection that is open already."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        seconds: float,
+        telling: bool = False,
+    ) -> None:
         super().__init__("spamd", Timeout(total=seconds))
+        self._telling = telling
+        self.did: bool | None = None
         self._reader = reader
         self._writer = writer
         self.judgement: Judgement | None = None
@@ -44,7 +59,10 @@ class _Streams(ConnectionManager):  # type: ignore[misc]  # aiospamc's types are
             # verdict on half a message: spamd itself checks Content-length before it looks.
             await asyncio.sleep(0)
         raw = await self._read()
-        self.judgement = judge(raw)
+        if self._telling:
+            self.did = told(raw)
+        else:
+            self.judgement = judge(raw)
         return raw
 
     async def _read(self) -> bytes:
@@ -76,8 +94,39 @@ async def ask(
     """Have ``data`` judged by SYMBOLS or REPORT. Raises StageFault. The streams are closed afterwards."""
     streams = _Streams(reader, writer, seconds)
     headers = Headers({"User": UserValue(user)} if user else {})
+    await _exchange(streams, writer, Request(verb, headers=headers, body=data), seconds)
+    if streams.judgement is None:
+        raise StageFault("protocol", "spamd gave no verdict")
+    return streams.judgement
+
+
+async def tell(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    spam: bool,
+    forget: bool,
+    data: bytes,
+    user: str,
+    seconds: float,
+) -> bool:
+    """Have ``data`` learned as spam or ham, or forgotten (TELL). False: spamd knew already. Raises StageFault."""
+    streams = _Streams(reader, writer, seconds, telling=True)
+    action = SetOrRemoveValue(ActionOption(local=True, remote=False))
+    told_class = MessageClassOption.spam if spam else MessageClassOption.ham
+    headers = Headers({"Message-class": MessageClassValue(told_class), "Remove" if forget else "Set": action})
+    if user:
+        headers["User"] = UserValue(user)
+    await _exchange(streams, writer, Request("TELL", headers=headers, body=data), seconds)
+    if streams.did is None:
+        raise StageFault("protocol", "spamd did not say what it did")
+    return streams.did
+
+
+async def _exchange(
+    streams: _Streams, writer: asyncio.StreamWriter, request: Request, seconds: float
+) -> None:
     try:
-        await Client(streams).request(Request(verb, headers=headers, body=data))
+        await Client(streams).request(request)
     except (StageFault, asyncio.CancelledError):
         raise
     except TimeoutError as error:
@@ -88,6 +137,3 @@ async def ask(
         ) from error
     finally:
         writer.transport.abort()
-    if streams.judgement is None:
-        raise StageFault("protocol", "spamd gave no verdict")
-    return streams.judgement

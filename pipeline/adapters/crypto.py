@@ -1,4 +1,4 @@
-"""Signatures for DKIM and ARC, on ``cryptography`` (its only importer in the pipeline).
+"""Signatures for DKIM and ARC, and those of JSON Web Keys, on ``cryptography`` (its only importer in the pipeline).
 
 Specification: RFC 8301 (rsa-sha256), RFC 8463 (ed25519-sha256: Ed25519 over the SHA-256 digest), RFC 8017 8.2.
 Invariants: a key outside RSA_MIN..RSA_MAX bits, or with a public exponent that is even, tiny or huge, is refused
@@ -11,8 +11,8 @@ import base64
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -28,6 +28,8 @@ RSA_MAX = 4096
 EXPONENT_MAX = 1 << 32
 DER_LIMIT = 1024  # octets: a 4,096-bit key has about 550
 SEED_OCTETS = 32
+P256_OCTETS = 32
+WEB_RSA_MIN, WEB_RSA_MAX = 2048, 8192
 
 _PADDING = padding.PKCS1v15()
 _DIGEST = Prehashed(SHA256())
@@ -139,3 +141,47 @@ def generate(kind: str = "rsa", bits: int = 2048) -> PrivateKey:
     if kind != "rsa" or not RSA_MIN <= bits <= RSA_MAX:
         raise KeyProblem(f"cannot make a key of kind {kind} with {bits} bits")
     return PrivateKey("rsa", bits, rsa.generate_private_key(public_exponent=65537, key_size=bits))
+
+
+@dataclass(frozen=True, slots=True)
+class WebKey:
+    """A public key of a JSON Web Key set. It verifies the one algorithm that its type has here, and no other."""
+
+    algorithm: str  # RS256 or ES256 (RFC 7518 3.1)
+    _key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        """``signature`` as RFC 7518 3.3 and 3.4 have it."""
+        try:
+            if isinstance(self._key, rsa.RSAPublicKey):
+                self._key.verify(signature, data, _PADDING, SHA256())
+            elif len(signature) != 2 * P256_OCTETS:
+                return False
+            else:
+                r, s = (int.from_bytes(part) for part in (signature[:P256_OCTETS], signature[P256_OCTETS:]))
+                self._key.verify(encode_dss_signature(r, s), data, ec.ECDSA(SHA256()))
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def web_rsa(modulus: int, exponent: int) -> WebKey:
+    """Raises KeyProblem; RFC 7518 3.3 wants 2,048 bits at least."""
+    if (
+        not WEB_RSA_MIN <= modulus.bit_length() <= WEB_RSA_MAX
+        or not 3 <= exponent < EXPONENT_MAX
+        or exponent % 2 == 0
+    ):
+        raise KeyProblem("an RSA key of an unusual size or exponent")
+    try:
+        return WebKey("RS256", rsa.RSAPublicNumbers(exponent, modulus).public_key())
+    except ValueError as error:
+        raise KeyProblem("the RSA key cannot be used") from error
+
+
+def web_p256(x: int, y: int) -> WebKey:
+    """A point on P-256. Raises KeyProblem."""
+    try:
+        return WebKey("ES256", ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key())
+    except ValueError as error:
+        raise KeyProblem("not a point on P-256") from error

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-SPAM_AT: Final = 0.90  # from this probability on it is spam
+SPAM_AT: Final = 0.85  # from this probability on it is spam
 STRENGTH: Final = 0.45  # s: how many observations the prior is worth
 SHARED_STRENGTH: Final = 2.0  # the same when the shared table knows the token
 UNKNOWN: Final = 0.5  # x

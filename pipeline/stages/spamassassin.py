@@ -29,11 +29,11 @@ from pipeline.presence import Presence
 from pipeline.registry import StageContext, setting
 from pipeline.reply import Reply
 from pipeline.reverse import verified_name
+from pipeline.spam import bayes, rspamd
+from pipeline.spam.allow import AllowList
 from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
-from pipeline.spam import bayes, rspamd
-from pipeline.spam.allow import AllowList
 from pipeline.wire import rspamd as wire
 from pipeline.wire.spamd import Judgement
 
@@ -180,6 +180,8 @@ class SpamassassinStage:
         data = transaction.message.data
         answer = wire.judged(await rspamd.post(reader, writer, "/checkv2", host, fields, data))
         self._presence.answered()
+        if answer.skipped:
+            return self._skipped(transaction, "rspamd's settings leave it out")
         return self._rspamd_verdict(transaction, answer)
 
     async def close(self) -> None:
@@ -256,11 +258,8 @@ class SpamassassinStage:
 
     def _user(self, transaction: Transaction) -> str:
         """A name that cannot break the request's header, or none."""
-        name = self.settings.user
-        if name == "recipient":
-            recipients = transaction.envelope.recipients
-            name = recipients[0].account if len(recipients) == 1 else ""
-        return name if _USER.fullmatch(name) else ""
+        recipients = transaction.envelope.recipients
+        return user_name(self.settings.user, recipients[0].account if len(recipients) == 1 else "")
 
     # -- verdicts -------------------------------------------------------------------------------------------------
 
@@ -339,6 +338,12 @@ class SpamassassinStage:
                 "spam.flag": "YES" if spam else "NO",
             },
         )
+
+
+def user_name(chosen: str, account: str) -> str:
+    """The setting ``user`` for one account: a name that cannot break a request's header, or none."""
+    name = account if chosen == "recipient" else chosen
+    return name if _USER.fullmatch(name) else ""
 
 
 def _named(opinion: bayes.Opinion) -> dict[str, str]:

@@ -33,11 +33,12 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]+")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``headers``: fields (X-...) that rspamd wants added."""
+    """``headers``: fields (X-...) that rspamd wants added. ``skipped``: its settings say that it is not scanned."""
 
     judgement: Judgement
     action: str
     headers: tuple[tuple[str, str], ...] = ()
+    skipped: bool = False
 
 
 def question(transaction: Transaction, hostname: str, user: str) -> list[tuple[str, str]]:
@@ -66,8 +67,7 @@ def judged(response: Response) -> Answer:
     action = told.get("action")
     if not isinstance(action, str) or action not in ACTIONS:
         raise StageFault("protocol", f"rspamd gave no known action: {_short(action)}")
-    if told.get("is_skipped") is True:
-        raise StageFault("unavailable", "rspamd skipped the message")
+    skipped = told.get("is_skipped") is True and action == "no action"  # GTUBE is skipped too, and rejected
     score, threshold = _number(told.get("score")), _number(told.get("required_score"))
     symbols = told.get("symbols")
     rules: list[tuple[str, float | None]] = []
@@ -75,8 +75,8 @@ def judged(response: Response) -> Answer:
         for name, facts in list(symbols.items())[:RULES]:
             points = facts.get("score") if isinstance(facts, dict) else None
             if _NAME.fullmatch(name):
-                rules.append((name, float(points) if _is_number(points) else None))
-    return Answer(Judgement(score, threshold, tuple(rules)), action, _headers(told.get("milter")))
+                rules.append((name, _number(points) if _is_number(points) else None))
+    return Answer(Judgement(score, threshold, tuple(rules)), action, _headers(told.get("milter")), skipped)
 
 
 def learned(response: Response) -> bool:

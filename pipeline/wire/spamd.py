@@ -27,6 +27,7 @@ _SPAM = re.compile(
     rb"[ \t]*/[ \t]*(?P<threshold>[-+]?\d{1,9}(?:\.\d{1,9})?)[ \t]*",
     re.IGNORECASE,
 )
+_DID = re.compile(rb"did(?:set|remove):[ \t]*(?:local|remote)[a-z, \t]*", re.IGNORECASE)
 _HEADER = re.compile(rb"[!-9;-~]{1,60}:[\x20-\x7e\t]*")
 _RULE = re.compile(rb"[A-Za-z_][A-Za-z0-9_]{0,79}")
 _RULER = re.compile(rb"^[ \t]*-{3,10} -{10,40} -{20,60}[ \t\r]*$", re.M)
@@ -69,6 +70,24 @@ def _content_length(lines: list[bytes]) -> int | None:
 
 def judge(raw: bytes) -> Judgement:
     """A whole reply to SYMBOLS or REPORT. Raises StageFault for anything but a clear verdict."""
+    lines, body = _parts(raw)
+    verdicts = [match for match in map(_SPAM.fullmatch, lines) if match]
+    if len(verdicts) != 1:
+        raise StageFault("protocol", f"spamd gave {len(verdicts)} verdicts")
+    score, threshold = float(verdicts[0]["score"]), float(verdicts[0]["threshold"])
+    if not (math.isfinite(score) and abs(score) <= SCORE_LIMIT and abs(threshold) <= SCORE_LIMIT):
+        raise StageFault("protocol", "spamd's score is no sensible number")
+    return Judgement(score, threshold, _rules(body))
+
+
+def told(raw: bytes) -> bool:
+    """A whole reply to TELL: was something changed? False: it was known before. Raises StageFault."""
+    lines, _body = _parts(raw)
+    return any(map(_DID.fullmatch, lines))
+
+
+def _parts(raw: bytes) -> tuple[list[bytes], bytes]:
+    """Header lines and body of a whole reply that reports no error."""
     if not raw:
         raise StageFault("protocol", "spamd closed the connection without an answer")
     if len(raw) > REPLY_LIMIT:
@@ -87,13 +106,7 @@ def judge(raw: bytes) -> Judgement:
     length = _content_length(lines[1:])
     if length is None or length != len(body):
         raise StageFault("protocol", f"spamd announced {length} octets and sent {len(body)}")
-    verdicts = [match for match in map(_SPAM.fullmatch, lines[1:]) if match]
-    if len(verdicts) != 1:
-        raise StageFault("protocol", f"spamd gave {len(verdicts)} verdicts")
-    score, threshold = float(verdicts[0]["score"]), float(verdicts[0]["threshold"])
-    if not (math.isfinite(score) and abs(score) <= SCORE_LIMIT and abs(threshold) <= SCORE_LIMIT):
-        raise StageFault("protocol", "spamd's score is no sensible number")
-    return Judgement(score, threshold, _rules(body))
+    return lines[1:], body
 
 
 def _rules(body: bytes) -> tuple[tuple[str, float | None], ...]:

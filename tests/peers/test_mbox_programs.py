@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,16 @@ def text(number: int) -> bytes:
 
 
 @pytest.fixture
-def account(tmp_path: Path) -> Iterator[AccountStore]:
-    store = MboxStore(tmp_path / "mail", "h", lambda account: 0, SystemClock(), SystemIds())
+def place_of_all() -> Iterator[Path]:
+    """Where another user may come to, as pytest's own directories do not let him."""
+    path = Path(tempfile.mkdtemp(prefix="filterd-mbox-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def account(place_of_all: Path) -> Iterator[AccountStore]:
+    store = MboxStore(place_of_all / "mail", "h", lambda account: 0, SystemClock(), SystemIds())
     opened = store.account("ann@example.org")
     for number in range(4):
         opened.append("INBOX", [NewMessage(text(number), ("\\Seen", "work") if number % 2 else ())])
@@ -39,12 +48,14 @@ def state(account: AccountStore) -> dict[int, tuple[int, bytes | None]]:
 
 
 @pytest.mark.skipif(not (shutil.which("mutt") and shutil.which("script")), reason="no mutt")
-def test_mutt(tmp_path: Path, account: AccountStore) -> None:
-    inbox = tmp_path / "mail/example.org/ann/inbox"
-    (tmp_path / "muttrc").write_text(f"set mbox_type=mbox delete=yes quit=yes move=no mark_old=no folder={tmp_path}\n")
+def test_mutt(place_of_all: Path, account: AccountStore) -> None:
+    inbox = place_of_all / "mail/example.org/ann/inbox"
+    (place_of_all / "muttrc").write_text(
+        f"set mbox_type=mbox delete=yes quit=yes move=no mark_old=no folder={place_of_all}\n"
+    )
     keys = "push '<first-entry><flag-message><next-entry><next-entry><delete-message><sync-mailbox><quit>'"
-    command = f'mutt -n -F {tmp_path}/muttrc -f {inbox} -e "{keys}"'
-    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm"}
+    command = f'mutt -n -F {place_of_all}/muttrc -f {inbox} -e "{keys}"'
+    environment = {**os.environ, "HOME": str(place_of_all), "TERM": "xterm"}
     run = subprocess.run(
         ["script", "-qc", command, "/dev/null"],
         stdin=subprocess.DEVNULL,
@@ -61,24 +72,22 @@ def test_mutt(tmp_path: Path, account: AccountStore) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("doveadm"), reason="no Dovecot")
-def test_dovecot(tmp_path: Path, account: AccountStore) -> None:
-    place = tmp_path / "mail/example.org/ann"
+def test_dovecot(place_of_all: Path, account: AccountStore) -> None:
+    place = place_of_all / "mail/example.org/ann"
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
-    config = tmp_path / "dovecot.conf"
+    config = place_of_all / "dovecot.conf"
     config.write_text(
-        f"base_dir = {tmp_path}/run\nlog_path = {tmp_path}/log\nssl = no\nprotocols =\nfirst_valid_uid = 0\nfirst_valid_gid = 0\n"
+        f"base_dir = {place_of_all}/run\nlog_path = {place_of_all}/log\nssl = no\nprotocols =\nfirst_valid_uid = 0\n"
+        "first_valid_gid = 0\n"
         f"mail_uid = {user.pw_uid}\nmail_gid = {user.pw_gid}\nmbox_write_locks = dotlock fcntl\n"
-        f"mail_location = mbox:{place}/mail:INBOX={place}/inbox:INDEX={tmp_path}/index\n"
+        f"mail_location = mbox:{place}/mail:INBOX={place}/inbox:INDEX={place_of_all}/index\n"
     )
 
     def doveadm(*words: str, data: bytes = b"") -> str:
-        if os.geteuid() == 0:
-            for path in (*tmp_path.parents[:2], tmp_path, *tmp_path.rglob("*")):
-                if path == tmp_path or tmp_path in path.parents:
-                    os.chown(path, user.pw_uid, user.pw_gid)
-                elif path.owner() == "root":
-                    path.chmod(path.stat().st_mode | 0o111)
-        environment = {**os.environ, "HOME": str(tmp_path), "USER": user.pw_name}
+        if os.geteuid() == 0:  # Dovecot does not serve root
+            for path in (place_of_all, *place_of_all.rglob("*")):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        environment = {**os.environ, "HOME": str(place_of_all), "USER": user.pw_name}
         run = subprocess.run(
             ["doveadm", "-c", str(config), *words],
             input=data,

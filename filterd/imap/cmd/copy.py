@@ -70,4 +70,4 @@ def copyuid(copied: Copied) -> str:
 
 
 COPY = Spec(b"COPY", SELECTED, parse_copy, uid=True)
-MOVE = Spec(b"MOVE", SELECTED, parse_move, uid=True)
+MOVE = Spec(b"MOVE", SELECTED, parse_move, uid=True, own=True)

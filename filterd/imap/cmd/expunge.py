@@ -34,4 +34,4 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     return run
 
 
-EXPUNGE = Spec(b"EXPUNGE", SELECTED, parse, uid=True)
+EXPUNGE = Spec(b"EXPUNGE", SELECTED, parse, uid=True, own=True)

@@ -1,6 +1,7 @@
 """LIST with everything of LIST-EXTENDED, and LSUB.
 
-Specification: RFC 9051 6.3.9, RFC 3501 6.3.8-9, RFC 5258, RFC 5819 (RETURN STATUS), RFC 6154 (SPECIAL-USE). Complete.
+Specification: RFC 9051 6.3.9, RFC 3501 6.3.8-9, RFC 5258, RFC 5819 (RETURN STATUS), RFC 6154 (SPECIAL-USE),
+RFC 9590 (RETURN METADATA). Complete.
 
 A name may be listed that is no mailbox: a level above one (``\\NonExistent``), or a subscribed name that is gone.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from filterd.imap import names
+from filterd.imap import entries, names
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.cmd import status
 from filterd.imap.errors import Bad
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from filterd.imap.session import Session
 
 _SELECT = frozenset((b"SUBSCRIBED", b"REMOTE", b"RECURSIVEMATCH", b"SPECIAL-USE"))
-_RETURN = frozenset((b"SUBSCRIBED", b"CHILDREN", b"SPECIAL-USE", b"STATUS"))
+_RETURN = frozenset((b"SUBSCRIBED", b"CHILDREN", b"SPECIAL-USE", b"STATUS", b"METADATA"))
 _MAX_PATTERNS = 64
 
 
@@ -33,6 +34,7 @@ class Options:
     selection: set[bytes] = field(default_factory=set)
     returns: set[bytes] = field(default_factory=set)
     status: tuple[bytes, ...] = ()
+    entries: tuple[str, ...] = ()
     extended: bool = False
 
 
@@ -117,6 +119,9 @@ def _returns(p: Parser, options: Options) -> None:
         if word == b"STATUS":
             p.sp()
             options.status = status.parse_items(p)
+        elif word == b"METADATA":
+            p.sp()
+            options.entries = tuple(entries.parse_entries(p))
 
 
 def tree(call: Call) -> dict[str, Node]:
@@ -162,6 +167,13 @@ def _list(call: Call, options: Options, patterns: list[Pattern]) -> Steps:
                 call.write(status.line(session, node.info, call.store.status(node.name), options.status))
             except NoSuchMailbox:
                 pass  # deleted by another session since; RFC 5819 2: the LIST answer stands
+        if options.entries:
+            try:
+                values = [(entry, call.store.get_metadata(node.name, entry)) for entry in options.entries]
+                call.write(entries.line(session, node.name, values))
+            except NoSuchMailbox:
+                pass
+        if options.status or options.entries:
             yield
     return "LIST completed"
 

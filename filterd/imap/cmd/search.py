@@ -1,6 +1,7 @@
 """SEARCH and UID SEARCH with RETURN options.
 
-Specification: RFC 9051 6.4.4, RFC 4731 (ESEARCH), RFC 5182 (SAVE), RFC 7162 3.1.5, RFC 9394 (PARTIAL). Complete.
+Specification: RFC 9051 6.4.4, RFC 4731 (ESEARCH), RFC 5182 (SAVE), RFC 7162 3.1.5, RFC 5267 (UPDATE),
+RFC 9394 (PARTIAL). Complete.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from filterd.imap import result
+from filterd.imap import contexts, result
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.parse import Parser
 from filterd.imap.search import Searcher
 from filterd.imap.search_keys import KeyParser, parse_charset
 from filterd.imap.state import SELECTED
+from filterd.store.ready import NotReady
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
@@ -32,6 +34,8 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     extended = options is not None or session.rev2
 
     def run(call: Call) -> Steps:
+        if options is not None and options.update and call.at_once:
+            raise NotReady("to be kept")
         session.condstore |= keys.modseq
         places: Sequence[int] = range(len(call.view))
         found = yield from Searcher(call, session.clock.time()).run(key, places)
@@ -44,6 +48,8 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
             result.write_esearch(call, options or result.Options(all=True), found, highest)
         else:
             result.write_list(call, b"SEARCH", found, highest)
+        if options is not None and options.update:
+            contexts.keep(call, key, found)
         return "SEARCH completed"
 
     return run

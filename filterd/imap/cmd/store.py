@@ -76,7 +76,7 @@ def _store(
     for start in range(0, len(uids), _BLOCK):
         block = uids[start : start + _BLOCK]
         view = call.view
-        watch = FlagWatch.of(call, view.mailbox, block)
+        watch = FlagWatch.of(call, view.mailbox, block, mode, flags)
         result = call.store.set_flags(view.mailbox, block, mode, flags, unchanged)
         if watch is not None:
             watch.changed(result)

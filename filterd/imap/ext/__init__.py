@@ -5,11 +5,14 @@ from __future__ import annotations
 from filterd.imap.ext import simple
 from filterd.imap.ext.base import Extension
 from filterd.imap.ext.compress import COMPRESS
+from filterd.imap.ext.context import CONTEXT
 from filterd.imap.ext.enable import ENABLE
 from filterd.imap.ext.id import ID
 from filterd.imap.ext.idle import IDLE
 from filterd.imap.ext.metadata import METADATA
+from filterd.imap.ext.multisearch import MULTISEARCH
 from filterd.imap.ext.namespace import NAMESPACE
+from filterd.imap.ext.notify import NOTIFY
 from filterd.imap.ext.quota import QUOTA
 from filterd.imap.ext.replace import REPLACE
 from filterd.imap.ext.sort import SORT
@@ -40,6 +43,8 @@ EXTENSIONS: tuple[Extension, ...] = (
     simple.PARTIAL,
     simple.CONDSTORE,
     SORT,
+    CONTEXT,
+    MULTISEARCH,
     THREAD,
     simple.BINARY,
     simple.CATENATE,
@@ -50,9 +55,12 @@ EXTENSIONS: tuple[Extension, ...] = (
     simple.PREVIEW,
     simple.UTF8,
     simple.UIDONLY,
+    simple.INPROGRESS,
     simple.IMAPSIEVE,
     QUOTA,
     METADATA,
+    simple.LIST_METADATA,
+    NOTIFY,
     REPLACE,
     UNAUTHENTICATE,
     COMPRESS,

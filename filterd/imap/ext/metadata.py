@@ -8,10 +8,9 @@ A name is written there before its value and removed after it: a listing never m
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from filterd.imap import names
+from filterd.imap import entries
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.errors import Bad, No
 from filterd.imap.ext.base import Extension
@@ -21,10 +20,8 @@ from filterd.imap.state import AFTER
 if TYPE_CHECKING:
     from filterd.imap.session import Session
 
-_ENTRY = re.compile(rb"/(?:private|shared)(?:/[!#$&'+,.0-9:;<=>?@A-Z\[\]^_`a-z|}~-]+)+\Z", re.I)
 _INDEX = "/.names"
 _MAX_ENTRIES = 200  # of one mailbox
-_MAX_ASKED = 100  # in one command
 _MAX_VALUE = 65_536
 _DEPTHS = {b"0": 0, b"1": 1, b"INFINITY": 1_000}
 
@@ -36,14 +33,14 @@ def parse_get(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
     if p.peek() == b"(" and depth == 0 and limit < 0 and _is_options(p):
         depth, limit = _options(p)  # RFC 5464's examples and grammar differ on where the options stand
-    entries = _entries(p)
+    asked = entries.parse_entries(p)
     p.end()
 
     def run(call: Call) -> str:
         where = _where(call, mailbox)
         found: list[tuple[str, str | None]] = []
         known = _known(call, where)
-        for entry in entries:
+        for entry in asked:
             value = call.store.get_metadata(where, entry)
             if value is not None or not depth:
                 found.append((entry, value))
@@ -55,11 +52,7 @@ def parse_get(p: Parser, session: Session, uid: bool) -> Run:
         if limit >= 0:
             found = [(name, value) for name, value in found if value is None or len(value.encode()) <= limit]
         if found:
-            shown = b" ".join(
-                b"%b %b" % (name.encode(), _value(value)) for name, value in dict(found).items()
-            )
-            box = names.encode(mailbox, session.utf8 or session.rev2)
-            call.write(b"* METADATA %b (%b)\r\n" % (box, shown))
+            call.write(entries.line(session, mailbox, list(dict(found).items())))
         if 0 <= limit < longest:
             return f"[METADATA LONGENTRIES {longest}] GETMETADATA completed"
         return "GETMETADATA completed"
@@ -76,10 +69,10 @@ def parse_set(p: Parser, session: Session, uid: bool) -> Run:
     while not p.close():
         if changes:
             p.sp()
-        entry = _entry(p)
+        entry = entries.parse_entry(p)
         p.sp()
         changes.append((entry, _new_value(p)))
-        if len(changes) > _MAX_ASKED:
+        if len(changes) > entries.MAX_ASKED:
             raise No("Too many entries", "METADATA TOOMANY")
     p.end()
 
@@ -134,32 +127,6 @@ def _options(p: Parser) -> tuple[int, int]:
     return depth, limit
 
 
-def _entries(p: Parser) -> list[str]:
-    if p.peek() != b"(":
-        return [_entry(p, True)]
-    found: list[str] = []
-    p.open()
-    while not p.close():
-        if found:
-            p.sp()
-        found.append(_entry(p, True))
-        if len(found) > _MAX_ASKED:
-            raise Bad("Too many entries")
-    if not found:
-        raise Bad("Expected an entry")
-    return found
-
-
-def _entry(p: Parser, root: bool = False) -> str:
-    """``root``: /private and /shared themselves may be asked for, with a depth."""
-    raw = p.astring()
-    if root and raw.lower() in (b"/private", b"/shared"):
-        return raw.decode("ascii").lower()
-    if not _ENTRY.match(raw) or len(raw) > p.limits.mailbox_octets:
-        raise Bad("Entries begin with /private/ or /shared/")
-    return raw.decode("ascii").lower()
-
-
 def _new_value(p: Parser) -> str | None:
     if p.at_literal:
         raw: bytes | None = p.literal()[0]
@@ -173,12 +140,6 @@ def _new_value(p: Parser) -> str | None:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         raise No("Values are UTF-8 here") from None
-
-
-def _value(value: str | None) -> bytes:
-    if value is not None and "\0" in value:
-        return b"~" + names.literal(value.encode())
-    return names.nstring(None if value is None else value.encode())
 
 
 METADATA = Extension(

@@ -44,4 +44,4 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     return run
 
 
-REPLACE = Extension(8508, (b"REPLACE",), (Spec(b"REPLACE", SELECTED, parse, uid=True),))
+REPLACE = Extension(8508, (b"REPLACE",), (Spec(b"REPLACE", SELECTED, parse, uid=True, own=True),))

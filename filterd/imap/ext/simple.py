@@ -57,3 +57,5 @@ IMAPSIEVE = Extension(  # filterd/imapsieve
     dynamic=lambda s: (b"IMAPSIEVE=" + s.config.sieve.encode(),),
 )
 UIDONLY = Extension(9586, (b"UIDONLY",))  # call, fetch, view
+INPROGRESS = Extension(9585, (b"INPROGRESS",))  # work
+LIST_METADATA = Extension(9590, (b"LIST-METADATA",))  # cmd/list, entries

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from filterd.imap import result, subject
+from filterd.imap import contexts, result, subject
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad
 from filterd.imap.ext.base import Extension
@@ -54,6 +54,14 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
             result.write_esearch(call, options, found, highest)
         else:
             result.write_list(call, b"SORT", list(found), highest)
+        if options is not None and options.update:
+            contexts.keep_sorted(
+                call,
+                key,
+                found,
+                lambda call, places: _values(call, criteria, places),
+                lambda uids, values: _order(criteria, uids, values),
+            )
         return "SORT completed"
 
     return run
@@ -153,22 +161,37 @@ _VALUES: dict[bytes, Callable[[Cached], Value]] = {
 def _sort(
     call: Call, criteria: list[tuple[bytes, bool]], places: Sequence[int]
 ) -> Generator[None, None, list[int]]:
+    """The positions (ascending) of messages that are there, in order."""
+    values = yield from _values(call, criteria, places)
+    uids = call.view.uids
+    at = {uids[place]: place for place in places}
+    return [at[uid] for uid in _order(criteria, [uid for uid in at if uid in values], values)]
+
+
+def _values(
+    call: Call, criteria: list[tuple[bytes, bool]], places: Sequence[int]
+) -> Generator[None, None, dict[int, list[Value]]]:
+    """What they are sorted by, by UID."""
     cold = any(name not in (b"ARRIVAL", b"SIZE") for name, _ in criteria)
     values: dict[int, list[Value]] = {}
     limit = call.session.config.limits.rows
     for start in range(0, len(places), limit):
         view = call.view
-        block = places[start : start + limit]
-        uids = [view.uids[place] for place in block]
-        at = dict(zip(uids, block, strict=True))
+        uids = [view.uids[place] for place in places[start : start + limit]]
         for row in call.store.rows(view.mailbox, uids, cold):
             cached = Cached(call, row)
-            values[at[row.uid]] = [_VALUES[name](cached) for name, _ in criteria]
+            values[row.uid] = [_VALUES[name](cached) for name, _ in criteria]
         yield
-    found = [place for place in places if place in values]
-    # Stable sorts from the last criterion to the first; equal messages stay in the order of the mailbox.
+    return values
+
+
+def _order(
+    criteria: list[tuple[bytes, bool]], uids: Sequence[int], values: dict[int, list[Value]]
+) -> list[int]:
+    """Stable sorts from the last criterion to the first; equal messages stay in the order of the mailbox."""
+    found = [uid for uid in uids if uid in values]
     for index in range(len(criteria) - 1, -1, -1):
-        column = {place: values[place][index] for place in found}
+        column = {uid: values[uid][index] for uid in found}
         found.sort(key=column.__getitem__, reverse=criteria[index][1])
     return found
 

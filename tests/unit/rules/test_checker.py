@@ -143,6 +143,28 @@ def test_capabilities_can_be_restricted() -> None:
             'require "editheader"; if header "a" "b" { stop; } deleteheader "a";\nif header "a" "b" { keep; }',
             [],
         ),
+        ("if true { stop; }\nkeep;", [(2, "dead-code")]),
+        (
+            'if not false { keep; }\nelsif header "a" "b" { stop; }\nelse { stop; }',
+            [(2, "dead-code"), (3, "dead-code")],
+        ),
+        ('if false { keep; }\nif header "a" "b" { keep; }', [(1, "dead-code")]),
+        ("if false { keep; } else { stop; }\nkeep;", [(1, "dead-code"), (2, "dead-code")]),
+        ("if true { keep; }\nkeep;", []),
+        (
+            'if header :contains "a" "Spam" { stop; }\nif header :contains "a" "spammy" { keep; }',
+            [(2, "shadowed")],
+        ),
+        ('if header :contains "a" "spammy" { stop; }\nif header :contains "a" "spam" { keep; }', []),
+        ('if header "a" "spam" { stop; }\nif header "a" ["SPAM"] { keep; }', [(2, "shadowed")]),
+        (
+            'if header :comparator "i;octet" "a" "b" { stop; }\nif header :comparator "i;octet" "a" "B" { keep; }',
+            [],
+        ),
+        (
+            'require "regex"; if header :regex "a" "\\\\S" { stop; }\nif header :regex "a" "\\\\s" { keep; }',
+            [],
+        ),
         ('redirect "me@example.org";', [(1, "redirect-loop")]),
         ('if header "subject:" "b" { }', [(1, "header-name")]),
     ],

@@ -166,6 +166,36 @@ def test_log_in(house: House) -> None:
     assert house.directory.authenticate("info@example.org", "pw-bob@example.org") is None
 
 
+def test_scram_keys_of_who_may_log_in(house: House) -> None:
+    keys = house.directory.scram("Bob@Example.org")
+    assert keys.known and keys == house.directory.scram("bob@example.org")
+    nobody = house.directory.scram("nobody@example.org")
+    assert not nobody.known and len(nobody.salt) == len(keys.salt) and nobody.iterations == keys.iterations
+    assert nobody == house.directory.scram("Nobody@example.org"), "the same salt each time"
+    house.add("off@example.org", enabled=False)
+    assert not house.directory.scram("off@example.org").known
+
+
+def test_scram_is_offered_when_everybody_can(house: House) -> None:
+    assert house.directory.scram_offered()
+    old = house.passwords.hash("pw-old").partition(" ")[0]
+    house.database.add(Record("old@example.org", password=old))
+    assert not house.directory.scram_offered() and not house.directory.scram("old@example.org").known
+    house.database.add(Record("nopassword@example.org"))
+    assert house.directory.authenticate("old@example.org", "wrong") is None
+    assert not house.directory.scram_offered()
+    assert house.directory.authenticate("old@example.org", "pw-old") is not None
+    assert house.directory.scram_offered() and house.directory.scram("old@example.org").known, "completed"
+    assert house.directory.authenticate("old@example.org", "pw-old") is not None
+    assert house.directory.authenticate("old@example.org", "wrong") is None
+
+
+def test_a_password_that_was_changed_meanwhile_stays(house: House) -> None:
+    before = house.database.records()["bob@example.org"].password
+    house.database.improve("bob@example.org", "something else", "x")
+    assert house.database.records()["bob@example.org"].password == before
+
+
 def test_an_account_without_a_password_cannot_log_in(house: House) -> None:
     house.database.add(Record("eve@example.org"))
     assert house.directory.authenticate("eve@example.org", "") is None

@@ -79,3 +79,15 @@ def test_old_parameters_are_noticed() -> None:
     passwords = Counting(Hands())
     assert not passwords.outdated(passwords.hash("x"))
     assert Passwords(Hands()).outdated(passwords.hash("x"))
+
+
+def test_the_keys_of_scram_stand_beside_the_hash() -> None:
+    passwords = Counting(Hands())
+    stored = passwords.hash("x")
+    keys = passwords.scram(stored)
+    assert keys is not None and keys.known and keys == passwords.scram(stored)
+    only_hash = stored.partition(" ")[0]
+    assert passwords.scram(only_hash) is None and passwords.verify(only_hash, "x")
+    completed = passwords.completed(only_hash, "x")
+    assert passwords.scram(completed) is not None and passwords.verify(completed, "x")
+    assert not passwords.outdated(stored) and passwords.scram("rubbish") is None

@@ -1,10 +1,10 @@
-"""What arguments of filterd-deliver and filterd-sendmail are believed: filterd/cli/localmail.py."""
+"""What arguments of filterd-deliver and filterd-sendmail are believed: filterd/local_text.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from filterd.cli.localmail import is_path
+from filterd.local_text import is_path
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """`filterd-sendmail`: flags as cron, PHP, mutt and git send them; the header it completes."""
 
+from pathlib import Path
+
 import pytest
 
 from filterd.cli.localmail import ExitWith
@@ -18,7 +20,10 @@ from rules.mail import header
         (["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t", "-f", "root"],
          Flags(from_header=True, dots=False, sender="root", full_name="CronDaemon")),
         (["-B8BITMIME", "-oi", "-f", "<>", "-N", "never", "-R", "hdrs", "-V", "id", "x"],
-         Flags(dots=False, sender="<>", recipients=["x"])),
+         Flags(dots=False, sender="<>", recipients=["x"],
+               params={"BODY": "8BITMIME", "NOTIFY": "NEVER", "RET": "HDRS", "ENVID": "id"})),
+        (["-Nfailure,Delay", "-V", "a+b c", "-Rfull", "x"],
+         Flags(recipients=["x"], params={"NOTIFY": "FAILURE,DELAY", "ENVID": "a+2Bb+20c", "RET": "FULL"})),
         (["-oem", "-oi", "--", "a", "b"], Flags(dots=False, recipients=["a", "b"])),
         (["-v", "-n", "-m", "-G", "-U", "-h", "5", "-O", "Timeout=1", "-L", "tag", "x"], Flags(recipients=["x"])),
         (["-bp"], Flags(mode="p")),
@@ -37,7 +42,10 @@ def test_other_names(name: str, mode: str) -> None:
     assert parse([], name).mode == mode
 
 
-@pytest.mark.parametrize("argv", [["-f"], ["-Z"], ["-C"]])
+@pytest.mark.parametrize("argv", [
+        ["-f"], ["-Z"], ["-C"], ["-N", "often"], ["-N", "never,delay"], ["-R", "all"], ["-B", "9BIT"], ["-V", "\x07"],
+    ],
+)  # fmt: skip
 def test_wrong_use(argv: list[str]) -> None:
     with pytest.raises(ExitWith) as caught:
         parse(argv)
@@ -83,3 +91,16 @@ def test_no_header_field_can_be_injected() -> None:
         b"\nbody\n", header.scan(b"\nbody\n"), "me@example.org", "Eve\r\nBcc: all@example.org", "h.example"
     )
     assert header.scan(text).first(b"bcc") is None
+
+
+def test_newaliases_checks_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, aliases = tmp_path / "filterd.toml", tmp_path / "aliases"
+    config.write_text(
+        f'[server]\nhostname = "m.us.example"\ndata_dir = "{tmp_path}"\n[[domain]]\nname = "us.example"\n'
+        'alias_files = ["aliases:aliases"]\n'
+    )
+    aliases.write_text("ann: bob\nprog: |x\n")
+    assert main(["-bi", "-C", str(config)]) == 0
+    assert "aliases:2" in capsys.readouterr().err
+    aliases.write_text("ann: bob\nnonsense\n")
+    assert main(["-bi", "-C", str(config)]) == 78

@@ -11,11 +11,12 @@ import pytest
 
 from filterd.accounts.directory import Account
 from filterd.imap.config import ImapServerConfig
+from filterd.proto.sasl import Evidence
 from filterd.servers.imap import ImapConnection, ImapDoor
 from filterd.store.base import AccountStore
 from filterd.store.memory import MemoryAccount, MemoryStore
 from pipeline.envelope import Client
-from tests import dialog
+from tests import dialog, saslclient
 from tests.dialog import Door
 
 from .conftest import CountingIds, FakeClock
@@ -38,6 +39,9 @@ class Services:
     async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None:
         return Account("ann@example.org") if password == "pw" else None
 
+    async def judge(self, evidence: Evidence, client: Client, service: str) -> Account | None:
+        return saslclient.judged(evidence)
+
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
         return work(self.account)
 
@@ -51,7 +55,7 @@ class Services:
 def make_door(options: Mapping[str, str]) -> Door:
     services = Services(MemoryStore(FakeClock(), CountingIds()).account("ann@example.org"))
     door = ImapDoor(
-        ImapServerConfig(tls=True, message_size=100_000),
+        ImapServerConfig(tls=True, message_size=100_000, mechanisms=saslclient.offer(options)),
         services,
         services,
         services,

@@ -83,6 +83,9 @@ def test_binary(client: Client) -> None:
     assert client.ok("FETCH 1 BINARY.PEEK[1]<6.3>") == ["* 1 FETCH (BINARY[1]<6> {3}", " wo)"]
     assert client.ok("FETCH 1 BINARY.SIZE[1]") == ["* 1 FETCH (BINARY.SIZE[1] 12)"]
     assert client("FETCH 1 BINARY.PEEK[3]")[-1].startswith("NO [UNKNOWN-CTE]")
+    # a refused item behind others: not half a line
+    answer = client("FETCH 1 (BODY.PEEK[HEADER.FIELDS (FROM)] BODY.PEEK[9] BINARY.PEEK[3])")
+    assert len(answer) == 1 and answer[0].startswith("NO [UNKNOWN-CTE]")
 
 
 def test_seen(client: Client) -> None:

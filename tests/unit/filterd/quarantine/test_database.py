@@ -100,6 +100,11 @@ def test_a_release_is_asked_for_and_claimed_once(database: QuarantineDatabase) -
     assert due.learn == "ham" and database.next_ask() == NOW
     assert database.claim(due.id, NOW, 60) and not database.claim(due.id, NOW, 60)
     assert database.due(NOW + 59) == [] and len(database.due(NOW + 60)) == 1
+    database.resume(NOW + 1)
+    assert len(database.due(NOW + 1)) == 1 and database.claim(due.id, NOW + 1, 60)
+    database.later(due.id, NOW + 500, "disk full")
+    database.resume(NOW + 2)  # what was put off keeps its time
+    assert database.due(NOW + 499) == [] and len(database.due(NOW + 500)) == 1
     database.back(due.id, "there is no account")
     (row,) = database.rows()
     assert (row.state, row.note) == ("held", "there is no account")

@@ -275,3 +275,51 @@ def test_old_ones_expire_and_that_is_told(made) -> None:
     one.house.clock.now += 86401
     one.look()
     assert one.rows()[0].state == "expired" and one.events.events[0][1].result == "expired"
+
+
+class Daily:
+    sent = 0
+
+    async def send_due(self) -> list[str]:
+        self.sent += 1
+        return []
+
+
+def test_digests_are_looked_for_now_and_then(made) -> None:
+    one, daily = made(FOUND), Daily()
+    one.send(ANN)
+    one.releaser.digests = daily
+    one.look()
+    one.look()
+    assert daily.sent == 1
+    one.house.clock.now += 60
+    one.look()
+    assert daily.sent == 2
+
+
+def test_the_loop_resumes_what_a_predecessor_had_claimed_and_outlives_a_bug(made) -> None:
+    one = made(FOUND)
+    one.send(ANN)
+    (row,) = one.rows()
+    one.ask(row.id)
+    now = one.house.clock.now
+    assert asyncio.run(one.quarantine.run(lambda database: database.claim(row.id, now, 60)))
+
+    async def story() -> None:
+        stop = asyncio.Event()
+        look, calls = one.releaser.look, []
+
+        async def looked(self: Releaser) -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise ZeroDivisionError
+            await look()
+            stop.set()
+
+        patched = type("Patched", (Releaser,), {"look": looked, "__slots__": ()})
+        one.releaser.__class__ = patched
+        async with asyncio.timeout(30):
+            await one.releaser.run(stop)
+
+    asyncio.run(story())
+    assert [one_row.state for one_row in one.rows()] == ["released"]

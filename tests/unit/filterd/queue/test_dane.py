@@ -62,6 +62,7 @@ def test_another_certificate_matches_none(usage: int, selector: int, matching: i
         "3 1 0 " + LEAF.der.hex(),
         "2 0 0 " + "00" * 20_000,
     ],
+    ids=range(10),  # the keys are new in each process
 )
 def test_records_that_say_nothing_to_a_mail_sender(text: str) -> None:
     assert not dane.usable(record(text))

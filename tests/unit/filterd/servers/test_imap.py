@@ -20,6 +20,7 @@ from filterd.imap.config import ImapServerConfig
 from filterd.net.limits import Admission, AdmissionLimits
 from filterd.net.listen import ListenAddress, Server, bind
 from filterd.ports import SystemClock, SystemIds
+from filterd.proto.sasl import Evidence
 from filterd.servers.imap import ImapDoor
 from filterd.store.base import AccountStore, NewMessage
 from filterd.store.memory import MemoryStore
@@ -31,6 +32,9 @@ MESSAGE = b"From: ann@example.org\r\nSubject: hello\r\n\r\nText\r\n"
 
 
 class Login:
+    async def judge(self, evidence: Evidence, client: Client, service: str) -> Account | None:
+        return None
+
     async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None:
         return Account(login) if password == "pw" else None
 

@@ -1,0 +1,176 @@
+"""Works the journal off: one process at a time (a lock beside the file), each engine on its own.
+
+Killed at any point it begins again where the journal stands: the builtin tables know what they have learned, spamd and rspamd
+recognise a message they learned before, so a lesson that was given and not yet written down changes nothing the second time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from filterd.learning.journal import Job, Journal, Look, journal_path
+from filterd.learning.lesson import FAILED, SKIPPED, Outcome, Teacher
+from filterd.store import durable
+from filterd.store.base import AccountStore, StoreError, StoreUnavailable
+from pipeline.ports import Clock
+
+log = logging.getLogger("filterd.learning")
+
+LOCK: Final = "work.lock"
+PAUSE_SECONDS: Final = 1.0
+BATCH: Final = 50
+SMALL_BATCH: Final = 5  # lessons of a daemon before the journal hears of it
+
+
+class Reader(Protocol):
+    """Messages of an account; None: gone."""
+
+    async def read(self, account: str, mailbox: str, uid: int) -> bytes | None: ...
+
+
+class Work:
+    """``reader`` None: messages that are still in mailboxes are left for the server."""
+
+    def __init__(
+        self, data_dir: Path, teachers: Sequence[Teacher], clock: Clock, reader: Reader | None = None
+    ) -> None:
+        self._path = journal_path(data_dir)
+        self._teachers = {one.name: one for one in teachers}
+        self._clock, self._reader = clock, reader
+        self._journal: Journal | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until told to stop."""
+        while not stop.is_set():
+            try:
+                more = await self.step()
+            except (sqlite3.Error, OSError, StoreUnavailable) as error:
+                log.warning("learning: %s", error)
+                more = False
+            if more:
+                continue
+            try:
+                async with asyncio.timeout(PAUSE_SECONDS):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        await self.close()
+
+    async def close(self) -> None:
+        for teacher in self._teachers.values():
+            await teacher.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    async def step(self) -> bool:
+        """One batch; True when there may be more to do now. Raises sqlite3.Error, OSError, StoreUnavailable."""
+        if self._journal is None:
+            if not self._path.exists():
+                return False
+            self._journal = await asyncio.to_thread(Journal, self._path)
+        if await asyncio.to_thread(self._journal.idle, self._clock.time()):
+            return False
+        lock = await asyncio.to_thread(_lock, self._path.parent)
+        if lock is None:
+            return False
+        try:
+            looked = await self._look(self._journal)
+            taught = await self._teach(self._journal)
+            return looked or taught
+        finally:
+            lock.close()
+
+    async def _look(self, journal: Journal) -> bool:
+        if self._reader is None:
+            return False
+        looks = await asyncio.to_thread(journal.looks, BATCH)
+        for look in looks:
+            text = await self._text(look)
+            await asyncio.to_thread(journal.looked, look, text, tuple(self._teachers), self._clock.time())
+        return len(looks) == BATCH
+
+    async def _text(self, look: Look) -> bytes | None:
+        assert self._reader is not None
+        try:
+            return await self._reader.read(look.account, look.mailbox, look.uid)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            log.info("learning: %s %s/%d: %s", look.account, look.mailbox, look.uid, error)
+            return None
+
+    async def _teach(self, journal: Journal) -> bool:
+        jobs = await asyncio.to_thread(journal.due, self._clock.time(), BATCH)
+        groups: dict[tuple[str, str], list[Job]] = {}
+        for job in jobs:
+            groups.setdefault((job.engine, job.account), []).append(job)
+        await asyncio.gather(
+            *(
+                self._engine(journal, engine, [group for key, group in groups.items() if key[0] == engine])
+                for engine in dict.fromkeys(engine for engine, _ in groups)
+            )
+        )
+        return len(jobs) == BATCH
+
+    async def _engine(self, journal: Journal, engine: str, groups: list[list[Job]]) -> None:
+        teacher = self._teachers.get(engine)
+        down = ""
+        for group in groups:
+            size = BATCH if engine == "builtin" else SMALL_BATCH
+            for at in range(0, len(group), size):
+                batch = group[at : at + size]
+                if teacher is None:
+                    outcomes = [Outcome(SKIPPED, "not configured any more")] * len(batch)
+                elif down:  # it did not answer a moment ago: the others wait for the next round
+                    outcomes = [Outcome(FAILED, down)] * len(batch)
+                else:
+                    outcomes = await teacher.teach(batch[0].account, [job.lesson for job in batch])
+                    if all(one.what == FAILED for one in outcomes):
+                        down = outcomes[-1].reason
+                results = list(zip(batch, outcomes, strict=True))
+                await asyncio.to_thread(self._write, journal, results)
+
+    def _write(self, journal: Journal, results: list[tuple[Job, Outcome]]) -> None:
+        journal.done(results, self._clock.time())
+        for job, outcome in results:
+            if outcome.what == FAILED:
+                log.info("learning: %s, %s: %s", job.engine, job.account or "everybody", outcome.reason)
+
+
+def _lock(folder: Path) -> durable.Lock | None:
+    """The right to work; None when another process has it."""
+    disk = durable.RealDisk()
+    with durable.opened(disk, str(folder)) as at:
+        lock = disk.open_lock(at, LOCK)
+    try:
+        lock.acquire(0.0)
+    except StoreUnavailable:
+        lock.close()
+        return None
+    return lock
+
+
+class StoreReader:
+    """``Reader`` over the jobs of a server process."""
+
+    def __init__(self, jobs: JobRunner) -> None:
+        self._jobs = jobs
+
+    async def read(self, account: str, mailbox: str, uid: int) -> bytes | None:
+        return await self._jobs.run(account, lambda store: store.read(mailbox, uid))
+
+
+class JobRunner(Protocol):
+    """``servers.ports.Jobs``, as much of it as is needed."""
+
+    async def run(self, account: str, work: Read) -> bytes | None: ...
+
+
+class Read(Protocol):
+    def __call__(self, store: AccountStore, /) -> bytes | None: ...

@@ -1,0 +1,266 @@
+"""The folder where users of this machine leave mail, whether the server runs or not: ``filterd-sendmail`` without rights.
+
+The folder belongs to the server and has mode 1733: everybody may put a file in, nobody but the server may list or remove.
+Format of a file: one line of JSON (``Drop``), a line feed, the message as it was handed over. A file of mode 0600 is being
+written; 0644 says that it is complete and on the disk (the server, another user, must be able to read it; its name is chance
+that nobody can guess). Its owner, as the system knows him, is who sends.
+
+Invariants: a file goes only when each recipient has come to an end: taken (stored, or in the queue), or refused and its
+sender told. A crash before that brings the file again: Date, Message-ID and ENVID derive from the file, so its delivery keys
+are the same and nothing is stored or sent twice. What is no such file (a link, a device, broken JSON) is put aside once and
+told, never followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import pwd
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filterd.accounts.directory import Account
+from filterd.local_text import completed, crlf
+from filterd.queue import dsn
+from filterd.queue.base import Outgoing
+from filterd.store.base import StoreUnavailable
+from filterd.store.durable import RealDisk, digest, opened, write_complete
+from pipeline.ports import Clock
+from pipeline.reply import Reply
+from rules.mail import header
+
+if TYPE_CHECKING:  # the command that leaves a message does not load the server
+    from filterd.local_delivery import LocalDelivery
+    from filterd.queue.base import Spool
+
+STANDARD = "/var/spool/filterd/maildrop"  # where sendmail looks when it may not read the configuration
+MODE = 0o1733
+COMPLETE = 0o644
+LOOK_SECONDS = 2.0
+MOST_AT_ONCE = 100
+HEAD_OCTETS = 1 << 20  # of the line of JSON
+MOST_RECIPIENTS = 10_000
+GIVE_UP_SECONDS = 20 * 3600.0  # delivery keys of a first try live for a day
+STALE_SECONDS = 86_400.0  # a file that nobody completes
+ASIDE = ".bad-"
+PARAMETERS = ("NOTIFY", "RET", "ENVID", "BODY")
+
+log = logging.getLogger("filterd.maildrop")
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """``sender`` None: who owns the file. Addresses may be bare names: the server completes them."""
+
+    recipients: tuple[str, ...]
+    sender: str | None = None
+    full_name: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+
+
+class Unusable(Exception):
+    """The file is no drop; the text says why."""
+
+
+def put(folder: str, drop: Drop, data: bytes) -> str:
+    """Leave a message; durable on return. The file's name. Raises OSError."""
+    facts = {
+        "recipients": drop.recipients, "sender": drop.sender, "full_name": drop.full_name, "params": dict(drop.params),
+    }  # fmt: skip
+    name = os.urandom(16).hex()
+    write_complete(os.path.join(folder, name), json.dumps(facts).encode() + b"\n" + data, COMPLETE)
+    return name
+
+
+def make(folder: str, user: str) -> None:
+    """The folder, with the right mode and owner. Raises OSError, KeyError (no such user)."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if user and os.geteuid() == 0:
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+    path.chmod(MODE)
+
+
+def read(text: bytes) -> tuple[Drop, bytes]:
+    """Raises Unusable."""
+    head, newline, data = text.partition(b"\n")
+    if not newline or len(head) > HEAD_OCTETS:
+        raise Unusable("it does not begin with a line of JSON")
+    try:
+        facts = json.loads(head)
+    except (ValueError, RecursionError):
+        raise Unusable("its first line is no JSON") from None
+    if not isinstance(facts, dict):
+        raise Unusable("its first line is no object")
+    recipients, sender = facts.get("recipients"), facts.get("sender")
+    name, params = facts.get("full_name", ""), facts.get("params", {})
+    if not isinstance(recipients, list) or not 0 < len(recipients) <= MOST_RECIPIENTS:
+        raise Unusable("its first line does not say for whom it is")
+    good = all(isinstance(one, str) for one in recipients)
+    good = good and (sender is None or isinstance(sender, str)) and isinstance(name, str)
+    good = good and isinstance(params, dict) and all(isinstance(one, str) for one in params.values())
+    if not good:
+        raise Unusable("its first line holds other things than texts")
+    known = {word: params[word] for word in PARAMETERS if word in params}
+    return Drop(tuple(recipients), sender, name, known), data
+
+
+@dataclass(slots=True)
+class Maildrop:
+    """The server's side; one a server. ``domain`` completes bare names; ``limit``: octets of a message."""
+
+    folder: str
+    hostname: str
+    domain: str
+    limit: int
+    local: LocalDelivery
+    spool: Spool
+    clock: Clock
+    _told: set[str] = field(default_factory=set)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                names = await asyncio.to_thread(self._waiting)
+            except OSError as error:
+                self._once(self.folder, f"cannot be read: {error}")
+                names = []
+            for name in names:
+                if stop.is_set():
+                    return
+                await self._guarded(name)
+            if len(names) < MOST_AT_ONCE:
+                await self._pause(stop)
+
+    async def _pause(self, stop: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await stop.wait()
+        except TimeoutError:
+            return
+
+    def _waiting(self) -> list[str]:
+        """Complete files, the oldest first; what was begun long ago and never completed goes."""
+        found: list[tuple[float, str]] = []
+        for entry in os.scandir(self.folder):
+            if entry.name.startswith("."):
+                continue
+            facts = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(facts.st_mode) and stat.S_IMODE(facts.st_mode) & 0o444 != 0o444:
+                if facts.st_mtime < self.clock.time() - STALE_SECONDS:
+                    os.unlink(entry.path)
+                continue
+            found.append((facts.st_mtime, entry.name))
+        return [name for _, name in sorted(found)][:MOST_AT_ONCE]
+
+    async def _guarded(self, name: str) -> None:
+        path = os.path.join(self.folder, name)
+        try:
+            if await self._one(name):
+                await asyncio.to_thread(os.unlink, path)
+                self._told.discard(name)
+        except Unusable as error:
+            log.error("maildrop: %s is put aside: %s", path, error)
+            await asyncio.to_thread(self._aside, name)
+        except (OSError, StoreUnavailable) as error:
+            self._once(name, str(error))
+        except Exception:  # a bug: the file stays, the others go on
+            log.exception("maildrop: %s", path)
+
+    def _once(self, name: str, text: str) -> None:
+        if name not in self._told:
+            log.warning("maildrop: %s: %s", name, text)
+        self._told.add(name)
+
+    def _aside(self, name: str) -> None:
+        """Out of the way, for a person to look at."""
+        disk = RealDisk()
+        with opened(disk, self.folder) as at:
+            disk.rename(at, name, at, ASIDE + name)
+
+    # -- one message ---------------------------------------------------------------------------
+    async def _one(self, name: str) -> bool:
+        """Has everything come to an end? Raises Unusable, OSError, StoreUnavailable."""
+        facts, text = await asyncio.to_thread(self._read, name)
+        drop, data = read(text)
+        login = self._address(owner(facts.st_uid))
+        sender = login if drop.sender is None else self._address(drop.sender)
+        recipients = list(dict.fromkeys(self._address(one) for one in drop.recipients))
+        date = formatdate(facts.st_mtime, localtime=True)
+        message = completed(
+            data, header.scan(data), sender or login, drop.full_name, date, f"<{name}@{self.hostname}>"
+        )
+        params = {"ENVID": name, **drop.params}
+        replies = await self.local.dropped(sender, recipients, message, Account(login), params)
+        late = self.clock.time() - facts.st_mtime > GIVE_UP_SECONDS
+        ended = True
+        for recipient, reply in zip(recipients, replies, strict=True):
+            if reply.positive:
+                continue
+            if reply.temporary and not late:
+                self._once(name, f"<{recipient}>: {reply.text}; tried again")
+                ended = False
+                continue
+            log.info("maildrop: %s for %s refused: %s", name, recipient, reply.text)
+            await self._bounce(name, sender, recipient, reply, message, params)
+        return ended
+
+    def _read(self, name: str) -> tuple[os.stat_result, bytes]:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(os.path.join(self.folder, name), flags)
+        except OSError as error:
+            raise Unusable(f"it cannot be opened: {error.strerror}") from None
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            os.close(fd)
+            raise Unusable("it is no file of its own")
+        with open(fd, "rb") as stream:
+            text = stream.read(self.limit + HEAD_OCTETS + 1)
+        if len(text) - text.find(b"\n") - 1 > self.limit:
+            raise Unusable(f"it is larger than {self.limit} octets (limits.message_size)")
+        return facts, text
+
+    def _address(self, text: str) -> str:
+        bare = text.strip().removeprefix("<").removesuffix(">")
+        return f"{bare}@{self.domain}" if bare and "@" not in bare else bare
+
+    async def _bounce(
+        self, name: str, sender: str, recipient: str, reply: Reply, message: bytes, params: Mapping[str, str]
+    ) -> None:
+        if not sender or not dsn.wanted(params, "FAILURE"):
+            return
+        data = dsn.compose(
+            hostname=self.hostname,
+            action="failed",
+            reverse_path=sender,
+            recipient=recipient,
+            status=reply.enhanced_code or "5.0.0",
+            diagnostic=f"{reply.code} {reply.enhanced_code} {reply.text}",
+            original=crlf(message),
+            params=params,
+            message_id=f"{name}.{digest(recipient.encode())[:6].hex()}@{self.hostname}",
+            now=self.clock.time(),
+        )
+        key = f"maildrop:{name}:{recipient}".encode()
+        await self.spool.enqueue([Outgoing(key, "", sender, data, "dsn")])
+
+
+def owner(uid: int) -> str:
+    """The system's name for a user."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid-{uid}"
+
+
+def folder_for(configured: str, exists: Sequence[str] = (STANDARD,)) -> str:
+    """Where to leave a message: the configured folder, else the standard one when it is there; "" = nowhere."""
+    return configured or next((path for path in exists if os.path.isdir(path)), "")

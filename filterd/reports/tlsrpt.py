@@ -1,0 +1,193 @@
+"""Once a day: how TLS went with the hosts of the domains that ask for it, built and put into our queue.
+
+Specification: RFC 8460 (3 the TXT record, 4.4 the JSON, 5.3 the mail). Complete: mail only, https: addresses are not reported to.
+A day (UTC) is reported when it is over, under keys that derive from day, domain and address, so that doing it again after a
+crash sends nothing twice. When the DNS does not answer, the day is tried again at the next run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.mime.application import MIMEApplication
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
+from email.policy import SMTP
+from email.utils import format_datetime
+from pathlib import Path
+
+from filterd.queue.base import Outgoing, Spool
+from filterd.queue.tlsdemand import Policy, TlsResult
+from filterd.reports import tlsrpt_data as data
+from filterd.reports.aggregate import DAY, Reporter, target
+from filterd.reports.daily import PAUSE_SECONDS, TARGETS, Sign, Told
+from filterd.reports.data import day_of
+from filterd.reports.tlsrpt_data import Row
+from pipeline.ports import Clock, DnsStatus, Resolver
+
+log = logging.getLogger("filterd.reports")
+
+
+def wanted(records: Sequence[str]) -> list[str]:
+    """Addresses that the one TLSRPTv1 record names (RFC 8460 3); none when there are several records."""
+    ours = [text for text in records if text.split(";")[0].strip(" \t") == "v=TLSRPTv1"]
+    if len(ours) != 1:
+        return []
+    for pair in ours[0].split(";")[1:]:
+        name, _, value = pair.strip(" \t").partition("=")
+        if name.strip(" \t") == "rua":
+            found = [target(uri.strip(" \t")) for uri in value.split(",")]
+            return list(dict.fromkeys(one.address for one in found if one is not None))[:TARGETS]
+    return []
+
+
+def report_id(day: str, domain: str) -> str:
+    """The same for the same day, so that a report sent twice is known as one."""
+    return f"{day}.{domain}"
+
+
+def report(who: Reporter, day: str, domain: str, found: dict[Policy, list[Row]]) -> dict[str, object]:
+    """The JSON of RFC 8460 4.4."""
+    return {
+        "organization-name": who.org_name,
+        "date-range": {"start-datetime": f"{day}T00:00:00Z", "end-datetime": f"{day}T23:59:59Z"},
+        "contact-info": who.email,
+        "report-id": report_id(day, domain),
+        "policies": [_policy(policy, rows) for policy, rows in found.items()],
+    }
+
+
+def _policy(policy: Policy, rows: Sequence[Row]) -> dict[str, object]:
+    told: dict[str, object] = {
+        "policy-type": policy.kind,
+        "policy-domain": policy.base or policy.domain,
+    }
+    if policy.lines:
+        told["policy-string"] = list(policy.lines)
+    if policy.mx:
+        told["mx-host"] = list(policy.mx)
+    failed = [row for row in rows if row.result is not TlsResult.OK]
+    good = sum(row.count for row in rows if row.result is TlsResult.OK)
+    out: dict[str, object] = {
+        "policy": told,
+        "summary": {
+            "total-successful-session-count": good,
+            "total-failure-session-count": sum(row.count for row in failed),
+        },
+    }
+    if failed:
+        out["failure-details"] = [_failure(row) for row in failed]
+    return out
+
+
+def _failure(row: Row) -> dict[str, object]:
+    out: dict[str, object] = {
+        "result-type": row.result.value,
+        "receiving-mx-hostname": row.mx,
+        "failed-session-count": row.count,
+    }
+    if row.address:
+        out["receiving-ip"] = row.address
+    if row.detail:
+        out["failure-reason-code"] = row.detail
+    return out
+
+
+def mail(who: Reporter, to: str, day: str, domain: str, told: dict[str, object], now: float) -> bytes:
+    """The message that carries a report, CRLF line ends (RFC 8460 5.3)."""
+    begin = int(datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+    unique = report_id(day, domain)
+    text = gzip.compress(json.dumps(told, ensure_ascii=False).encode(), mtime=begin)
+    carried = MIMEApplication(text, "tlsrpt+gzip")
+    name = f"{who.hostname}!{domain}!{begin}!{begin + DAY - 1}.json.gz"
+    carried.add_header("Content-Disposition", "attachment", filename=name)
+    message = MIMEMultipart("report")
+    message.set_param("report-type", "tlsrpt")
+    message["From"] = who.email
+    message["To"] = to
+    message["Subject"] = f"Report Domain: {domain} Submitter: {who.hostname} Report-ID: <{unique}>"
+    message["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
+    message["Message-ID"] = f"<{unique}.tls.{int(now)}@{who.hostname}>"
+    message["TLS-Report-Domain"] = domain
+    message["TLS-Report-Submitter"] = who.hostname
+    message["Auto-Submitted"] = "auto-generated"
+    message.attach(
+        MIMEText(
+            f"This is a TLS report about mail to {domain}, made by {who.hostname}.\n"
+            f"It covers {day} (UTC). The record _smtp._tls.{domain} asks for it.\n",
+            "plain",
+            "us-ascii",
+        )
+    )
+    message.attach(carried)
+    return message.as_bytes(policy=SMTP)
+
+
+@dataclass(slots=True)
+class TlsReporting:
+    """Everything that is needed to report. ``sign``: (message, domain) -> DKIM-Signature fields or b""."""
+
+    path: Path
+    who: Reporter
+    resolver: Resolver
+    spool: Spool
+    sign: Sign
+    clock: Clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Report what is due, every hour, until told to stop."""
+        while not stop.is_set():
+            try:
+                await self.send_due()
+            except (sqlite3.Error, OSError) as error:
+                log.warning("TLS reports not sent: %s", error)
+            try:
+                async with asyncio.timeout(PAUSE_SECONDS):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    async def send_due(self) -> list[Told]:
+        """Queue the reports of all days that are over. Raises sqlite3.Error."""
+        if not await asyncio.to_thread(self.path.exists):
+            return []
+        db = await asyncio.to_thread(data.connect, self.path)
+        try:
+            today = day_of(self.clock.time())
+            out = []
+            for day, domain in await asyncio.to_thread(data.due, db, today):
+                told = await self._domain(db, day, domain)
+                if told is not None:
+                    out.append(told)
+            return out
+        finally:
+            db.close()
+
+    async def _domain(self, db: sqlite3.Connection, day: str, domain: str) -> Told | None:
+        answer = await self.resolver.query(f"_smtp._tls.{domain}", "TXT")
+        if answer.status is DnsStatus.TEMPORARY:
+            log.info("TLS report for %s of %s waits: %s", domain, day, answer.reason)
+            return None
+        addresses = wanted(answer.records)
+        if addresses:
+            found = await asyncio.to_thread(data.rows, db, day, domain)
+            told = report(self.who, day, domain, found)
+            await self.spool.enqueue([self._outgoing(to, day, domain, told) for to in addresses])
+        result = f"queued for {', '.join(addresses)}" if addresses else "nobody to report to"
+        await asyncio.to_thread(data.mark, db, day, domain, self.clock.time(), result)
+        if addresses:
+            log.info("TLS report for %s of %s: %s", domain, day, result)
+        return Told(day, domain, result)
+
+    def _outgoing(self, to: str, day: str, domain: str, told: dict[str, object]) -> Outgoing:
+        message = mail(self.who, to, day, domain, told, self.clock.time())
+        signed = self.sign(message, self.who.email.rpartition("@")[2]) + message
+        key = hashlib.blake2b(f"tlsrpt|{day}|{domain}|{to}".encode(), digest_size=16).digest()
+        return Outgoing(key=key, reverse_path=self.who.email, recipient=to, data=signed, kind="report")

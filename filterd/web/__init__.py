@@ -1,0 +1,1 @@
+"""Pages. In this version: the one that a link of a digest leads to."""

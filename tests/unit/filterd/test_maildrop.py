@@ -1,0 +1,210 @@
+"""Mail left in the maildrop: what is taken, what is refused, and what a crash changes."""
+
+import asyncio
+import json
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from filterd.cli import sendmail
+from filterd.local_delivery import LocalDelivery
+from filterd.maildrop import ASIDE, Drop, Maildrop, Unusable, folder_for, make, owner, put, read
+from pipeline.reply import Reply
+from pipeline.verdict import Disposition, Verdict
+from tests.house import DOMAIN, House
+
+TEXT = b"Subject: from cron\n\n.\nhello\n"
+ANN = f"ann@{DOMAIN}"
+
+
+class Box:
+    """A house with a maildrop."""
+
+    def __init__(self, folder: Path, *verdicts: Verdict) -> None:
+        self.folder = str(folder / "maildrop")
+        make(self.folder, "")
+        self.house = House(*verdicts)
+        self.house.clock.now = time.time()
+        local = LocalDelivery(self.house.reception, self.house.delivery)
+        self.drop = Maildrop(
+            self.folder, "mx.here.example", DOMAIN, 10_000, local, self.house.spool, self.house.clock
+        )
+
+    def put(self, *recipients: str, data: bytes = TEXT, **facts: object) -> str:
+        return put(self.folder, Drop(recipients, **facts), data)  # type: ignore[arg-type]  # its own fields
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.folder))
+
+    def inbox(self, person: str = "ann") -> list[bytes]:
+        return self.house.box(person)
+
+    def run(self, done: Callable[[], bool] | None = None) -> None:
+        async def until() -> None:
+            stop = asyncio.Event()
+            task = asyncio.create_task(self.drop.run(stop))
+            async with asyncio.timeout(20):
+                while not (done or (lambda: not self.names()))():
+                    await asyncio.sleep(0.01)
+            stop.set()
+            await task
+
+        asyncio.run(until())
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path)
+
+
+def test_the_folder_and_a_file(box: Box) -> None:
+    assert stat.S_IMODE(os.stat(box.folder).st_mode) == 0o1733
+    name = box.put("ann", sender="", params={"NOTIFY": "NEVER"})
+    path = Path(box.folder, name)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    drop, data = read(path.read_bytes())
+    assert drop == Drop(("ann",), "", "", {"NOTIFY": "NEVER"}) and data == TEXT
+
+
+def test_delivered_and_sent_with_a_complete_header(box: Box) -> None:
+    name = box.put("ann", "x@away.example", full_name="Cron", params={"RET": "HDRS"})
+    box.run()
+    (text,) = box.inbox()
+    me = f"{owner(os.getuid())}@{DOMAIN}"
+    assert f"From: Cron <{me}>\r\n".encode() in text and b"\r\nDate: " in text
+    assert f"Message-ID: <{name}@mx.here.example>\r\n".encode() in text and text.endswith(
+        b"\r\n.\r\nhello\r\n"
+    )
+    (out,) = box.house.spool.outgoing
+    assert (out.recipient, out.reverse_path, out.kind) == ("x@away.example", me, "submission")
+    assert out.params["RET"] == "HDRS" and out.params["ENVID"] == name
+
+
+def test_the_same_message_dropped_twice_comes_twice(box: Box) -> None:
+    data = b"From: a@here.example\nDate: x\nMessage-ID: <1@x>\n\nhello\n"
+    box.put("ann", data=data), box.put("ann", data=data)
+    box.run()
+    assert len(box.inbox()) == 2
+
+
+def test_a_crash_before_the_file_is_gone_changes_nothing(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.put("ann", "x@away.example")
+    unlink, calls = os.unlink, list[str]()
+
+    def fails_once(path: str) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(5, "killed here")
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", fails_once)
+    box.run()
+    assert len(calls) == 2 and len(box.inbox()) == 1
+    keys = [out.key for out in box.house.spool.outgoing]
+    assert len(set(keys)) == 1  # the queue knows it again
+
+
+def test_who_is_refused_is_told_once(box: Box) -> None:
+    box.put("nobody", "ann", sender=ANN)
+    box.run()
+    assert len(box.inbox()) == 1
+    (bounce,) = box.house.spool.outgoing
+    assert (bounce.reverse_path, bounce.recipient, bounce.kind) == ("", ANN, "dsn")
+    assert f"nobody@{DOMAIN}".encode() in bounce.data
+    box.put("nobody", sender="<>"), box.put("nobody", sender=ANN, params={"NOTIFY": "NEVER"})
+    box.run()
+    assert len(box.house.spool.outgoing) == 1
+
+
+def test_what_fails_for_now_stays(box: Box) -> None:
+    box.house.jobs.broken.add(f"bob@{DOMAIN}")
+    box.put("ann", "bob")
+    box.run(lambda: bool(box.inbox()))
+    assert len(box.names()) == 1
+    box.house.jobs.broken.clear()
+    box.run()
+    assert len(box.inbox()) == 1 and len(box.inbox("bob")) == 1
+
+
+def test_after_a_day_of_failures_its_sender_is_told(box: Box) -> None:
+    box.house.jobs.broken.add(ANN)
+    name = box.put("ann", sender=f"bob@{DOMAIN}")
+    old = time.time() - 21 * 3600
+    os.utime(os.path.join(box.folder, name), (old, old))
+    box.run()
+    assert [out.recipient for out in box.house.spool.outgoing] == [f"bob@{DOMAIN}"]
+
+
+def test_what_is_no_drop_is_put_aside(box: Box, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"recipients": ["ann"]}\nsecret')
+    secret.chmod(0o644)
+    os.symlink(secret, os.path.join(box.folder, "link"))
+    os.link(secret, os.path.join(box.folder, "hard"))
+    os.mkdir(os.path.join(box.folder, "dir"))
+    os.mkfifo(os.path.join(box.folder, "fifo"), 0o644)
+    os.chmod(os.path.join(box.folder, "fifo"), 0o644)
+    for name, text in (
+        ("empty", b""), ("none", b"{}\nx"), ("list", b"[]\nx"), ("deep", b"[" * 100_000), ("bytes", b"\xff\n"),
+        ("odd", b'{"recipients": [1]}\nx'), ("many", json.dumps({"recipients": ["a"] * 20_000}).encode() + b"\n"),
+        ("large", b'{"recipients": ["ann"]}\n' + b"x" * 10_001),
+    ):  # fmt: skip
+        Path(box.folder, name).write_bytes(text)
+        os.chmod(os.path.join(box.folder, name), 0o644)
+    good = box.put("ann")
+    box.run(lambda: all(name.startswith(ASIDE) for name in box.names()))
+    assert len(box.names()) == 12 and good not in box.names()
+    assert len(box.inbox()) == 1 and secret.exists()
+
+
+def test_a_file_that_is_being_written_is_left_alone(box: Box) -> None:
+    path = Path(box.folder, "half")
+    path.write_bytes(b'{"recip')
+    path.chmod(0o600)
+    box.put("ann")
+    box.run(lambda: box.names() == ["half"])
+    os.utime(path, (1, 1))  # nobody completes it any more
+    box.run()
+
+
+def test_odd_addresses_and_a_virus(tmp_path: Path) -> None:
+    virus = Verdict("clamav", Disposition.REJECT, reply=Reply(550, "5.7.1", "infected"))
+    box = Box(tmp_path, virus)
+    box.house.reception._departure.runner = box.house.reception._incoming  # no 5xx behind a command: it is held
+    box.put("a@b>\r\nX: y", "x@away.example", sender=ANN)
+    box.run()
+    held, bounce = box.house.spool.outgoing
+    assert held.recipient == "x@away.example" and "clamav" in held.held
+    assert (bounce.kind, bounce.recipient) == ("dsn", ANN)
+
+
+def test_the_queue_is_away(box: Box) -> None:
+    box.house.spool.broken = True
+    box.put("nobody", sender=ANN)
+    box.run(lambda: bool(box.drop._told))
+    assert len(box.names()) == 1
+    box.house.spool.broken = False
+    box.run()
+    assert len(box.house.spool.outgoing) == 1
+
+
+def test_reading() -> None:
+    with pytest.raises(Unusable):
+        read(b"no line of JSON")
+    assert folder_for("/x") == "/x" and folder_for("", ("/nowhere",)) == ""
+    assert owner(4_294_967_000) == "uid-4294967000"
+
+
+def test_sendmail_leaves_it_where_it_may_not_write(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = sendmail.parse(["-t", "-f", "me@here.example", "-F", "Me", "-Nnever", "--", "bob"])
+    monkeypatch.setattr(sendmail, "read_message", lambda limit: b"To: ann\nBcc: carl@x.example\n\nhi\n")
+    assert sendmail.leave(flags, box.folder, 1000) == 0
+    drop, data = read(Path(box.folder, box.names()[0]).read_bytes())
+    assert drop == Drop(("bob", "ann", "carl@x.example"), "me@here.example", "Me", {"NOTIFY": "NEVER"})
+    assert data.startswith(b"To: ann\nBcc")
