@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from filterd import __version__
 from filterd.accounts.directory import Account
+from filterd.accounts.names import fold
+from filterd.accounts.tokens import Judge, judge_of
 from filterd.assembly import links_of
 from filterd.config.schema import Config
 from filterd.imap.config import ImapServerConfig
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 Context = Callable[[], ssl.SSLContext]
 SIEVE_PORT = 4190  # RFC 5804 3
+REQUIRABLE = ("dane", "secure")  # words of queue.tls with which a next hop can prove who it is
 PROXIED = "+proxy"  # behind a listener's name: each connection begins with a PROXY header
 IMPLICIT = frozenset({"submissions", "imaps", "pop3s"})
 
@@ -88,6 +91,7 @@ class Doors:
     index: int = 0  # which worker of the table we are
     _servers: list[Server] = field(default_factory=list)
     _admission: Admission | None = None
+    _tokens: Judge | None = None
 
     def open(self) -> None:
         config = self.parts.config
@@ -96,6 +100,7 @@ class Doors:
         limits = config.limits.connections
         self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip), self.parts.desk)
         clock = SystemClock()
+        self._tokens = judge_of(config.auth.oauth, clock)
         logins = LoginGuard(self._check, clock, desk=self.parts.desk, judge=self._judge)
         proxies = Proxies([ipaddress.ip_network(network) for network in config.server.proxy_trusted])
         for at, (full_name, sock) in enumerate(self.sockets):
@@ -142,10 +147,15 @@ class Doors:
 
     async def _judge(self, evidence: sasl.Evidence) -> Account | None:
         """What was shown by another mechanism than a password."""
+        name: str | None = None
         if isinstance(evidence, sasl.Proof) and evidence.good:
-            found = self.parts.directory.account(evidence.login)
-            return found if found is not None and found.enabled else None
-        return None
+            name = evidence.login
+        elif isinstance(evidence, sasl.Token) and self._tokens is not None:
+            name = await asyncio.to_thread(self._tokens.whose, evidence.token)
+            if name is not None and evidence.login and fold(evidence.login) != fold(name):
+                return None  # somebody else's token
+        found = self.parts.directory.account(name) if name is not None else None
+        return found if found is not None and found.enabled else None
 
     @staticmethod
     def _context(tls: TlsFiles | None) -> Context | None:
@@ -225,6 +235,7 @@ class Doors:
             self.parts.directory if chosen.scram != "off" else None,
             scram_always=chosen.scram == "on",
             scram_in_clear=chosen.scram_without_tls,
+            oauth=chosen.oauth.issuer if self._tokens is not None else None,
         )
 
     def _sieve_url(self) -> str:

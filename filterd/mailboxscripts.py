@@ -198,9 +198,7 @@ class MailboxScripts:
                 mark.part.places.append(why or f"handed to the program {one.program}")
 
     # -- in the account's job -------------------------------------------------------------------------------------------
-    def _decide(
-        self, event: MailboxEvent, start: int, chosen: Chosen | None, store: AccountStore
-    ) -> _Block:
+    def _decide(self, event: MailboxEvent, start: int, chosen: Chosen | None, store: AccountStore) -> _Block:
         block = _Block(len(event.uids))
         if chosen is None and not ImapSieve.script_name(store, event.mailbox):
             return block

@@ -512,15 +512,15 @@ class Reception(SmtpService):
             if outcome.verdict.authres:
                 own.append(authres.field(settings.authserv_id, outcome.verdict.authres))
         if submitted:
-            line += self._completed(message, work.trace_id)
+            line += self._completed(message, work.trace_id, session.account)
         data = edits.apply(message.data, own, forged, message.header)
         known = message.crlf and not any(edit.raw for edit in own)  # a filter may have given lines of its own
         guard = edits.GUARD if data[:1] in (b" ", b"\t") else b""
         return Message(line + guard + data, crlf=known)
 
-    def _completed(self, message: Message, trace: str) -> bytes:
-        """RFC 6409 8.1, 8.3: a submission without Date or Message-ID gets them; many receivers refuse mail without."""
-        out = b""
+    def _completed(self, message: Message, trace: str, account: Account | None) -> bytes:
+        """RFC 6409 8: a submission without From, Date or Message-ID gets them; many receivers refuse mail without."""
+        out = f"From: <{account.id}>\r\n".encode() if account and message.first(b"from") is None else b""
         if message.first(b"date") is None:
             moment = datetime.fromtimestamp(self._clock.time(), UTC)
             out += f"Date: {date.render(moment)}\r\n".encode()

@@ -164,6 +164,7 @@ def smtp_door(options: Mapping[str, str]) -> Door:
         auth_required=profile is Profile.SUBMISSION,
         allow_plain_auth="plain" in options,
         prdr=profile is not Profile.LMTP,
+        requiretls=profile is not Profile.LMTP,
         hold_limit=int(options.get("hold", "0")),
         limits=limits,
         mechanisms=saslclient.offer(options),

@@ -1,7 +1,8 @@
 """The accounts' file: ``data_dir/accounts.db``, SQLite in WAL mode, shared by every process of the server and the CLI.
 
 Format (version 1): ``account(id, name, password, quota, enabled, created)``; ``id`` is the address in lower case,
-``password`` what ``filterd.accounts.password`` stores, ``quota`` octets or NULL for the configured one; ``PRAGMA user_version`` is the format.
+``password`` what ``filterd.accounts.password`` stores, ``quota`` octets or NULL for the configured one; ``PRAGMA user_version``
+is the format.
 Readers keep all rows in memory and ask ``PRAGMA data_version`` at most once in ``LOOK_EVERY`` seconds whether another
 process committed, so a look-up costs no disk and a new account is known within a second.
 Invariants: a connection is never used in a process that did not open it; writes are durable when they return

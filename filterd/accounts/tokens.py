@@ -16,11 +16,14 @@ import json
 from base64 import b64encode, urlsafe_b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlencode
 
 from filterd.accounts.errors import AccountsUnavailable
 from filterd.accounts.webfetch import FetchFailed, fetch
+from filterd.config.auth import OAuth
 from pipeline.adapters.crypto import KeyProblem, WebKey, web_p256, web_rsa
 from pipeline.ports import Clock
 
@@ -219,3 +222,16 @@ def _object(data: bytes) -> dict[str, object] | None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def judge_of(oauth: OAuth, clock: Clock) -> Judge | None:
+    """As configured; None when no tokens are taken."""
+    rules = Rules(oauth.issuer, oauth.audience, oauth.claim)
+    if oauth.introspection:
+        secret = next(iter(oauth.client_secret), "")
+        return Introspected(rules, oauth.introspection, oauth.client_id, secret, clock)
+    if not oauth.keys:
+        return None
+    where = oauth.keys
+    read = partial(fetch, where) if "://" in where else Path(where).read_bytes
+    return Signed(rules, KeySet(read, clock), clock)

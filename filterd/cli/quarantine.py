@@ -30,7 +30,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError
+from filterd.cli import FOUND, OK, TRY_AGAIN, CliError
 from filterd.cli.options import add_config, add_json, confirm, load_config, print_json
 from filterd.config.schema import Config
 from filterd.quarantine.base import ASKED, HELD, RELEASED, Held
@@ -61,8 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                 "account", nargs="?", default="", metavar="ADDRESS", help="only what is held for this account"
             )
         else:
-            count = {"show": None, "release": "*"}.get(name, "+")
-            one.add_argument("id", nargs=count, metavar="ID")
+            one.add_argument("id", nargs=None if name == "show" else "+", metavar="ID")
             one.add_argument("--account", default="", help="only what the owner of this account may touch")
         if name == "list":
             one.add_argument("--all", action="store_true", help="what came to its end, too")
@@ -76,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             )
             one.add_argument("--learn", action="store_true", help="it is ham: teach that, too")
             one.add_argument(
-                "--token", default="", metavar="TOKEN", help="what stands behind /q/ in the link of a digest"
+                "--token", action="store_true", help="ID is what stands behind /q/ in the link of a digest"
             )
         if name == "drop":
             one.add_argument("--yes", action="store_true", help="do not ask")
@@ -174,15 +173,8 @@ def _show(database: QuarantineDatabase, arguments: argparse.Namespace) -> int:
 
 
 def _release(database: QuarantineDatabase, arguments: argparse.Namespace, config: Config) -> int:
-    if bool(arguments.token) == bool(arguments.id):
-        raise CliError("name the copies to release, or give the --token of a link", USAGE)
     if arguments.token:
-        from filterd.assembly import links_of
-
-        opened = links_of(config).opens(arguments.token, time.time(), database.find)
-        if opened is None:
-            raise CliError("this token opens nothing: it is not complete, or too old", FOUND)
-        rows = [opened]
+        rows = _opened(database, arguments.id, config)
     else:
         rows = _find(database, arguments.id, arguments.account)
     for row in rows:
@@ -219,6 +211,18 @@ def _said(row: Held) -> str:
             return f"still held: {row.note}"
         case _:
             return f"too late: {row.state} {_when(row.ended)}"
+
+
+def _opened(database: QuarantineDatabase, tokens: Sequence[str], config: Config) -> list[Held]:
+    from filterd.assembly import links_of
+
+    links, out = links_of(config), []
+    for token in tokens:
+        row = links.opens(token, time.time(), database.find)
+        if row is None:
+            raise CliError("this token opens nothing: it is not complete, or too old", FOUND)
+        out.append(row)
+    return out
 
 
 def _learn(database: QuarantineDatabase, arguments: argparse.Namespace, config: Config) -> int:

@@ -52,6 +52,7 @@ def check(
 
     problems = [*_version(config), *_tls(config), *_pipeline(config), *_domains(config), *_listen(config)]
     problems += [
+        *_oauth(config),
         *_stages(config),
         *_srs(config),
         *_dkim(config),
@@ -89,6 +90,33 @@ def _tls(config: schema.Config) -> Iterator[Finding]:
         for door in IMPLICIT_TLS:
             if getattr(config.listen, door) and f"listen.{door}" in _written(config):
                 yield ("listen", door), "conflict", f"listen.{door}", 'needs TLS, and tls.mode = "off"'
+
+
+def _oauth(config: schema.Config) -> Iterator[Finding]:
+    oauth = config.auth.oauth
+    if not oauth.keys and not oauth.introspection:
+        return
+    from filterd.accounts.webfetch import usable  # only when needed: it takes its time
+
+    if oauth.keys and oauth.introspection:
+        text = "is set beside auth.oauth.introspection: one of the two judges tokens"
+        yield ("auth", "oauth", "keys"), "conflict", "auth.oauth.keys", text
+    for name in ("issuer", "audience") if oauth.keys else ("client_id", "client_secret"):
+        if not getattr(oauth, name):
+            text = (
+                "without it tokens made for others would count"
+                if oauth.keys
+                else "the issuer asks who we are"
+            )
+            yield ("auth", "oauth", name), "missing key", f"auth.oauth.{name}", text
+    if oauth.introspection and not usable(oauth.introspection):
+        about = f'auth.oauth.introspection = "{oauth.introspection}"'
+        yield ("auth", "oauth", "introspection"), "bad value", about, "must be an https:// address"
+    if "://" in oauth.keys and not usable(oauth.keys):
+        text = "must be a file or an https:// address"
+        yield ("auth", "oauth", "keys"), "bad value", f'auth.oauth.keys = "{oauth.keys}"', text
+    elif oauth.keys and "://" not in oauth.keys:
+        yield from _readable(("auth", "oauth", "keys"), oauth.keys)
 
 
 def _pipeline(config: schema.Config) -> Iterator[Finding]:

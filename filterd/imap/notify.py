@@ -6,8 +6,8 @@ Before the first NOTIFY a session hears of its selected mailbox as ever. Afterwa
 SELECTED-DELAYED group names (``Selected``), of the others what their first matching group names (``Group``).
 
 A change notice says only "look at that mailbox" ("" is the account: names, subscriptions, metadata). ``news`` then compares what
-the store has with what the client was told: notices may be late, doubled, or gathered while the session was busy, and nothing is told
-twice or missed. So nothing can overflow but the number of mailboxes, which ``limits.notify_mailboxes`` bounds.
+the store has with what the client was told: notices may be late, doubled, or gathered while the session was busy, and nothing is
+told twice or missed. So nothing can overflow but the number of mailboxes, which ``limits.notify_mailboxes`` bounds.
 """
 
 from __future__ import annotations

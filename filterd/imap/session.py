@@ -9,7 +9,8 @@ Specification: RFC 9051 (IMAP4rev2) and RFC 3501 (IMAP4rev1) sections 3, 5 and 7
 Events: ``Work`` (run ``step(store)`` in the pool and send what it returns, again until ``done``, then ``work_done``),
 ``Authenticate`` (answer with ``authenticated``), ``StartTls``, ``StartCompress``, ``Idle``/``IdleEnd`` (watch the mailbox;
 ``wake`` when it may have changed), ``Watch`` (call
-``mailbox_changed`` when one of these may have changed, NOTIFY), ``Filter`` (answer with ``filtered``), ``Close``. It is a core for ``filterd.net.connection``.
+``mailbox_changed`` when one of these may have changed, NOTIFY), ``Filter`` (answer with ``filtered``), ``Close``. It is a core for
+``filterd.net.connection``.
 Commands run one after another: while an event is unanswered no further command is looked at.
 
 What is enabled only grows; a new login after UNAUTHENTICATE begins anew. Where the shell calls ``step`` in another thread

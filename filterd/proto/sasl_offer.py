@@ -14,6 +14,7 @@ from filterd.proto.sasl import MECHANISMS, Channel, Exchange, Login, Plain, Wire
 from filterd.proto.sasl_external import NAME as EXTERNAL
 from filterd.proto.sasl_external import External
 from filterd.proto.sasl_keys import NAME as SCRAM
+from filterd.proto.sasl_oauth import BEARER, XOAUTH2, OAuth
 from filterd.proto.sasl_scram import NONCE_OCTETS, PLUS, KeySource, Nonce, Scram
 
 
@@ -25,11 +26,13 @@ def chance() -> bytes:
 @dataclass(frozen=True, slots=True)
 class Mechanisms:
     """Implements ``sasl.Offer``. ``keys``: SCRAM's, None = not offered; ``scram_always``: also when there are accounts without;
-    ``scram_in_clear``: also without TLS. EXTERNAL is offered to whom TLS knows by a certificate."""
+    ``scram_in_clear``: also without TLS. EXTERNAL is offered to whom TLS knows by a certificate; ``oauth``:
+    the tokens' issuer as clients are told it, None = no tokens are taken."""
 
     keys: KeySource | None = None
     scram_always: bool = False
     scram_in_clear: bool = False
+    oauth: str | None = None
     nonce: Nonce = chance
 
     def names(self, channel: Channel, safe: bool) -> tuple[str, ...]:
@@ -39,6 +42,8 @@ class Mechanisms:
             names.append(SCRAM)
             if channel.bindings:
                 names.append(PLUS)
+        if safe and self.oauth is not None:
+            names += [BEARER, XOAUTH2]
         if channel.names:
             names.append(EXTERNAL)
         return tuple(names)
@@ -50,6 +55,8 @@ class Mechanisms:
             return WireFault.NEEDS_TLS if name in self.names(channel, True) else WireFault.UNKNOWN_MECHANISM
         if name in (SCRAM, PLUS) and self.keys is not None:
             return Scram(self.keys, channel, self.nonce, bound=name == PLUS, plus_offered=PLUS in offered)
+        if name in (BEARER, XOAUTH2):
+            return OAuth(name, self.oauth or "")
         if name == EXTERNAL:
             return External(channel)
         return Plain() if name == "PLAIN" else Login()

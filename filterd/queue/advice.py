@@ -51,6 +51,16 @@ TEXTS: tuple[tuple[str, str], ...] = (
         'The relay wants a log-in: queue.relay = "smtp://USER:PASSWORD@HOST:587".',
     ),
     (
+        r"requiretls|5\.7\.30",
+        "Its sender asks for proven TLS on the whole way (REQUIRETLS), which the next host does not have. The sender may send "
+        "it without.",
+    ),
+    (
+        r"\bdane|tlsa|mta-sts|4\.7\.5",
+        "TLS with that host is not as its domain or queue.tls demands; it may be an attack or a mistake of theirs. `filterd probe "
+        "smtp DOMAIN` shows it; queue.tls_policy can ask for less.",
+    ),
+    (
         r"certificate|starttls|\btls\b",
         "TLS with that host failed. `openssl s_client -starttls smtp -connect HOST:25` shows its side.",
     ),

@@ -19,7 +19,8 @@ class Outgoing:
     """One recipient of one message that leaves. ``key`` is the delivery key: an unacknowledged one younger than a day that
     comes again is not queued a second time. ``data`` is the final text (CRLF). ``kind``: redirect, submission, vacation,
     notify, dsn, report, relay. ``hold_until``: not to leave before (seconds since the epoch); ``held``: why it waits for the
-    operator to release it. ``params``: NOTIFY ORCPT RET ENVID BODY SMTPUTF8 REQUIRETLS as they are to be relayed, by upper-case name."""
+    operator to release it. ``params``: NOTIFY ORCPT RET ENVID BODY SMTPUTF8 REQUIRETLS as they are to be relayed, by upper-case
+    name."""
 
     key: bytes
     reverse_path: str

@@ -2,8 +2,8 @@
 
 The shell (``link.py``) sends what a generator yields and gives back the replies; each step says how long to wait for them.
 Specification: RFC 5321, RFC 2920 (PIPELINING), RFC 1870 (SIZE), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), RFC 3461 (DSN),
-RFC 3207 (STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed), RFC 8689 (REQUIRETLS), Postfix's
-XFORWARD_README. Complete: yes, except CHUNKING (DATA carries everything we send: there is never BINARYMIME).
+RFC 3207 (STARTTLS), RFC 4954 (AUTH PLAIN and LOGIN), RFC 2033 (LMTP), RFC 2852 (DELIVERBY, relayed), RFC 8689 (REQUIRETLS),
+Postfix's XFORWARD_README. Complete: yes, except CHUNKING (DATA carries everything we send: there is never BINARYMIME).
 
 Theory of operation. ``open`` leads from the greeting to a session that takes mail. ``send`` is one transaction: with
 PIPELINING MAIL, every RCPT and DATA go out in one write; ``Mail.results`` gets the *final* reply of each recipient as soon

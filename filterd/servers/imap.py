@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from filterd.accounts.errors import AccountsUnavailable
 from filterd.imap.config import ImapServerConfig
 from filterd.imap.ext.filter import told as filtered
 from filterd.imap.filtering import Filter
@@ -95,10 +96,15 @@ class ImapConnection(Connection[Session]):
                     await self.door.config.events.told(event.call.events)
             case Authenticate(login, password, evidence):
                 logins, client = self.door.login, self.client
-                if evidence is None:
-                    account = await logins.authenticate(login, password, client, "imap")
-                else:
-                    account = await logins.judge(evidence, client, "imap")
+                try:
+                    if evidence is None:
+                        account = await logins.authenticate(login, password, client, "imap")
+                    else:
+                        account = await logins.judge(evidence, client, "imap")
+                except AccountsUnavailable as error:
+                    log.warning("a log-in could not be judged: %s", error)
+                    self.core.unavailable()
+                    return
                 if not self.core.judged(account):
                     self.core.authenticated(account)
             case Idle(mailbox):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import datetime
 import imaplib
+import json
 import poplib
 import shutil
 import smtplib
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from tests.e2e.server import DOMAIN, INSECURE, PASSWORD, Server
 from tests.saslclient import ScramClient
 from tests.tlslab import Cert
+from tests.tokenlab import Issuer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.peer]
 
@@ -179,3 +183,101 @@ def test_a_client_certificate_logs_in(tmp_path: Path) -> None:
         without_right.load_cert_chain(bad)
         with pytest.raises((OSError, imaplib.IMAP4.error)):
             imaplib.IMAP4_SSL("127.0.0.1", port, ssl_context=without_right, timeout=60).noop()
+
+
+def claims(person: str = "ann", **more: object) -> dict[str, object]:
+    who = f"{person}@{DOMAIN}"
+    return {"iss": "https://login.example", "aud": "mail", "exp": time.time() + 600, "email": who, **more}
+
+
+def test_access_tokens(tmp_path: Path) -> None:
+    """imaplib with XOAUTH2, curl with OAUTHBEARER, smtplib by hand; refusals are told as JSON first."""
+    issuer = Issuer()
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(issuer.jwks())
+    extra = f'[auth.oauth]\nissuer = "https://login.example"\naudience = "mail"\nkeys = "{keys}"\n'
+    with Server(people=("ann", "bob"), server="workers = 1", extra=extra) as running:
+        port = running.ports["imaps"]
+
+        def xoauth2(login: str, token: str) -> bytes:
+            return f"user={login}\x01auth=Bearer {token}\x01\x01".encode()
+
+        imap = imaplib.IMAP4_SSL("127.0.0.1", port, ssl_context=INSECURE, timeout=60)
+        assert {"AUTH=OAUTHBEARER", "AUTH=XOAUTH2"} <= set(imap.capabilities)
+        told: list[bytes] = []
+        steps = iter((xoauth2(LOGIN, issuer.token(claims("bob"))), b""))
+
+        def answer(challenge: bytes) -> bytes:
+            told.append(challenge)
+            return next(steps)
+
+        with pytest.raises(imaplib.IMAP4.error):
+            imap.authenticate("XOAUTH2", answer)
+        assert json.loads(told[1])["status"] == "401"
+        good = issuer.token(claims(), "ES256")
+        assert imap.authenticate("XOAUTH2", lambda _: xoauth2(LOGIN, good))[0] == "OK"
+        assert imap.select()[0] == "OK"
+        imap.logout()
+        smtp = smtplib.SMTP_SSL("127.0.0.1", running.ports["submissions"], "client.example", context=INSECURE)
+        smtp.ehlo("client.example")
+        late = issuer.token(claims(exp=time.time() - 600))
+        code, text = smtp.docmd("AUTH", f"OAUTHBEARER {encoded(bearer(late))}")
+        assert code == 334 and json.loads(base64.b64decode(text))["status"] == "invalid_token"
+        assert smtp.docmd("AQ==")[0] == 535
+        assert smtp.docmd("AUTH", f"OAUTHBEARER {encoded(bearer(good))}")[0] == 235
+        smtp.quit()
+        curl = shutil.which("curl")
+        if curl is not None:
+            words = ["--insecure", "--silent", "--show-error", "--oauth2-bearer", good, "--user", LOGIN]
+            done = subprocess.run(
+                [curl, *words, "--request", "STATUS INBOX (UIDNEXT)", f"imaps://127.0.0.1:{port}/"],
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0 and b"UIDNEXT" in done.stdout, done.stderr
+
+
+def bearer(token: str) -> bytes:
+    return f"n,a={LOGIN},\x01host=x\x01port=1\x01auth=Bearer {token}\x01\x01".encode()
+
+
+class Introspection(BaseHTTPRequestHandler):
+    """RFC 7662 for two tokens."""
+
+    def do_POST(self) -> None:
+        form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        known = self.headers["Authorization"] == "Basic " + encoded(b"mail:secret")
+        if "token=broken" in form:
+            self.send_error(500)
+            return
+        active = known and "token=good" in form
+        body = json.dumps({"active": True, "username": LOGIN} if active else {"active": False}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+def test_introspection() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Introspection) as asked:
+        threading.Thread(target=asked.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{asked.server_address[1]}/introspect"
+        extra = f'[auth.oauth]\nintrospection = "{url}"\nclient_id = "mail"\nclient_secret = ["secret"]\nclaim = "username"\n'
+        try:
+            with Server(people=("ann",), server="workers = 1", extra=extra) as running:
+                smtp = smtplib.SMTP_SSL(
+                    "127.0.0.1", running.ports["submissions"], "client.example", context=INSECURE
+                )
+                smtp.ehlo("client.example")
+                assert smtp.docmd("AUTH", f"OAUTHBEARER {encoded(bearer('bad'))}")[0] == 334
+                assert smtp.docmd("AQ==")[0] == 535
+                assert smtp.docmd("AUTH", f"OAUTHBEARER {encoded(bearer('broken'))}")[0] == 454, (
+                    "no answer is no no"
+                )
+                assert smtp.docmd("AUTH", f"OAUTHBEARER {encoded(bearer('good'))}")[0] == 235
+                smtp.quit()
+        finally:
+            asked.shutdown()

@@ -46,6 +46,7 @@ class Lab:
     ca: str = ""
     clock: HandClock = field(default_factory=lambda: HandClock(NOW))
     told: list[Session] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
 
     def fetch(self, domain: str, addresses: Sequence[str]) -> str:
         return self.policy
@@ -73,10 +74,11 @@ class Lab:
         dialer = Dialer("us.example", ca_file=self.ca, clock=self.clock, heard=self.told.append)
         link = await dialer.first(guarded)
         if isinstance(link, Link):
-            mail = Mail("ann@us.example", ["bob@x.example"], TEXT, [{}])
+            mail = Mail("ann@us.example", ["bob@x.example"], TEXT, [self.params])
             await link.attempt(mail)
-            assert mail.results["bob@x.example"].good
             await link.close()
+            if not mail.results["bob@x.example"].good:
+                return mail.results["bob@x.example"]
         return link
 
     def tlsa(self, host: MailHost, *records: str, name: str = "mx.x.example") -> None:
@@ -284,3 +286,36 @@ def test_the_operator_may_want_less(lab: Lab, tmp_path: Path) -> None:
 
     assert isinstance(asyncio.run(go()), Link)
     assert [secure for secure, _, _ in host.taken] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "record", "code"),
+    [
+        (("REQUIRETLS",), GOOD.tlsa(3, 1, 1), 250),
+        ((), GOOD.tlsa(3, 1, 1), 550),
+        (("REQUIRETLS",), "", 550),  # TLS with a stranger
+        (("REQUIRETLS",), GOOD.tlsa(1, 1, 1), 550),  # a record that proves nothing
+        (("REQUIRETLS",), OWN.tlsa(3, 0, 1), 451),  # another one's certificate: the mail waits
+    ],
+    ids=[
+        "good",
+        "unknown there",
+        "no record",
+        "unusable record",
+        "another certificate",
+    ],  # the records are new each time
+)
+def test_requiretls(lab: Lab, tmp_path: Path, keywords: tuple[str, ...], record: str, code: int) -> None:
+    host = MailHost(GOOD.context(tmp_path, ROOT), keywords=keywords)
+    lab.params = {"REQUIRETLS": ""}
+
+    async def go() -> Link | RemoteReply:
+        async with running(host):
+            lab.tlsa(host, *([record] if record else []))
+            return await lab.send(host)
+
+    found = asyncio.run(go())
+    assert (found.code if isinstance(found, RemoteReply) else 250) == code, found
+    assert [line for _, line, _ in host.taken] == ["MAIL FROM:<ANN@US.EXAMPLE> REQUIRETLS"] * (code == 250)
+    if code == 550:
+        assert isinstance(found, RemoteReply) and found.enhanced == "5.7.30"

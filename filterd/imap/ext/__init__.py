@@ -7,6 +7,7 @@ from filterd.imap.ext.base import Extension
 from filterd.imap.ext.compress import COMPRESS
 from filterd.imap.ext.context import CONTEXT
 from filterd.imap.ext.enable import ENABLE
+from filterd.imap.ext.filter import FILTER
 from filterd.imap.ext.id import ID
 from filterd.imap.ext.idle import IDLE
 from filterd.imap.ext.metadata import METADATA
@@ -57,6 +58,7 @@ EXTENSIONS: tuple[Extension, ...] = (
     simple.UIDONLY,
     simple.INPROGRESS,
     simple.IMAPSIEVE,
+    FILTER,
     QUOTA,
     METADATA,
     simple.LIST_METADATA,

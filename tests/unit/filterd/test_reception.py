@@ -246,6 +246,23 @@ def test_without_a_login_nothing_is_submitted() -> None:
     assert codes(send(House(), "x@away.example", profile=Profile.SUBMISSION)) == [530]
 
 
+def test_a_submission_is_completed() -> None:
+    house = House()
+    send(
+        house,
+        "x@away.example",
+        sender=ANN,
+        data=b"Subject: x\r\n\r\nhi\r\n",
+        profile=Profile.SUBMISSION,
+        login=ANN,
+    )
+    (out,) = house.spool.outgoing
+    header = out.data.partition(b"\r\n\r\n")[0]
+    for field in (f"From: <{ANN}>".encode(), b"Date: ", b"Message-ID: <"):
+        assert header.count(b"\r\n" + field) == 1
+    assert out.data.endswith(b"Subject: x\r\n\r\nhi\r\n")
+
+
 def test_quarantine_of_a_stage_runs_no_script() -> None:
     verdict = Verdict("spamassassin", Disposition.QUARANTINE, "spam", "9.0 of 5")
     house = House(verdict)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from filterd.__main__ import main
+from filterd.__main__ import mail_command, main
 from filterd.cli import COMMANDS
 
 
@@ -87,3 +87,12 @@ def test_the_start_is_fast() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     count, heavy = done.stdout.rsplit("\n", 2)[1].split()
     assert int(count) < 120 and heavy == "False"
+
+
+def test_half_an_installation_never_bounces_mail(capsys, tmp_path, monkeypatch) -> None:
+    """A module that cannot be imported: 75, as an exit code of 1 makes the mail server in front of us bounce."""
+    (tmp_path / "broken_upgrade.py").write_text("from filterd.cli import nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert mail_command("broken_upgrade", ["-d", "ann"]) == 75
+    assert "try again later" in capsys.readouterr().err
+    assert mail_command("filterd.cli.deliver", ["--nonsense"]) == 64

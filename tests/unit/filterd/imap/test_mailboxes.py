@@ -150,3 +150,22 @@ def test_rev2(connect: Connect, fill: Callable[..., None]) -> None:
     )
     assert client.ok("SEARCH ALL") == ['* ESEARCH (TAG "t4") ALL 1:2']
     assert any("[CLOSED]" in line for line in client.ok("SELECT INBOX"))
+
+
+def test_list_with_annotations(connect: Callable[..., Client], account: MemoryAccount) -> None:
+    """RFC 9590: values of the asked entries, NIL for those that are not there; nothing for a name without a mailbox."""
+    account.create("Work")
+    account.subscribe("Gone", True)
+    client = connect("")
+    client.ok('SETMETADATA Work (/shared/comment "ours" /private/vendor/x/colour "red")')
+    lines = client.ok('LIST (SUBSCRIBED) "" * RETURN (METADATA ("/shared/comment"))')
+    assert not [line for line in lines if line.startswith("* METADATA")]
+    lines = client.ok(
+        'LIST "" (INBOX Work) RETURN (SUBSCRIBED METADATA (/shared/comment /private/vendor/x/colour))'
+    )
+    assert [line for line in lines if line.startswith("* METADATA")] == [
+        '* METADATA "INBOX" (/shared/comment NIL /private/vendor/x/colour NIL)',
+        '* METADATA "Work" (/shared/comment "ours" /private/vendor/x/colour "red")',
+    ]
+    assert client('LIST "" * RETURN (METADATA)')[-1].startswith("BAD")
+    assert client('LIST "" * RETURN (METADATA (comment))')[-1].startswith("BAD")

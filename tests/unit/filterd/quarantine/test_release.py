@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from filterd.accounts.directory import Account
 from filterd.quarantine.base import Held
+from filterd.quarantine.database import QuarantineDatabase
 from filterd.quarantine.keeper import Quarantine
 from filterd.quarantine.release import Releaser
 from pipeline.envelope import Profile
@@ -323,3 +327,54 @@ def test_the_loop_resumes_what_a_predecessor_had_claimed_and_outlives_a_bug(made
 
     asyncio.run(story())
     assert [one_row.state for one_row in one.rows()] == ["released"]
+
+
+def test_what_a_forwarding_brought_back_is_its_postmasters(made) -> None:
+    one = made()
+    looping = f"Delivered-To: away@{DOMAIN}\r\n".encode() + MAIL
+    assert [reply.code for reply in one.send(f"away@{DOMAIN}", ANN, data=looping)] == [250]
+    (row,) = one.rows()
+    assert (row.account, row.address, row.stage) == (BOB, f"away@{DOMAIN}", "loop")
+    one.house.script("bob", "discard;")
+    one.ask(row.id)
+    one.look()
+    (text,) = one.house.box("bob")
+    assert f"X-Original-To: away@{DOMAIN}".encode() in text and one.rows()[0].state == "released"
+
+
+def test_several_processes_hold_and_ask_at_once(tmp_path: Path) -> None:
+    """The file is made by whoever comes first; nothing that was answered is missing, one of all who ask gets it."""
+    script = f"""
+import sys
+from pathlib import Path
+from filterd.quarantine.base import Facts, Hold
+from filterd.quarantine.database import QuarantineDatabase
+from pipeline.envelope import Client, Profile
+me = sys.argv[1]
+database = QuarantineDatabase(Path({str(tmp_path / "held.db")!r}))
+facts = Facts("a@b.example", "{ANN}", Client(), Profile.MX)
+for number in range(40):
+    database.put(Hold(f"{{me}}.{{number}}", "{ANN}", "clamav", "", b"same", f"{{me}}{{number}}".encode(), facts), 1e9, 1e9)
+    database.put(Hold(f"{{me}}-twice.{{number}}", "{ANN}", "clamav", "", b"same", b"%d" % number, facts), 1e9, 1e9)
+print(sum(database.ask(row.id, 1e9) for row in database.rows()))
+"""
+    root = str(Path(__file__).resolve().parents[4])
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, f"PROC{at}"],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+        for at in range(3)
+    ]
+    asked = [int(child.communicate(timeout=120)[0]) for child in children]
+    database = QuarantineDatabase(tmp_path / "held.db")
+    rows = database.rows()
+    own = [row for row in rows if "twice" not in row.id]
+    assert (
+        len(own) == 120
+        and len(rows) == 160
+        and database._db.execute("select count(*) from body").fetchone() == (1,)
+    )
+    assert sum(asked) == sum(row.state == "asked" for row in rows)
+    database.close()

@@ -478,3 +478,31 @@ def test_core_against_core(profile: Profile, octets: int) -> None:
         ("", ["d@x.example"], TEXT),
     ]
     other.drive(talk.quit(), octets)
+
+
+# -- REQUIRETLS (RFC 8689) ---------------------------------------------------------------------------------------
+def test_requiretls_goes_on_to_a_proven_host_that_knows_it() -> None:
+    talk = ready("REQUIRETLS")
+    talk.secure = talk.proven = True
+    letter = mail("b@x.example", REQUIRETLS="")
+    said = play(talk.send(letter), "250 ok", "250 ok", "354 go", "250 ok")
+    assert said[0] == b"MAIL FROM:<a@us.example> REQUIRETLS\r\n" and letter.results["b@x.example"].good
+
+
+@pytest.mark.parametrize(
+    ("features", "proven", "why"), [(("REQUIRETLS",), False, "who"), (("SIZE",), True, "know it")]
+)
+def test_requiretls_goes_back_rather_than_on(features: tuple[str, ...], proven: bool, why: str) -> None:
+    talk = ready(*features)
+    talk.secure, talk.proven = True, proven
+    letter = mail("b@x.example", REQUIRETLS="")
+    assert play(talk.send(letter)) == []
+    answer = letter.results["b@x.example"]
+    assert (answer.code, answer.enhanced) == (550, "5.7.30") and why in answer.text
+
+
+def test_a_notification_about_such_mail_goes_all_the_same() -> None:
+    talk = ready("SIZE")
+    letter = mail("a@us.example", sender="", REQUIRETLS="")
+    said = play(talk.send(letter), "250 ok", "250 ok", "354 go", "250 ok")
+    assert b"REQUIRETLS" not in said[0] and letter.results["a@us.example"].good

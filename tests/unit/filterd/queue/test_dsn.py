@@ -147,3 +147,9 @@ def test_notify() -> None:
         True,
         True,
     ]
+
+
+def test_mail_that_requires_tls_comes_back_as_its_header() -> None:
+    """RFC 8689 5: as if RET=HDRS, whatever was asked for."""
+    data = make(params={"RET": "FULL", "REQUIRETLS": ""})
+    assert b"text/rfc822-headers" in data and b"message/rfc822\r\n" not in data

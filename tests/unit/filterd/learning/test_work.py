@@ -1,0 +1,126 @@
+"""From the journal to the engines: every lesson once, whatever fails and whenever it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from filterd.learning.classifier import BayesClassifier
+from filterd.learning.journal import Journal, journal_path
+from filterd.learning.learner import Learner
+from filterd.learning.lesson import Lesson, Outcome
+from filterd.learning.work import Work
+from pipeline.ports import Clock
+
+
+class Now(Clock):
+    at = 1_000_000.0
+
+    def time(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+class Daemon:
+    """An engine that is down as long as ``down`` says so."""
+
+    name = "spamd"
+    max_size = 1 << 20
+
+    def __init__(self) -> None:
+        self.down = True
+        self.heard: list[tuple[str, str, str]] = []
+
+    async def teach(self, account: str, lessons: Sequence[Lesson]) -> list[Outcome]:
+        if self.down:
+            return [Outcome("failed", "down")] * len(lessons)
+        self.heard += [(account, lesson.kind, lesson.before) for lesson in lessons]
+        return [Outcome("changed" if lesson.before else "learned") for lesson in lessons]
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def mail(n: int, words: str) -> bytes:
+    return f"Message-ID: <{n}@x>\r\nFrom: a@x.example\r\nSubject: {words}\r\n\r\n{words} {n}\r\n".encode()
+
+
+def classifier(folder: Path, clock: Clock) -> BayesClassifier:
+    return BayesClassifier(folder / "bayes", b"secret", clock, least=3)
+
+
+def test_a_daemon_that_is_down_does_not_keep_the_other_waiting(tmp_path: Path) -> None:
+    clock, daemon = Now(), Daemon()
+    learner = Learner(tmp_path, ("spamd", "builtin"), clock)
+    for n in range(4):
+        assert learner.learn("ann@x.example", "spam", mail(n, "cheap pills online winner")).startswith(
+            "learned"
+        )
+        learner.learn("ann@x.example", "ham", mail(n + 10, "garden plans for our meeting"))
+    learner.close()
+
+    async def main() -> None:
+        builtin = classifier(tmp_path, clock)
+        work = Work(tmp_path, [daemon, builtin], clock)
+        while await work.step():
+            pass
+        asked = [mail(99, "cheap pills winner"), mail(98, "our garden meeting")]
+        spam, ham = [(await builtin.ask(["ann@x.example"], one))[0].probability for one in asked]
+        assert spam is not None and ham is not None and spam > 0.9 and ham < 0.1
+        (stranger,) = await builtin.ask(["bob@x.example"], asked[0])
+        assert stranger.probability is None
+        assert builtin.knows("ann@x.example") and not builtin.knows("bob@x.example")
+        assert daemon.heard == []
+        daemon.down, clock.at = False, clock.at + 60
+        while await work.step():
+            pass
+        await work.close()
+
+    asyncio.run(main())
+    assert len(daemon.heard) == 8 and {kind for _, kind, _ in daemon.heard} == {"spam", "ham"}
+    journal = Journal(journal_path(tmp_path))
+    assert journal.left() == 0
+    assert journal.known()["ann@x.example", "builtin"] == {"spam": 4, "ham": 4}
+    journal.close()
+
+
+def test_a_crash_between_teaching_and_writing_it_down_teaches_once(tmp_path: Path) -> None:
+    clock = Now()
+    learner = Learner(tmp_path, ("builtin",), clock)
+    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
+    learner.close()
+
+    async def main() -> list[Outcome]:
+        builtin = classifier(tmp_path, clock)
+        journal = Journal(journal_path(tmp_path))
+        (job,) = journal.due(clock.time(), 10)
+        await builtin.teach(job.account, [job.lesson])  # and killed here
+        journal.close()
+        work = Work(tmp_path, [builtin], clock)
+        await work.step()
+        again = await classifier(tmp_path, clock).teach(job.account, [job.lesson])
+        await work.close()
+        return again
+
+    assert asyncio.run(main()) == [Outcome("again")]
+
+
+def test_what_others_teach_counts_only_where_it_is_shared(tmp_path: Path) -> None:
+    clock = Now()
+
+    async def main(shared: bool) -> float | None:
+        root = tmp_path / str(shared)
+        one = BayesClassifier(root, b"secret", clock, least=2, shared=shared)
+        for n in range(3):
+            lessons = [Lesson(b"s%d" % n, mail(n, "cheap pills winner"), "spam"),
+                       Lesson(b"h%d" % n, mail(n, "garden meeting plans"), "ham")]  # fmt: skip
+            await one.teach("ann@x.example", lessons)
+        (opinion,) = await one.ask(["bob@x.example"], mail(9, "cheap pills"))
+        await one.close()
+        return opinion.probability
+
+    assert asyncio.run(main(shared=False)) is None
+    assert (asyncio.run(main(shared=True)) or 0) > 0.9
