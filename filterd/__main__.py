@@ -41,7 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     if command.name in ("deliver", "sendmail"):  # their flags are their own, and their exit codes sysexits'
         return mail_command(command.module, [*before, *arguments[1:]])
-    return run(command, arguments[1:], before)
+    rest = arguments[1:]
+    if len(rest) > 2 and rest[0] in (
+        "-c",
+        "--config",
+    ):  # or between the command and its action: filterd queue -c F list
+        before, rest = rest[:2], rest[2:]
+    return run(command, rest, before)
 
 
 def deliver() -> int:

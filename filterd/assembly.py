@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import sqlite3
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,11 +90,12 @@ def releaser(
     root = Path(config.server.data_dir)
 
     def known(name: str) -> MessageTrace | None:
-        reader = TraceReader(root / TRACES)
         try:
-            return reader.get(name)
-        finally:
-            reader.close()
+            with closing(TraceReader(root / TRACES)) as reader:
+                return reader.get(name)
+        except sqlite3.Error as error:  # the message is delivered; its story has the release as an event
+            log.warning("trace %s cannot be read: %s", name, error)
+            return None
 
     secret = keys.secret(root, "delivery")
     learner = learner_of(config, clock)

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from filterd.accounts import apppasswords
 from filterd.accounts.aliases import Aliases
 from filterd.accounts.aliasfile import Entry
 from filterd.accounts.database import AccountDatabase, Record
@@ -287,6 +288,8 @@ class BuiltinDirectory:
     def authenticate(self, login: str, password: str) -> Account | None:
         """Raises AccountsUnavailable when the database was never read."""
         record = self._all().get(fold(login))
+        if record is not None and record.enabled and record.apps and apppasswords.fits(record.apps, password):
+            return self._as_account(record)
         good = self._passwords.verify(record.password if record and record.password else None, password)
         if not (good and record and record.enabled):
             return None

@@ -3,6 +3,7 @@
 Format (version 1): ``account(id, name, password, quota, enabled, created)``; ``id`` is the address in lower case,
 ``password`` what ``filterd.accounts.password`` stores, ``quota`` octets or NULL for the configured one; ``PRAGMA user_version``
 is the format.
+``app_password(account, name, digest, created)`` holds what ``filterd.accounts.apppasswords`` makes; it is made when it is absent.
 Readers keep all rows in memory and ask ``PRAGMA data_version`` at most once in ``LOOK_EVERY`` seconds whether another
 process committed, so a look-up costs no disk and a new account is known within a second.
 Invariants: a connection is never used in a process that did not open it; writes are durable when they return
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from filterd.accounts.apppasswords import MOST, AppPassword
 from filterd.accounts.errors import AccountExists, AccountsUnavailable, NoSuchAccount
 from filterd.wal import enter_wal
 from pipeline.ports import Clock
@@ -37,11 +39,21 @@ CREATE TABLE IF NOT EXISTS account (
   created REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
+_APP_SCHEMA = """
+CREATE TABLE IF NOT EXISTS app_password (
+  account TEXT NOT NULL,
+  name TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  created REAL NOT NULL DEFAULT 0,
+  PRIMARY KEY (account, name)
+) WITHOUT ROWID
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row. ``quota`` None = the configured one; ``created`` seconds since the epoch."""
+    """One row. ``quota`` None = the configured one; ``created`` seconds since the epoch; ``apps`` are read with it, and changed
+    by ``add_app`` and ``remove_app`` only."""
 
     id: str
     name: str = ""
@@ -49,6 +61,7 @@ class Record:
     quota: int | None = None
     enabled: bool = True
     created: float = 0.0
+    apps: tuple[AppPassword, ...] = ()
 
 
 class AccountDatabase:
@@ -110,6 +123,27 @@ class AccountDatabase:
         with self._lock, self._guarded(), self._writing() as connection:
             if connection.execute("DELETE FROM account WHERE id = ?", (account_id,)).rowcount == 0:
                 raise NoSuchAccount(f"there is no account {account_id}")
+            connection.execute("DELETE FROM app_password WHERE account = ?", (account_id,))
+
+    def add_app(self, account_id: str, app: AppPassword) -> None:
+        """Durable. Raises AccountExists for a name that is taken or one too many, AccountsUnavailable."""
+        row = (account_id, app.name, app.digest, app.created)
+        with self._lock, self._guarded():
+            try:
+                with self._writing() as connection:
+                    query = "SELECT count(*) FROM app_password WHERE account = ?"
+                    if connection.execute(query, (account_id,)).fetchone()[0] >= MOST:
+                        raise AccountExists(f"{account_id} has {MOST} app passwords; remove one first")
+                    connection.execute("INSERT INTO app_password VALUES (?, ?, ?, ?)", row)
+            except sqlite3.IntegrityError:
+                raise AccountExists(f'{account_id} has an app password "{app.name}" already') from None
+
+    def remove_app(self, account_id: str, name: str) -> None:
+        """Durable. Raises NoSuchAccount, AccountsUnavailable."""
+        with self._lock, self._guarded(), self._writing() as connection:
+            statement = "DELETE FROM app_password WHERE account = ? AND name = ?"
+            if connection.execute(statement, (account_id, name)).rowcount == 0:
+                raise NoSuchAccount(f'{account_id} has no app password "{name}"')
 
     def close(self) -> None:
         with self._lock:
@@ -149,7 +183,14 @@ class AccountDatabase:
         rows = connection.execute(
             "SELECT id, name, password, quota, enabled, created FROM account ORDER BY created, id"
         ).fetchall()
-        self._records = {row[0]: Record(row[0], row[1], row[2], row[3], bool(row[4]), row[5]) for row in rows}
+        apps: dict[str, list[AppPassword]] = {}
+        query = "SELECT account, name, digest, created FROM app_password ORDER BY created, name"
+        for account, *app in connection.execute(query):
+            apps.setdefault(account, []).append(AppPassword(*app))
+        self._records = {
+            row[0]: Record(row[0], row[1], row[2], row[3], bool(row[4]), row[5], tuple(apps.get(row[0], ())))
+            for row in rows
+        }
         self._loaded = True
 
     def _open(self) -> sqlite3.Connection:
@@ -174,6 +215,7 @@ class AccountDatabase:
             if found < FORMAT:
                 connection.execute(_SCHEMA)
                 connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute(_APP_SCHEMA)
         except BaseException:
             connection.close()
             raise

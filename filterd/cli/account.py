@@ -5,6 +5,7 @@ Examples:
   echo secret | filterd account add ann@example.org --password-stdin
   filterd account show ann@example.org --json
   filterd account passwd ann@example.org
+  filterd account app-password add ann@example.org telephone      a password for one program
 
 See also: filterd sieve --help, filterd help configuration
 """
@@ -26,7 +27,7 @@ from filterd.accounts.names import account_id, fold, split
 from filterd.accounts.password import Passwords, generate
 from filterd.accounts.places import account_folder, database_path, scripts_of
 from filterd.accounts.provision import provision
-from filterd.cli import FOUND, OK, CliError
+from filterd.cli import FOUND, OK, CliError, apppasswords
 from filterd.cli.options import add_config, add_json, confirm, load_config, print_json, read_password
 from filterd.cli.ownership import down_to, hand_over
 from filterd.cli.storage import open_store
@@ -64,6 +65,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("address", metavar="ADDRESS")
     remove.add_argument("--purge", action="store_true", help="delete its mail and scripts too")
     remove.add_argument("--yes", action="store_true", help="do not ask")
+    apppasswords.configure(
+        actions.add_parser("app-password", help="passwords for single programs: add, list, remove")
+    )
     for one in (add, passwd, show, listing, remove):
         add_config(one)
         add_json(one)
@@ -72,7 +76,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     database = AccountDatabase(database_path(config), SystemClock())
-    actions = {"add": add, "passwd": passwd, "show": show, "list": listing, "remove": remove}
+    actions = {
+        "add": add, "passwd": passwd, "show": show, "list": listing, "remove": remove, "app-password": app_password,
+    }  # fmt: skip
     try:
         return actions[arguments.action](arguments, config, database)
     finally:
@@ -121,6 +127,12 @@ def passwd(arguments: argparse.Namespace, config: Config, database: AccountDatab
     else:
         print(f"changed the password of {record.id}" + ("" if given else f": {password}   (shown only now)"))
     return OK
+
+
+def app_password(arguments: argparse.Namespace, config: Config, database: AccountDatabase) -> int:
+    result = apppasswords.run(arguments, _existing(arguments.address, database), database)
+    _hand_over(config)
+    return result
 
 
 def show(arguments: argparse.Namespace, config: Config, database: AccountDatabase) -> int:

@@ -33,7 +33,7 @@ from filterd.queue.advice import advice
 from filterd.queue.bell import LOOK, RETRY, Bell
 from filterd.queue.journal import Journal
 from filterd.queue.routing import BY_HAND, by_hand
-from filterd.queue.rows import ENDS, LIVE, Item, held_until
+from filterd.queue.rows import ENDS, LIVE, Item, domain_of, held_until
 from filterd.queue.steering import Choice
 from filterd.store.base import StoreUnavailable
 
@@ -243,7 +243,7 @@ def _stats(journal: Journal, arguments: argparse.Namespace) -> int:
 def _facts(item: Item) -> dict[str, object]:
     facts = {"id": item.id, **asdict(item)}
     del facts["body"], facts["number"]
-    facts["advice"] = advice(item.last_reply)
+    facts["advice"], facts["domain"] = advice(item.last_reply), domain_of(item.recipient)
     facts["route"] = item.domain[1:] if item.domain.startswith(BY_HAND) else ""
     return facts
 

@@ -198,8 +198,8 @@ class Accounts:
     )
     save_sent: bool = setting(
         False,
-        "Keep a copy of what is sent by submission in the account's Sent mailbox, as read. Then switch it off in the mail programs: "
-        "what they store themselves is there as well.",
+        "Keep a copy of what is sent by submission in the account's Sent mailbox, as read. Then switch it off in the mail "
+        "programs: what they store themselves is there as well.",
         Kind.FLAG,
     )
     alias_includes: bool = setting(

@@ -19,6 +19,7 @@ from typing import assert_never
 
 from filterd.imap import numset
 from filterd.imap.call import Call
+from filterd.imap.errors import Bad
 from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
 from filterd.imap.search_keys import (
     Age,
@@ -121,6 +122,8 @@ class Searcher:
                 spans = self._call.session.saved_spans(view)
             elif key.uid:
                 spans = key.set.spans_of_uids(view.uids)
+            elif self._call.session.uidonly:
+                raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")
             else:
                 spans = key.set.spans_of_numbers(len(view))
             return _inside(places, spans, len(view))

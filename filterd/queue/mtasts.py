@@ -34,6 +34,7 @@ POLICY_OCTETS = 65_536  # RFC 8461 3.3
 FETCH_SECONDS = 30.0  # all of it; RFC 8461 3.3 suggests a minute
 CONNECT_SECONDS = 10.0  # each of the addresses
 MAX_ADDRESSES = 4
+AT_ONCE = 8  # fetches
 FAILED_SECONDS = 300.0
 MAX_AGE = 31_557_600  # RFC 8461 3.2
 REMEMBERED = 2_000  # domains kept in memory
@@ -235,6 +236,7 @@ class StsCache:
     resolver: Resolver
     clock: Clock
     fetch: Fetch
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
     _known: dict[str, Known] = field(default_factory=dict)
     _busy: dict[str, asyncio.Task[Known]] = field(default_factory=dict)
 
@@ -265,7 +267,7 @@ class StsCache:
         try:
             async with asyncio.timeout(FETCH_SECONDS + 5):
                 addresses = await self._addresses(f"mta-sts.{domain}")
-                policy = parse_policy(await asyncio.to_thread(self.fetch, domain, addresses))
+                policy = parse_policy(await self._fetched(domain, addresses))
         except (PolicyError, TimeoutError) as error:
             result = error.result if isinstance(error, PolicyError) else TlsResult.STS_FETCH
             text = str(error) or "no answer in time"
@@ -276,6 +278,32 @@ class StsCache:
         fresh = Known(wanted, policy, now + policy.max_age)
         await asyncio.to_thread(self._save, domain, fresh, now)
         return fresh
+
+    async def _fetched(self, domain: str, addresses: Sequence[str]) -> str:
+        """In a thread of its own: slow web servers of strangers take none from the shared pool and hold up no shutdown."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[str] = loop.create_future()
+
+        def settle(text: str, error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(text)
+            else:
+                done.set_exception(error)
+
+        def work() -> None:
+            text, problem = "", None
+            try:
+                text = self.fetch(domain, addresses)
+            except Exception as error:  # told to who waits for it
+                problem = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, text, problem)
+
+        async with self._slots:
+            threading.Thread(target=work, name="mta-sts", daemon=True).start()
+            return await done
 
     async def _addresses(self, host: str) -> list[str]:
         found = [await self.resolver.query(host, kind) for kind in ("A", "AAAA")]

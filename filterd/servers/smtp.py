@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from filterd.accounts.directory import Account
 from filterd.net.connection import Connection
 from filterd.net.limits import Ticket
+from filterd.proto.sasl import NO_CHANNEL
 from filterd.proto.smtp import SmtpCore
 from filterd.proto.smtp_events import (
     Abort,
@@ -231,6 +232,7 @@ class SmtpConnection(Connection[SmtpCore]):
     def _speak_for(self, facts: Mapping[str, str]) -> None:
         """XCLIENT: the connection now counts as the named client's own (Postfix XCLIENT_README)."""
         told = f"XCLIENT by {self.ip or 'a unix socket'}"
+        self.core.channel = NO_CHANNEL  # TLS and its certificate are the hop's, not the client's
         client = replace(self.session.client, facts_trusted=True, esmtp=True, told=told)
         if "ADDR" in facts:
             client = replace(client, ip=facts["ADDR"] or None, port=0, name="")

@@ -132,6 +132,10 @@ async def _exchange(
     except TimeoutError as error:
         raise StageFault("timeout", f"no answer from spamd within {seconds:g} s") from error
     except Exception as error:  # aiospamc's own classes, or its parser stumbling: no verdict
+        if (
+            streams.did is not None
+        ):  # it cannot read the body of an answer to TELL (an empty line); we have judged it
+            return
         raise StageFault(
             "protocol", f"aiospamc could not read spamd's answer: {type(error).__name__}"
         ) from error

@@ -82,12 +82,13 @@ def judge(raw: bytes) -> Judgement:
 
 def told(raw: bytes) -> bool:
     """A whole reply to TELL: was something changed? False: it was known before. Raises StageFault."""
-    lines, _body = _parts(raw)
+    lines, _body = _parts(raw, bare=True)
     return any(map(_DID.fullmatch, lines))
 
 
-def _parts(raw: bytes) -> tuple[list[bytes], bytes]:
-    """Header lines and body of a whole reply that reports no error."""
+def _parts(raw: bytes, bare: bool = False) -> tuple[list[bytes], bytes]:
+    """Header lines and body of a whole reply that reports no error. ``bare``: it need not tell its length (spamd's answer to
+    TELL does not)."""
     if not raw:
         raise StageFault("protocol", "spamd closed the connection without an answer")
     if len(raw) > REPLY_LIMIT:
@@ -104,7 +105,7 @@ def _parts(raw: bytes) -> tuple[list[bytes], bytes]:
     if not blank or len(head) > HEADER_LIMIT or not all(map(_HEADER.fullmatch, lines[1:])):
         raise StageFault("protocol", f"spamd's header is cut or odd: {shown(raw)}")
     length = _content_length(lines[1:])
-    if length is None or length != len(body):
+    if length != len(body) and not (bare and length is None):
         raise StageFault("protocol", f"spamd announced {length} octets and sent {len(body)}")
     return lines[1:], body
 

@@ -22,9 +22,9 @@ import pytest
 from filterd.queue.journal import Journal
 from filterd.queue.rows import ENDS, LIVE
 
-MESSAGES = 300
-KILLS = 6
-SECONDS = 25.0
+MESSAGES = 1_000
+KILLS = 10
+SECONDS = 90.0
 COURIERS = 4
 
 CHILD = """

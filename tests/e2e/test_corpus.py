@@ -259,6 +259,8 @@ def test_explain_names_the_folder_where_it_really_is(story: tuple[Server, list[S
     folder, _, uid = place.partition(" uid ")
     by_place = server.command("explain", f"{one.person}@{DOMAIN}/{folder}/{uid}")
     assert one.trace in by_place.stdout.decode()
+    by_name = server.command("explain", f"{one.person}/{folder}/{uid}")  # of one of our domains
+    assert one.trace in by_name.stdout.decode()
     saved = Path(server.folder) / "message.eml"
     saved.write_bytes(one.copies[0][1])
     assert one.trace in server.command("explain", str(saved)).stdout.decode()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,34 +18,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dns.dnssectypes import Algorithm
 
-from tests.tlslab import Cert, MailHost, running
+from tests.tlslab import Cert, MailHost, listening
 
 ROOT = Path(__file__).resolve().parents[2]
 UNBOUND = shutil.which("unbound") or shutil.which("unbound", path="/usr/sbin:/usr/local/sbin")
 LEAF = Cert("mx.signed.test", names=("mx.signed.test",), now=time.time())
 OTHER = Cert("other", names=("other.test",), now=time.time())
-
-
-@contextmanager
-def listening(host: MailHost) -> Iterator[MailHost]:
-    """The host, in a thread of its own."""
-    ready, loop = threading.Event(), asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    async def serve() -> None:
-        async with running(host):
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    assert ready.wait(20)
-    try:
-        yield host
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
-        loop.close()
 
 
 def probe(tmp_path: Path, *arguments: str) -> tuple[int, str]:

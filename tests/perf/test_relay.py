@@ -63,7 +63,8 @@ def test_relayed_messages_a_second(folder: Path) -> None:
                 here = through(port, sink, MESSAGES, CONNECTIONS, OCTETS)
                 spent += [cpu([server.process.pid])]
                 if number:  # the first warms both
-                    theirs.append(there), ours.append(here)
+                    theirs.append(there)
+                    ours.append(here)
                     costs.append(((spent[3] - spent[2]) / MESSAGES, (spent[1] - spent[0]) / MESSAGES))
     finally:
         postfix.stop()

@@ -174,7 +174,9 @@ def test_a_file_that_is_being_written_is_left_alone(box: Box) -> None:
 def test_odd_addresses_and_a_virus(tmp_path: Path) -> None:
     virus = Verdict("clamav", Disposition.REJECT, reply=Reply(550, "5.7.1", "infected"))
     box = Box(tmp_path, virus)
-    box.house.reception._departure.runner = box.house.reception._incoming  # no 5xx behind a command: it is held
+    box.house.reception._departure.runner = (
+        box.house.reception._incoming
+    )  # no 5xx behind a command: it is held
     box.put("a@b>\r\nX: y", "x@away.example", sender=ANN)
     box.run()
     held, bounce = box.house.spool.outgoing

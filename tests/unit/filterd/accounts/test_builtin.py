@@ -1,10 +1,12 @@
 """Where an address leads, and who may log in and send."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from filterd.accounts.apppasswords import make
 from filterd.accounts.builtin import MAX_TARGETS, BuiltinDirectory
 from filterd.accounts.database import LOOK_EVERY, AccountDatabase, Record
 from filterd.accounts.directory import Foreign, Forward, Local, SrsReturn, Targets, TryLater, Unknown
@@ -194,6 +196,16 @@ def test_a_password_that_was_changed_meanwhile_stays(house: House) -> None:
     before = house.database.records()["bob@example.org"].password
     house.database.improve("bob@example.org", "something else", "x")
     assert house.database.records()["bob@example.org"].password == before
+
+
+def test_app_passwords_log_in_while_the_account_may(house: House) -> None:
+    made, password = make("telephone", 0.0)
+    house.database.add_app("bob@example.org", made)
+    assert house.directory.authenticate("Bob@example.org", password) is not None
+    assert house.directory.authenticate("bob@example.org", "pw-bob@example.org") is not None
+    assert house.directory.authenticate("ann@example.org", password) is None
+    house.database.update(dataclasses.replace(house.database.records()["bob@example.org"], enabled=False))
+    assert house.directory.authenticate("bob@example.org", password) is None
 
 
 def test_an_account_without_a_password_cannot_log_in(house: House) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from filterd.accounts.apppasswords import MOST, AppPassword
 from filterd.accounts.database import FORMAT, LOOK_EVERY, AccountDatabase, Record
 from filterd.accounts.errors import AccountExists, AccountsUnavailable, NoSuchAccount
 from pipeline.ports import Clock
@@ -137,3 +138,27 @@ def test_a_forked_child_opens_its_own(database: AccountDatabase, clock: Hands) -
     os.close(reader)
     clock.at += LOOK_EVERY
     assert list(database.records()) == [ANN.id, "child@example.org"]
+
+
+def test_app_passwords_belong_to_their_account(database: AccountDatabase, clock: Hands) -> None:
+    database.add(ANN)
+    first, second = AppPassword("a", "d1", 1.0), AppPassword("b", "d2", 2.0)
+    database.add_app(ANN.id, first)
+    database.add_app(ANN.id, second)
+    with pytest.raises(AccountExists):
+        database.add_app(ANN.id, AppPassword("a", "d3"))
+    database.update(dataclasses.replace(ANN, name="other"))
+    assert database.records()[ANN.id].apps == (first, second)
+    database.remove_app(ANN.id, "a")
+    with pytest.raises(NoSuchAccount):
+        database.remove_app(ANN.id, "a")
+    database.remove(ANN.id)
+    database.add(ANN)
+    assert database.records()[ANN.id].apps == (), "a new account of that name has none of the old one's"
+    for number in range(MOST):
+        database.add_app(ANN.id, AppPassword(str(number), "d"))
+    with pytest.raises(AccountExists):
+        database.add_app(ANN.id, AppPassword("more", "d"))
+    again = AccountDatabase(database.path, clock)
+    assert len(again.records()[ANN.id].apps) == MOST
+    again.close()

@@ -130,3 +130,26 @@ def test_a_broken_database_is_temporary(file: str, capsys, tmp_path: Path) -> No
         (tmp_path / "data" / f"accounts.db{ending}").unlink(missing_ok=True)
     (tmp_path / "data" / "accounts.db").write_bytes(b"no database" * 1000)
     assert run(capsys, "list", "-c", file)[0] == 75
+
+
+def test_app_passwords(file: str, capsys) -> None:
+    run(capsys, "add", "-c", file, "ann@example.org")
+    code, out, _ = run(capsys, "app-password", "add", "-c", file, "Ann@example.org", "telephone", "--json")
+    made = json.loads(out)
+    assert code == 0 and made["name"] == "telephone"
+    assert may_log_in(file, "ann@example.org", made["password"])
+    assert may_log_in(file, "ann@example.org", made["password"].replace("-", " ").upper()), (
+        "as people type it"
+    )
+    code, _, err = run(capsys, "app-password", "add", "-c", file, "ann@example.org", "telephone")
+    assert code == 1 and "already" in err
+    assert run(capsys, "app-password", "add", "-c", file, "ann@example.org", " ")[0] != 0
+    assert run(capsys, "app-password", "list", "-c", file, "ann@example.org")[1] == "telephone\n"
+    run(capsys, "passwd", "-c", file, "ann@example.org")
+    assert may_log_in(file, "ann@example.org", made["password"]), "the account's own password is another one"
+    assert run(capsys, "app-password", "remove", "-c", file, "ann@example.org", "telephone")[0] == 0
+    assert not may_log_in(file, "ann@example.org", made["password"])
+    code, _, err = run(capsys, "app-password", "remove", "-c", file, "ann@example.org", "telephone")
+    assert code == 1 and "no app password" in err
+    assert "no app passwords" in run(capsys, "app-password", "list", "-c", file, "ann@example.org")[1]
+    assert run(capsys, "app-password", "list", "-c", file, "bob@example.org")[0] == 1

@@ -33,14 +33,14 @@ def test_check_tells_all_mistakes(file: Path, capsys) -> None:
 
 
 def test_check_as_json(file: Path, capsys) -> None:
-    file.write_text(GOOD + '[listen]\nweb = "127.0.0.1:1"\nsmtp = 1\n')
+    file.write_text(GOOD + '[listen]\nmetrics = "127.0.0.1:1"\nsmtp = 1\n')
     assert main(["config", "check", "--json", "-c", str(file)]) == 1
     (problem,) = json.loads(capsys.readouterr().out)
     assert (problem["line"], problem["column"], problem["severity"]) == (7, 8, "error")
 
 
 def test_warnings_do_not_fail(file: Path, capsys) -> None:
-    file.write_text(GOOD + '[listen]\nweb = "127.0.0.1:1"\n')
+    file.write_text(GOOD + '[listen]\nmetrics = "127.0.0.1:1"\n')
     assert main(["config", "check", "-c", str(file)]) == 0
     out = capsys.readouterr().out
     assert "not available" in out and "1 remark" in out
@@ -59,7 +59,7 @@ def test_show_with_origin(file: Path, capsys, monkeypatch) -> None:
 
 def test_show_of_one_section(file: Path, capsys) -> None:
     assert main(["config", "show", "-c", str(file), "limits"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 6
     assert main(["config", "show", "-c", str(file), "limit"]) == 2
 
 

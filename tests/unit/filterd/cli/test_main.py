@@ -96,3 +96,14 @@ def test_half_an_installation_never_bounces_mail(capsys, tmp_path, monkeypatch) 
     assert mail_command("broken_upgrade", ["-d", "ann"]) == 75
     assert "try again later" in capsys.readouterr().err
     assert mail_command("filterd.cli.deliver", ["--nonsense"]) == 64
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_configuration_may_stand_anywhere(place: int, tmp_path, capsys) -> None:
+    words = ["config", "show", "server.hostname"]
+    file = tmp_path / "f.toml"
+    file.write_text(
+        'version = 1\n[server]\nhostname = "mail.example.org"\n[[domain]]\nname = "example.org"\n'
+    )
+    assert main([*words[:place], "-c", str(file), *words[place:]]) == 0
+    assert "mail.example.org" in capsys.readouterr().out

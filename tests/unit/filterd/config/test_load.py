@@ -294,3 +294,13 @@ def test_an_alias_may_name_itself() -> None:
 def test_a_config_is_a_value() -> None:
     assert parse(GOOD) == parse(GOOD)
     assert isinstance(parse(GOOD), Config)
+
+
+def test_the_quarantines_keys_are_checked() -> None:
+    config = parse(GOOD + '[quarantine]\nbase_url = "https://mail.example.org/"\n')
+    assert any("listen.web" in problem.text for problem in config.warnings)
+    bad = '[quarantine]\ndigest_hour = 24\nbase_url = "mail.example.org"\nkeep = "1m"\njunk = ["sieve", "clam"]\n'
+    with pytest.raises(ConfigErrors) as caught:
+        parse(GOOD + bad)
+    found = {problem.about.partition(" ")[0] for problem in caught.value.errors}
+    assert {"quarantine.digest_hour", "quarantine.base_url", "quarantine.keep"} <= found and len(found) == 4

@@ -91,6 +91,8 @@ def test_uidonly(connect: Connect, fill: Fill) -> None:
     fill(3)
     one = connect(enable="UIDONLY")
     assert one("FETCH 1 FLAGS")[-1].startswith("BAD [UIDREQUIRED]")
+    assert one("UID SEARCH NOT 1:2")[-1].startswith("BAD [UIDREQUIRED]")
+    assert one.ok("UID SEARCH UID 1:2") == ["* SEARCH 1 2"]
     assert one.ok("UID FETCH 2:3 FLAGS") == ["* 2 UIDFETCH (FLAGS ())", "* 3 UIDFETCH (FLAGS ())"]
     assert one.ok("UID FETCH 2 BODY.PEEK[TEXT]")[0].startswith("* 2 UIDFETCH (BODY[TEXT] {")
     assert one.ok("UID STORE 1 +FLAGS (\\Deleted)") == ["* 1 UIDFETCH (FLAGS (\\Deleted))"]

@@ -84,7 +84,9 @@ def test_hosts_that_must_not_be_used(tmp_path: Path) -> None:
     assert broken is not None and broken.must and broken.result is TlsResult.DNSSEC_INVALID
     other = demand(policies(tmp_path, sts=STS.replace("mx.x", "mx.y")))
     assert other is not None and other.must and "does not name" in other.problem
-    testing = demand(policies(tmp_path / "other", sts=STS.replace("mx.x", "mx.y").replace("enforce", "testing")))
+    testing = demand(
+        policies(tmp_path / "other", sts=STS.replace("mx.x", "mx.y").replace("enforce", "testing"))
+    )
     assert testing is not None and not testing.must and not testing.problem
 
 

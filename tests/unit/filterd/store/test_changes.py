@@ -104,3 +104,26 @@ def test_files_of_other_programs_are_noticed(tmp_path: Path) -> None:
         hub.close()
 
     asyncio.run(main())
+
+
+def test_the_account_itself_is_watched_by_the_empty_name(tmp_path: Path) -> None:
+    """Names, subscriptions and metadata; told to a hub that begins to watch a moment before, too."""
+
+    async def main() -> None:
+        one, other = NoticeHub(tmp_path / "run", "worker-0"), NoticeHub(tmp_path / "run", "worker-1")
+        one.changed("a@b", "INBOX", 1)  # it has looked for others already
+        told = asyncio.Event()
+        (tmp_path / "mail").mkdir()
+        other.follow(lambda account: str(tmp_path / "mail"))
+        end = other.watch("a@b", "", told.set)
+        one.changed("a@b", "", 0)
+        assert await soon(told)
+        told.clear()
+        (tmp_path / "mail/.New").mkdir()  # by another program
+        other._sweep_all()
+        assert told.is_set()
+        end()
+        one.close()
+        other.close()
+
+    asyncio.run(main())

@@ -16,7 +16,8 @@ from tests.saslclient import Example, judged
 pytestmark = pytest.mark.fuzz
 SETTINGS = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 PARTS = [
-    b"n,,", b"y,,", b"p=tls-exporter,,", b"p=x,,", b"a=user,", b"n=user", b"n=user=2C", b",r=abc", b"c=biws", b"r=abc%hv", b",p=AAAA",
+    b"n,,", b"y,,", b"p=tls-exporter,,", b"p=x,,", b"a=user,", b"n=user", b"n=user=2C", b",r=abc", b"c=biws", b"r=abc%hv",
+    b",p=AAAA",
     b"=", b",", b"\0", b"\x01", b"auth=Bearer x", b"user=ann", b"\x01\x01", b"\xff", b"ann@example.org", b"A" * 5000, b"e=other",
     b"m=1,",
 ]  # fmt: skip
