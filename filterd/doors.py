@@ -235,6 +235,7 @@ class Doors:
             self.parts.directory if chosen.scram != "off" else None,
             scram_always=chosen.scram == "on",
             scram_in_clear=chosen.scram_without_tls,
+            announce_plus=chosen.channel_binding,
             oauth=chosen.oauth.issuer if self._tokens is not None else None,
         )
 

@@ -167,7 +167,8 @@ def items(text: str, blanks: bool) -> list[str]:
 def target_address(text: str, domain: str) -> str:
     """``bob`` -> ``bob@domain``. Raises ValueError for what is no address."""
     local, place = split(text)
-    if not local or any(ch.isspace() or ord(ch) < 33 or ch in "<>,;:|" for ch in text.replace('"', "")):
+    odd = any(ch.isspace() or not ch.isprintable() or ch in "<>,;:|" for ch in text.replace('"', ""))
+    if not local or odd:  # octets that are no UTF-8 are not printable either
         raise ValueError(f'"{text}" is not an address')
     return text if place else f"{text}@{domain}"
 

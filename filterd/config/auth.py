@@ -40,6 +40,12 @@ class Auth:
         "can after their owner's next log-in by password.",
         Kind.SWITCH,
     )
+    channel_binding: bool = setting(
+        False,
+        "Announce SCRAM-SHA-256-PLUS. Who asks for it gets it in any case; announced it is also chosen by programs that then cannot "
+        "do it (mutt with GNU SASL, as in Debian 12) and do not try another way.",
+        Kind.FLAG,
+    )
     scram_without_tls: bool = setting(
         False,
         "Offer SCRAM on connections without TLS too. Who listens there may guess at weak passwords at leisure.",

@@ -97,12 +97,6 @@ class MailboxEvents:
                     log.exception("after %s in %s of %s", event.cause, event.mailbox, event.account)
 
 
-def wanted(call: Call, mailbox: str, cause: str) -> bool:
-    """Does anybody want to hear of it? Asked before the change."""
-    events = call.session.config.events
-    return events is not None and events.wants(call.store, mailbox, cause)
-
-
 def stored(call: Call, result: Sequence[Stored]) -> None:
     """Messages were appended."""
     if result and call.session.config.events is not None:

@@ -43,9 +43,11 @@ class Work:
         self._teachers = {one.name: one for one in teachers}
         self._clock, self._reader = clock, reader
         self._journal: Journal | None = None
+        self._stop = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until told to stop."""
+        """Until told to stop; a daemon that does not answer is not waited for then."""
+        self._stop = stop
         while not stop.is_set():
             try:
                 more = await self.step()
@@ -130,11 +132,24 @@ class Work:
                 elif down:  # it did not answer a moment ago: the others wait for the next round
                     outcomes = [Outcome(FAILED, down)] * len(batch)
                 else:
-                    outcomes = await teacher.teach(batch[0].account, [job.lesson for job in batch])
+                    outcomes = await self._lessons(teacher, batch)
+                    if not outcomes:
+                        return
                     if all(one.what == FAILED for one in outcomes):
                         down = outcomes[-1].reason
                 results = list(zip(batch, outcomes, strict=True))
                 await asyncio.to_thread(self._write, journal, results)
+
+    async def _lessons(self, teacher: Teacher, batch: list[Job]) -> list[Outcome]:
+        """What became of them; nothing when we are told to stop meanwhile: they are given again later."""
+        work = asyncio.ensure_future(teacher.teach(batch[0].account, [job.lesson for job in batch]))
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else []
+        finally:
+            work.cancel()
+            stopped.cancel()
 
     def _write(self, journal: Journal, results: list[tuple[Job, Outcome]]) -> None:
         journal.done(results, self._clock.time())

@@ -26,12 +26,13 @@ def chance() -> bytes:
 @dataclass(frozen=True, slots=True)
 class Mechanisms:
     """Implements ``sasl.Offer``. ``keys``: SCRAM's, None = not offered; ``scram_always``: also when there are accounts without;
-    ``scram_in_clear``: also without TLS. EXTERNAL is offered to whom TLS knows by a certificate; ``oauth``:
-    the tokens' issuer as clients are told it, None = no tokens are taken."""
+    ``scram_in_clear``: also without TLS; ``announce_plus``: -PLUS too, which who asks for it gets in any case. ``oauth``: the
+    tokens' issuer as clients are told it, None = no tokens are taken. EXTERNAL is for whom TLS knows by a certificate."""
 
     keys: KeySource | None = None
     scram_always: bool = False
     scram_in_clear: bool = False
+    announce_plus: bool = False
     oauth: str | None = None
     nonce: Nonce = chance
 
@@ -40,7 +41,7 @@ class Mechanisms:
         keys = self.keys if safe or self.scram_in_clear else None
         if keys is not None and (self.scram_always or keys.scram_offered()):
             names.append(SCRAM)
-            if channel.bindings:
+            if self.announce_plus and channel.bindings:
                 names.append(PLUS)
         if safe and self.oauth is not None:
             names += [BEARER, XOAUTH2]
@@ -51,10 +52,12 @@ class Mechanisms:
     def begin(self, mechanism: str, channel: Channel, safe: bool) -> Exchange | WireFault:
         name = mechanism.upper()
         offered = self.names(channel, safe)
+        if name == PLUS and SCRAM in offered and channel.bindings and self.keys is not None:
+            return Scram(self.keys, channel, self.nonce, bound=True, plus_offered=PLUS in offered)
         if name not in offered:
             return WireFault.NEEDS_TLS if name in self.names(channel, True) else WireFault.UNKNOWN_MECHANISM
-        if name in (SCRAM, PLUS) and self.keys is not None:
-            return Scram(self.keys, channel, self.nonce, bound=name == PLUS, plus_offered=PLUS in offered)
+        if name == SCRAM and self.keys is not None:
+            return Scram(self.keys, channel, self.nonce, bound=False, plus_offered=PLUS in offered)
         if name in (BEARER, XOAUTH2):
             return OAuth(name, self.oauth or "")
         if name == EXTERNAL:

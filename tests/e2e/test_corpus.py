@@ -41,6 +41,9 @@ if header :contains "subject" "linux" { redirect "carol@elsewhere.example"; }
 }
 
 
+NOTICE = b"To see what happened:"  # in the mail that tells an owner of a failing script
+
+
 @dataclass
 class Sent:
     """One message and what the server said. ``code`` is the final reply's."""
@@ -96,12 +99,19 @@ def story() -> Iterator[tuple[Server, list[Sent]]]:
             if told.id in by_trace:
                 by_trace[told.id].told = told
         reader.close()
+        notices: list[tuple[str, str, bytes]] = []
         for person in people:
             for folder, found in server.read(person).items():
                 for data in found.values():
                     mark = scan(data).first(b"x-filterd-trace")
-                    assert mark is not None
+                    if (
+                        mark is None
+                    ):  # bob is told, once, that a subject with "?" and "money" makes his script fail
+                        notices.append((person, folder, data))
+                        continue
                     by_trace[mark.decode().partition(".")[0]].copies.append((folder, data))
+        assert [(person, folder) for person, folder, _ in notices] in ([], [("bob", "INBOX")])
+        assert all(NOTICE in data for _, _, data in notices)
         yield server, sent
 
 
@@ -119,6 +129,7 @@ def test_every_message_has_an_answer_and_the_refused_are_refused_by_a_script(
 def test_each_is_stored_as_often_as_its_trace_says_and_there(story: tuple[Server, list[Sent]]) -> None:
     _, sent = story
     outcomes: Counter[str] = Counter()
+    notices = 0
     for one in sent:
         if one.code != 250:
             continue
@@ -126,10 +137,15 @@ def test_each_is_stored_as_often_as_its_trace_says_and_there(story: tuple[Server
         folders = sorted(
             place.partition(" uid ")[0] for place in one.part.places if not place.startswith("queued for ")
         )
-        assert folders == sorted(folder for folder, _ in one.copies), one.part
+        copies = sorted(folder for folder, _ in one.copies)
+        if "failed" in one.part.decision and folders != copies:
+            notices += 1  # the owner was told, beside the mail
+            copies.append("INBOX")
+        assert folders == sorted(copies), (one.part.decision, one.part.places)
         if not one.copies:
             assert one.part.outcome in ("discarded", "redirected"), one.part
     assert outcomes["discarded"] and outcomes["redirected"], outcomes
+    assert notices <= 1
 
 
 def test_each_is_where_its_script_would_put_it(story: tuple[Server, list[Sent]]) -> None:
@@ -195,6 +211,7 @@ def test_pop3_gives_the_same_octets(
         inbox = {
             data for one in sent if one.person == person for folder, data in one.copies if folder == "INBOX"
         }
+        inbox |= {data for data in server.read(person)["INBOX"].values() if NOTICE in data}
         with server.pop3(person) as pop:
             monkeypatch.setattr(
                 poplib, "_MAXLINE", 1 << 20

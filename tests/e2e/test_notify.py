@@ -74,7 +74,7 @@ def test_all_workers_tell(server: Server, listeners: list[Line]) -> None:
     assert imap.store("1", "+FLAGS", r"(\Seen \Deleted)")[0] == "OK"
     for line in listeners:
         assert r"\Seen \Deleted" in line.until("* 1 FETCH")
-    assert imap.append("Lists", "", None, mail("two"))[0] == "OK"  # type: ignore[arg-type]  # None: now
+    assert imap.append("Lists", "", None, mail("two"))[0] == "OK"
     for line in listeners:
         assert "MESSAGES 1 UIDNEXT 2" in line.until('* STATUS "Lists"')
     assert imap.expunge()[0] == "OK"
@@ -86,7 +86,7 @@ def test_all_workers_tell(server: Server, listeners: list[Line]) -> None:
     assert imap.subscribe("Friends")[0] == "OK"
     for line in listeners:
         assert line.until("* LIST") == r'* LIST (\Subscribed) "/" "Friends"'
-    assert imap.append("Friends", "", None, mail("three"))[0] == "OK"  # type: ignore[arg-type]  # None: now
+    assert imap.append("Friends", "", None, mail("three"))[0] == "OK"
     for line in listeners:
         assert "MESSAGES 2" in line.until('* STATUS "Friends"')
     assert imap.xatom("SETMETADATA", "Friends", '(/private/comment "x")')[0] == "OK"

@@ -35,7 +35,7 @@ LOGIN = f"ann@{DOMAIN}"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server(people=("ann",), server="workers = 1") as running:
+    with Server(people=("ann",), server="workers = 1", extra="[auth]\nchannel_binding = true\n") as running:
         yield running
 
 

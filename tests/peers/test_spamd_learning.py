@@ -124,8 +124,6 @@ def spamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ]
     command += [
         "-x",
-        "-u",
-        getpass.getuser(),
         "-H",
         str(home),
         "-s",

@@ -1,7 +1,7 @@
 """FILTER and UID FILTER: run a Sieve script over messages that are here.
 
-Specification: Pigeonhole's draft of FILTER=SIEVE, as its plugin does it. Complete. ``FILTER SIEVE`` DELIVERY | PERSONAL name | GLOBAL
-name | SCRIPT text, then search keys. A message that a script did something with is told with OK, one that it failed for with
+Specification: Pigeonhole's draft of FILTER=SIEVE, as its plugin does it. Complete. ``FILTER SIEVE`` DELIVERY | PERSONAL name |
+GLOBAL name | SCRIPT text, then search keys. A message that a script did something with is told with OK, one that it failed for with
 ERRORS; one that is not kept is marked ``\\Deleted``.
 """
 

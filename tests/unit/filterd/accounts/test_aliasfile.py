@@ -1,5 +1,9 @@
 """Alias files of sendmail and Postfix as they are found in the wild."""
 
+import random
+from collections import defaultdict
+from functools import partial
+
 import pytest
 
 from filterd.accounts.aliasfile import Table, filled, items, logical_lines, read
@@ -160,3 +164,25 @@ def test_lines_and_items() -> None:
     with pytest.raises(ValueError, match="quote"):
         items('"a', blanks=False)
     assert filled("$1-${2}-$(1)-$$1-$9", ("", "x", "y")) == "x-y-x-$1-"
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("kind", ["aliases", "hash", "regexp", "pcre"])
+def test_any_text_gives_a_table(kind: str) -> None:
+    chance = random.Random(7)
+    pieces = [
+        "ann", "a@b.example", "@", ":", ",", "|", "/", "$1", "${2", "\\", '"', "#", " ", "\t", "\n", "\n ", "if ", "endif", "!",
+        "(", ")", "[", "*", ":include:/x", "\udcff", "\0", "é", "/x/ ann", "ann: bob", "us.example x",
+    ]  # fmt: skip
+    for _ in range(1_000):
+        text = "".join(chance.choices(pieces, k=chance.randrange(1, 14)))
+        included: defaultdict[str, str] = defaultdict(partial(str, text))
+        table = read(kind, text, "p", "us.example", included.__getitem__)
+        for address in ("ann", "é", "a/b"):
+            found = table.find(address, "us.example")
+            for target in found.targets if found is not None else ():
+                target.encode()
+                assert "@" in target and not any(ch.isspace() for ch in target.replace('"', "")), (
+                    text,
+                    target,
+                )

@@ -87,6 +87,33 @@ def test_a_daemon_that_is_down_does_not_keep_the_other_waiting(tmp_path: Path) -
     journal.close()
 
 
+def test_a_daemon_that_hangs_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+    clock = Now()
+    learner = Learner(tmp_path, ("spamd",), clock)
+    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
+    learner.close()
+
+    class Hanging(Daemon):
+        async def teach(self, account: str, lessons: Sequence[Lesson]) -> list[Outcome]:
+            begun.set()
+            await asyncio.Event().wait()
+            return []
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        running = asyncio.ensure_future(Work(tmp_path, [Hanging()], clock).run(stop))
+        await begun.wait()
+        stop.set()
+        async with asyncio.timeout(20):
+            await running
+
+    begun = asyncio.Event()
+    asyncio.run(main())
+    journal = Journal(journal_path(tmp_path))
+    assert journal.left() == 1, "the lesson is given later"
+    journal.close()
+
+
 def test_a_crash_between_teaching_and_writing_it_down_teaches_once(tmp_path: Path) -> None:
     clock = Now()
     learner = Learner(tmp_path, ("builtin",), clock)

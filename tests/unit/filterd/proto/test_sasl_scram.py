@@ -169,7 +169,14 @@ def test_nonces_differ() -> None:
 def test_offer() -> None:
     offer = Mechanisms(Source())
     assert offer.names(sasl.NO_CHANNEL, True) == ("PLAIN", "LOGIN", "SCRAM-SHA-256")
-    assert offer.names(BINDINGS, True)[-1] == "SCRAM-SHA-256-PLUS"
+    assert "SCRAM-SHA-256-PLUS" not in offer.names(BINDINGS, True), "mutt would choose it and fail"
+    assert isinstance(offer.begin("SCRAM-SHA-256-PLUS", BINDINGS, True), Scram), "who asks for it gets it"
+    assert Mechanisms(Source(), announce_plus=True).names(BINDINGS, True)[-1] == "SCRAM-SHA-256-PLUS"
+    unannounced = offer.begin("SCRAM-SHA-256", BINDINGS, True)
+    announced = Mechanisms(Source(), announce_plus=True).begin("SCRAM-SHA-256", BINDINGS, True)
+    assert isinstance(unannounced, Scram) and isinstance(announced, Scram)
+    flag_y = ScramClient("user", "pencil", "y,,")
+    assert run(flag_y, unannounced) == Proof("user", True) and isinstance(run(flag_y, announced), Failed)
     assert offer.names(sasl.NO_CHANNEL, False) == ()
     assert offer.begin("scram-sha-256", sasl.NO_CHANNEL, False) is sasl.WireFault.NEEDS_TLS
     assert offer.begin("SCRAM-SHA-256-PLUS", sasl.NO_CHANNEL, True) is sasl.WireFault.UNKNOWN_MECHANISM
