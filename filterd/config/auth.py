@@ -42,8 +42,8 @@ class Auth:
     )
     channel_binding: bool = setting(
         False,
-        "Announce SCRAM-SHA-256-PLUS. Who asks for it gets it in any case; announced it is also chosen by programs that then cannot "
-        "do it (mutt with GNU SASL, as in Debian 12) and do not try another way.",
+        "Announce SCRAM-SHA-256-PLUS. Who asks for it gets it in any case; announced it is also chosen by programs that then "
+        "cannot do it (mutt with GNU SASL, as in Debian 12) and do not try another way.",
         Kind.FLAG,
     )
     scram_without_tls: bool = setting(
