@@ -70,7 +70,9 @@ class Board:
 
     def __init__(self, desks: int = DESKS) -> None:
         self.desks = desks
-        self.memory = mmap.mmap(-1, desks * DESK_SIZE + _NUMBER.size)  # at the end: how many desks were ever taken
+        self.memory = mmap.mmap(
+            -1, desks * DESK_SIZE + _NUMBER.size
+        )  # at the end: how many desks were ever taken
         self.secret = secrets.token_bytes(16)
 
     @property

@@ -67,7 +67,9 @@ class AccountHost(Host):
     offers_programs: bool = False  # there is a service for them
     needed_program: bool = False  # asked for where nobody may wait: run again where one may
     programs: Callable[[str, Sequence[str], bytes], tuple[int, bytes] | None] | None = None
-    delivery: Callable[[], bytes] | None = None  # a key of this message for this account; None: nobody will send it again
+    delivery: Callable[[], bytes] | None = (
+        None  # a key of this message for this account; None: nobody will send it again
+    )
     retry: Callable[[bytes], bool] = _never  # may this mark be that of a reply which was lost?
     _seen: dict[bytes, bool] = field(default_factory=dict)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Owner = tuple[int, int]
 _ENOUGH = 50_000  # matches of one text after which every rule of the automaton counts as a candidate
 _CROWD = 16  # owners of one key from which their bits are put together beforehand
+_LONG = 10_000  # characters of a value: beyond, patterns are not tried but left unsure
 _VERIFY = 2_000  # patterns that one look-up tries, before the rest counts as unsure
 _STRIDE = 64  # keys between two sums of an ordered table
 
@@ -158,6 +159,9 @@ class TextTable:
         if self._present:
             hits.add(self._present)
         exact, automaton, tries = self._exact, self._automaton, _VERIFY
+        unsure: set[int] = (
+            set()
+        )  # pieces whose patterns are given up: once is enough, however many values follow
         for value in values:
             text = self._normal(value)
             if exact and (piece := exact.get(text)) is not None:
@@ -167,12 +171,19 @@ class TextTable:
             found = automaton.all(text, _ENOUGH)
             if found is None:
                 self._give_up_pieces(hits)
+                automaton = None
                 continue
             for index in found:
                 piece = self._found[index]
                 piece.mark(hits)
-                if piece.globs:
-                    tries = _try(piece.globs, text, hits, tries)
+                if not piece.globs or index in unsure:
+                    continue
+                if tries < len(piece.globs) or len(text) > _LONG:
+                    hits.add_unsure(owner for _, owner in piece.globs)
+                    unsure.add(index)
+                else:
+                    hits.add(owner for glob, owner in piece.globs if glob.spans(text) is not None)
+                    tries -= len(piece.globs)
 
     def _give_up_pieces(self, hits: Hits) -> None:
         for piece in self._found:
@@ -186,15 +197,6 @@ class TextTable:
         for piece in self._exact.values():
             hits.add_unsure(piece.owners)
         self._give_up_pieces(hits)
-
-
-def _try(globs: Sequence[tuple[Glob, Owner]], text: str, hits: Hits, tries: int) -> int:
-    """Tries patterns whose literal is in the text; beyond the number of tries they are unsure."""
-    if tries < len(globs) or len(text) > 10_000:
-        hits.add_unsure(owner for _, owner in globs)
-        return tries
-    hits.add(owner for glob, owner in globs if glob.spans(text) is not None)
-    return tries - len(globs)
 
 
 Order = str | tuple[int, int]

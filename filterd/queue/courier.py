@@ -287,7 +287,10 @@ def grouped(items: Sequence[Item]) -> list[list[Item]]:
     """Recipients of the same text, reverse-path and parameters of MAIL share a transaction (RFC 5321 4.1.1.4)."""
     groups: dict[tuple[object, ...], list[Item]] = defaultdict(list)
     for item in items:
-        said = tuple(item.params.get(name) for name in ("RET", "ENVID", "BODY", "SMTPUTF8", "BY", "REQUIRETLS", FORWARD))
+        said = tuple(
+            item.params.get(name)
+            for name in ("RET", "ENVID", "BODY", "SMTPUTF8", "BY", "REQUIRETLS", FORWARD)
+        )
         groups[(item.body, item.reverse_path, said)].append(item)
     return list(groups.values())
 

@@ -419,6 +419,7 @@ def test_imaplib_goes_through_all_it_has(server: Server) -> None:
 
 
 def test_poplib_and_smtplib_with_starttls(server: Server) -> None:
+    server.send(mail("for poplib"), f"bob@{DOMAIN}")
     pop = poplib.POP3("127.0.0.1", server.ports["pop3"], timeout=20)
     capabilities = pop.capa()
     assert {"TOP", "UIDL", "STLS", "USER"} & set(capabilities) >= {"TOP", "UIDL", "STLS"}
