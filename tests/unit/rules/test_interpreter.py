@@ -213,6 +213,25 @@ def test_limits() -> None:
     assert "at most 32 actions" in (go(files).error or "")
     assert "steps" in (go("if size :over 1 { keep; }" * 300, limits=Limits(steps=256)).error or "")
     assert "CPU" in (go("if size :over 1 { keep; }" * 600, limits=Limits(cpu_seconds=-1)).error or "")
+    many = b"To: " + b", ".join(b"u%d@example.org" % number for number in range(3000)) + b"\r\n\r\n"
+    one = 'if address :all :matches "to" "*a*b*c*" { discard; }'  # one step, but with many values
+    assert "CPU" in (go(one, mail=many, limits=Limits(cpu_seconds=-1)).error or "")
+    assert go(one, mail=many).error is None
+
+
+def test_many_values_are_matched_as_one_list() -> None:
+    """Values are looked at in slices: a hit in a late one, :count, and many rules of which few can be ruled out early."""
+    many = b"To: " + b", ".join(b"u%d@example.org" % number for number in range(700)) + b"\r\n\r\n"
+    assert holds('address "to" "u699@example.org"', mail=many)
+    assert not holds('address "to" "u700@example.org"', mail=many)
+    assert holds('address :count "eq" "to" "700"', "relational", mail=many)
+    rules = "".join(
+        f'if address :all :matches "to" "*u{n}@*g" {{ fileinto "f{n}"; }}\n' for n in range(690, 720)
+    )
+    found = go('require "fileinto";' + rules, mail=many)
+    assert [action.mailbox for action in found.actions if isinstance(action, FileInto)] == [
+        f"f{n}" for n in range(690, 700)
+    ]
     wide = (
         'require ["variables"]; set "a" "' + "x" * 60_000 + '"; if string "' + "${a}" * 30 + '" "x" { keep; }'
     )
