@@ -161,7 +161,9 @@ class Departure:
         if self.privacy_settings is None:
             return data
         signed = signed_fields(work) if forwarded else frozenset()
-        stripped = privacy.strip(Message(data), self.privacy_settings, signed)
+        submitted = not forwarded and bool(work.envelope.client.auth)
+        ours = work.trace_id.encode("ascii") if submitted else b""
+        stripped = privacy.strip(Message(data), self.privacy_settings, signed, submitted=ours)
         return edits.splice(data, stripped.splices)
 
     def _rewritten(self, reverse_path: str, to: str, fallback: str) -> str:

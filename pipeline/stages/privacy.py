@@ -5,8 +5,9 @@ field that a passing DKIM or ARC signature covers (``h=``) stays, or the signatu
 ``kept: signed``; the fields of MIME parts and the comment of Mime-Version lie under the body hash or in signed fields as
 often as not, so they are touched only when nothing is signed. Our own Received line is written by pipeline/received.py.
 
-Invariants: whole fields are cut, nothing is rewritten but the comment of Mime-Version; the content of attached messages
-(message/rfc822) is the sender's text and stays; ``X-Filterd-*``, which tells of one recipient, always goes.
+Invariants: whole fields are cut, nothing is rewritten but the comment of Mime-Version and the hops before a submission;
+the content of attached messages (message/rfc822) is the sender's text and stays; ``X-Filterd-*``, which tells of one
+recipient, always goes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from dataclasses import dataclass, field
 
 from pipeline.edits import Splice
 from pipeline.registry import setting
+from rules.mail import date
 from rules.mail.header import HeaderBlock, HeaderField
 from rules.mail.message import Message
 from rules.mail.mime import Part
 
 OURS = b"x-filterd-"
+HIDDEN = b" from hidden by hidden; "
 SHOWN = 12  # names in the evidence
 _MIME_VERSION = re.compile(rb"[ \t]*1[ \t]*\.[ \t]*0[ \t]*(?=\()")
 DEFAULT_STRIP = (
@@ -95,11 +98,14 @@ def strip(
     settings: PrivacySettings,
     signed_fields: Collection[bytes] = frozenset(),
     signed: bool = False,
+    submitted: bytes = b"",
 ) -> Stripped:
     """What privacy cuts out of ``message``.
 
     ``signed_fields``: lower-case names covered by a passing signature on forwarded mail; ``signed``: there is such a
-    signature (it covers the body), known when ``signed_fields`` is not empty.
+    signature (it covers the body), known when ``signed_fields`` is not empty. ``submitted``: what our own Received line of
+    a message of our own people holds (its id); every other one tells of the sender's own machines, so only its date stays.
+    The line itself stays too: a loop through us must still be counted (RFC 5321 6.3).
     """
     if not settings.enabled:
         return Stripped()
@@ -110,6 +116,8 @@ def strip(
     kept: dict[str, None] = {}
     for one in message.header.fields:
         if not patterns.match(one.lname):
+            if submitted and one.lname == b"received":
+                cuts += _hop(message.header, one, submitted, removed)
             continue
         name = one.name.decode("ascii", "replace")
         if one.lname in signed_fields:
@@ -133,6 +141,19 @@ def _names(names: Collection[str]) -> str:
     shown = list(names)[:SHOWN]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _hop(
+    header: HeaderBlock, one: HeaderField, submitted: bytes, removed: dict[str, None]
+) -> Iterator[Splice]:
+    """A Received line that came with a submission, emptied of all but its date."""
+    value = header.value(one)
+    if submitted in value or value.startswith(HIDDEN):
+        return
+    moment = date.parse(value.rpartition(b";")[2])
+    told = date.render(moment).encode("ascii") if moment is not None else b"Thu, 01 Jan 1970 00:00:00 +0000"
+    removed["Received of the client"] = None
+    yield Splice(one.value_start, one.value_start + len(value), HIDDEN + told)
 
 
 def _version_comment(header: HeaderBlock, removed: dict[str, None]) -> Iterator[Splice]:

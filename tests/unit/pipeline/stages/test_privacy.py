@@ -80,6 +80,25 @@ def test_own_list_and_off() -> None:
     assert strip(Message(data), PrivacySettings(enabled=False)).splices == ()
 
 
+def test_hops_before_a_submission_keep_only_their_dates() -> None:
+    data = (
+        b"Received: from localhost (client address withheld)\r\n\tby mx.example with ESMTPSA id 7K3Q-M2;\r\n"
+        b"\tMon, 23 Nov 2026 10:00:00 +0000\r\n"
+        b"Received: from laptop.home ([10.0.0.5])\r\n\tby relay.home with SMTP id 9;\r\n\tMon, 23 Nov 2026 09:59:58 +0000\r\n"
+        b"received: from 10.0.0.6 without a date\r\nSubject: x\r\n\r\nReceived: from a quoted one\r\n"
+    )
+    result = strip(Message(data), PrivacySettings(), submitted=b"7K3Q-M2")
+    out = splice(data, result.splices)
+    assert b"10.0.0" not in out and b"home" not in out and b"withheld" in out
+    assert b"Received: from hidden by hidden; Mon, 23 Nov 2026 09:59:58 +0000\r\n" in out
+    assert len(scan(out).fields) == 4 and out.endswith(b"\r\n\r\nReceived: from a quoted one\r\n")
+    assert result.evidence == {"removed": "Received of the client"}
+    assert (
+        splice(out, strip(Message(out), PrivacySettings(), submitted=b"7K3Q-M2").splices) == out
+    )  # once is enough
+    assert done(data) == data  # forwarded mail keeps its hops
+
+
 def test_the_default_list_is_well_formed() -> None:
     assert len(set(DEFAULT_STRIP)) == len(DEFAULT_STRIP)
     assert all(name.rstrip("*").replace("-", "").isalnum() for name in DEFAULT_STRIP)
