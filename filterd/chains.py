@@ -107,7 +107,9 @@ class Chains:
                     return known
                 del self._chains[account]
             flight = self._flights.get(account)
-            if flight is None:  # who joins a flight looks again: it may have begun before a change
+            # Who joins a flight looks again: it may have begun before a change. One that is over and still listed (its
+            # callback is due) must not be joined: waiting for it would not give way to that callback, for ever.
+            if flight is None or flight.done():
                 return await self._load(account)
             await asyncio.shield(flight)
 
@@ -132,13 +134,17 @@ class Chains:
         loop = asyncio.get_running_loop()
         flight = loop.run_in_executor(self._pool, self._read, account, self._chains.get(account))
         self._flights[account] = flight
-        flight.add_done_callback(lambda _: self._flights.pop(account, None))
+        flight.add_done_callback(lambda _: self._landed(account, flight))
         chain = await asyncio.shield(flight)
         if len(self._chains) >= MAX_CHAINS:
             self._chains.clear()
         chain.looked = loop.time()
         self._chains[account] = chain
         return chain
+
+    def _landed(self, account: str, flight: asyncio.Future[Chain]) -> None:
+        if self._flights.get(account) is flight:
+            del self._flights[account]
 
     def _read(self, account: str, known: Chain | None) -> Chain:
         """In the pool."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -118,6 +119,31 @@ def test_a_changed_script_is_seen_with_the_next_message(store: FileScriptStore, 
         ["stop; # longer", "discard;"],
         ["stop; # longer"],
     ]
+
+
+def test_a_flight_that_is_over_but_still_listed_is_not_waited_for(store: FileScriptStore) -> None:
+    """Between the end of a flight and its callback a newcomer must not turn in a circle: the loop would stand still for ever."""
+
+    async def story() -> int:
+        ready = Chains(ScriptService(lambda account: store))
+        over: asyncio.Future[Chain] = asyncio.get_running_loop().create_future()
+        over.set_result(chain("keep;"))
+        ready._flights["ann"] = over
+        found = await ready.ready("ann")
+        await asyncio.sleep(0)
+        ready.close()
+        return len(found.scripts) + 100 * len(ready._flights)
+
+    def stuck(_number: int, _frame: object) -> None:
+        raise AssertionError("the loop stands still")
+
+    before = signal.signal(signal.SIGALRM, stuck)
+    signal.alarm(10)
+    try:
+        assert asyncio.run(story()) == 0
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_what_is_known_is_not_read_again_on_the_loop(
