@@ -67,7 +67,8 @@ class Screening:
 
 
 class Screen:
-    """``scripts`` in order; read again when they change. One a worker."""
+    """``scripts`` in order; read again when they change. One a worker, asked by several threads: at worst two compile the
+    same text at once."""
 
     def __init__(
         self, scripts: Sequence[Path], hostname: str, clock: Clock, limits: Limits = DEFAULT
