@@ -44,7 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     if everything and run_pytest("perf", ["-m", "perf", *more], closing=False):
         failed.append("perf")
     marks = "not perf" if everything else FAST
-    code = run_pytest("tests", ["-n", "2", "--dist", "worksteal", "-m", marks, *more], closing=True, failed=failed)
+    code = run_pytest(
+        "tests", ["-n", "2", "--dist", "worksteal", "-m", marks, *more], closing=True, failed=failed
+    )
     return code or (1 if failed else 0)
 
 
