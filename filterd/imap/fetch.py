@@ -17,6 +17,7 @@ from filterd.imap import numset
 from filterd.imap.call import Call, Steps
 from filterd.imap.columns import Block, Column
 from filterd.imap.errors import No
+from filterd.imap.events import FlagWatch
 from filterd.imap.section import Body
 from filterd.store.base import SEEN, Facts
 
@@ -259,7 +260,10 @@ def _mark_seen(call: Call, masks: dict[int, int]) -> set[int]:
     unseen = [uid for uid, mask in masks.items() if not mask & SEEN]
     if not unseen:
         return set()
+    watch = FlagWatch.of(call, call.view.mailbox, array("I", unseen), "add", ("\\Seen",))
     result = call.store.set_flags(call.view.mailbox, unseen, "add", ("\\Seen",))
+    if watch is not None:
+        watch.changed(result)
     call.view.told(result)
     for uid, mask, _ in result.changed:
         masks[uid] = mask

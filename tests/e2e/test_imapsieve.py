@@ -18,6 +18,7 @@ pytestmark = pytest.mark.e2e
 SCRIPT = """require ["imapsieve", "environment", "imap4flags", "fileinto", "copy", "variables"];
 if environment "imap.cause" "FLAG" {
     if environment :contains "imap.changedflags" "$Pay" { addflag "Paid"; }
+    if environment :contains "imap.changedflags" "\\\\Seen" { addflag "Read"; }
 } elsif environment "imap.mailbox" "Bills" {
     if environment :matches "imap.cause" "*" { addflag "by-${1}"; }
     if environment "imap.user" "ann@home.example" { addflag "by-ann"; }
@@ -78,6 +79,10 @@ def test_copy_append_move_and_flags(server: Server, tmp_path: Path) -> None:
         imap.select("Bills")
         imap.uid("STORE", "1", "+FLAGS", "($Pay)")
         assert flags_of(imap, "Bills")[0] == {"by-COPY", "by-ann", "$Pay", "Paid"}
+
+        imap.select("Bills")
+        imap.uid("FETCH", "2", "(BODY[])")  # sets \Seen on the way: a change of flags like any other
+        assert flags_of(imap, "Bills")[1] == {"by-APPEND", "by-ann", "\\Seen", "Read"}
 
         imap.append("Bills", None, None, mail("on"))
     wait_for(lambda: any(b"Subject: on" in text for text in server.read("bob")["INBOX"].values()), 10, "bob")
