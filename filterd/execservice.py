@@ -28,6 +28,7 @@ from rules.programs import name_fault
 
 log = logging.getLogger("filterd.exec")
 
+LOOK_AGAIN = 0.2  # seconds between looks for processes that hold a pipe of a program that ended
 AT_ONCE = 16  # programs that run side by side; the others wait
 REQUEST_SECONDS = 30.0  # to send a request
 CHUNK = 1 << 16
@@ -147,12 +148,8 @@ class ExecService:
         except TimeoutError:
             why = f"it took more than {self.limits.seconds:g} seconds"
         finally:
-            self._end(process.pid)
             feeding.cancel()
-            await process.wait()
-            self._sessions.discard(process.pid)
-            if not self._starting:
-                self._orphans()
+            await self._gone(process, process.stdout)
         said = await errors
         if said.strip():
             log.info("program %s: %s", request.program, said.decode("utf-8", "replace").strip())
@@ -160,6 +157,23 @@ class ExecService:
             return Answer(-signal.SIGKILL, error=why)
         status = process.returncode if process.returncode is not None else -signal.SIGKILL
         return Answer(status, output or b"", "" if status >= 0 else f"ended by signal {-status}")
+
+    async def _gone(self, process: asyncio.subprocess.Process, output: asyncio.StreamReader) -> None:
+        """Ends what is left of the program. asyncio's ``wait`` comes back only when the pipes are at their ends too, so what the
+        program has still written is read away, and who left its session and holds a pipe ends as well."""
+        self._end(process.pid)
+        rest = asyncio.create_task(_head(output, 0))
+        over = False
+        while not over:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await process.wait()
+                    over = True
+            if process.returncode is not None:
+                self._sessions.discard(process.pid)
+                if not self._starting:
+                    self._orphans()
+        rest.cancel()
 
     def _end(self, session: int) -> None:
         """All of the program's processes."""
