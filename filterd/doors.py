@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ Context = Callable[[], ssl.SSLContext]
 SIEVE_PORT = 4190  # RFC 5804 3
 REQUIRABLE = ("dane", "secure")  # words of queue.tls with which a next hop can prove who it is
 PROXIED = "+proxy"  # behind a listener's name: each connection begins with a PROXY header
+TOKENS_AT_ONCE = 8  # that are asked about
 IMPLICIT = frozenset({"submissions", "imaps", "pop3s"})
 
 
@@ -92,6 +94,10 @@ class Doors:
     _servers: list[Server] = field(default_factory=list)
     _admission: Admission | None = None
     _tokens: Judge | None = None
+    # A server of tokens that does not answer keeps no thread from the passwords, the queue and the scripts.
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(TOKENS_AT_ONCE, thread_name_prefix="tokens")
+    )
 
     def open(self) -> None:
         config = self.parts.config
@@ -141,6 +147,7 @@ class Doors:
         while admission.total and time.monotonic() < deadline:
             admission.shut_down()  # again and again: some were accepted and have no protocol yet
             await asyncio.sleep(0.02)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _check(self, login: str, password: str) -> Account | None:
         return await asyncio.to_thread(self.parts.directory.authenticate, login, password)
@@ -151,10 +158,13 @@ class Doors:
         if isinstance(evidence, sasl.Proof) and evidence.good:
             name = evidence.login
         elif isinstance(evidence, sasl.Token) and self._tokens is not None:
-            name = await asyncio.to_thread(self._tokens.whose, evidence.token)
+            loop = asyncio.get_running_loop()
+            name = await loop.run_in_executor(self._pool, self._tokens.whose, evidence.token)
             if name is not None and evidence.login and fold(evidence.login) != fold(name):
                 return None  # somebody else's token
-        found = self.parts.directory.account(name) if name is not None else None
+        if name is None:
+            return None
+        found = await asyncio.to_thread(self.parts.directory.account, name)
         return found if found is not None and found.enabled else None
 
     @staticmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from filterd.deliverykey import DeliveryKeys
 from filterd.queue.base import Outgoing
@@ -29,6 +30,16 @@ Seal = Callable[[Transaction, bytes, str], bytes]  # (work, message, address of 
 Compose = Callable[
     [Message, str, str, Reply], bytes
 ]  # the DSN of a late, verified refusal: text, to whom, for whom
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A submission as it leaves, kept with its transaction."""
+
+    STATE: ClassVar[str] = "departure"
+
+    base: Message
+    data: bytes
 
 
 @dataclass(slots=True)
@@ -62,12 +73,11 @@ class Departure:
         address of ours it came by."""
         if kind == "relay":
             return self._passed_on(work, base, to, key, params)
-        submitted = kind == "submission"
-        data = self._clean(work, base.data, forwarded=not submitted)
         reverse_path = work.envelope.reverse_path
-        if submitted:
-            data = self.sign(data, self._from_domain(base)) + data
+        if kind == "submission":
+            data = self._submitted(work, base)
         else:
+            data = self._clean(work, base.data, forwarded=True)
             data = self._sealed(work, f"Delivered-To: {passed}\r\n".encode() + data, passed)
             reverse_path = self._rewritten(reverse_path, to, passed)
         return Outgoing(
@@ -80,6 +90,14 @@ class Departure:
             params=relayed(work.envelope.mail_params, params),
             hold_until=float(work.envelope.mail_params.get(HOLD, 0)),
         )
+
+    def _submitted(self, work: Transaction, base: Message) -> bytes:
+        """What all recipients of a submission get: made and signed once, and the same octets for the spool."""
+        made = work.state.get(_Made.STATE)
+        if not isinstance(made, _Made) or made.base is not base:
+            data = self._clean(work, base.data, forwarded=False)
+            made = work.state[_Made.STATE] = _Made(base, self.sign(data, self._from_domain(base)) + data)
+        return made.data
 
     def _passed_on(
         self, work: Transaction, base: Message, to: str, key: bytes, params: Mapping[str, str]

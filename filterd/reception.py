@@ -174,7 +174,8 @@ class Reception(SmtpService):
             return NEED_AUTH
         sender = transaction.reverse_path
         if sender and not self._directory.may_send_as(session.account, sender):
-            allowed = ", ".join(list(self._directory.sendable_addresses(session.account))[:5])
+            every = await asyncio.to_thread(self._directory.sendable_addresses, session.account)
+            allowed = ", ".join(every[:5])
             return Reply(550, "5.7.1", f"You may not send as <{sender}>; yours are: {allowed}")
         return await self._over_rate(session, 1) or OK_SENDER
 

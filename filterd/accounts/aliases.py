@@ -5,8 +5,9 @@ then, where there is no such account, patterns of the configuration (``*-sales``
 file says for ``@domain``, before ``catch_all``. A file is looked at anew when it or what it includes changes.
 
 Invariant: a file that cannot be read, or has a line that nobody understands, makes nobody unknown. Its last good state holds; While
-one was never read ``ready`` is False and the answer for the whole domain is "later"; where the only state has such lines
-``whole`` is False, and who is not found is asked to come later. Safe to use from several threads.
+one was never read ``ready`` is False and the answer for the whole domain is "later"; where the only state has such lines, or
+a long file is being read again (``filterd.accounts.aside``), ``whole`` is False, and who is not found is asked to come later.
+Safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filterd.accounts import aliasfile
 from filterd.accounts.aliasfile import Entry, Fault, Rule, Table
+from filterd.accounts.aside import Aside
 from rules.regexes import Pattern
 
 MAX_FILE = 16 << 20  # octets
@@ -51,8 +52,8 @@ class Aliases:
 
     @property
     def whole(self) -> bool:
-        """Is everything that the files say understood?"""
-        return all([(table := file.table()) is not None and table.whole for file in self._files])
+        """Is everything that the files say now understood?"""
+        return all([file.whole() for file in self._files])
 
     @property
     def state(self) -> tuple[int, ...]:
@@ -192,7 +193,7 @@ class _Loaded:
 class _File:
     def __init__(self, kind: str, path: str, domain: str, includes: bool) -> None:
         self._kind, self._path, self._domain, self._includes = kind, path, domain, includes
-        self._lock = threading.Lock()
+        self._aside = Aside(f"aliases of {domain}", self._changed, self._again)
         self._loaded: _Loaded | None = None
         self._told = ""
         self._seen: dict[str, Stamp] = {}
@@ -200,18 +201,36 @@ class _File:
 
     def table(self) -> Table | None:
         """None when it was never read."""
-        with self._lock:
-            try:
-                if self._loaded is None or any(
-                    _stamp(path) != stamp for path, stamp in self._loaded.stamps.items()
-                ):
-                    self._take(self.load())
-                self._told = ""
-            except (OSError, ValueError) as error:
-                if self._told != str(error):
-                    log.error("aliases of %s: %s cannot be used: %s", self._domain, self._path, error)
-                self._told = str(error)
-            return self._loaded.table if self._loaded is not None else None
+        self._aside.fresh(wait=self._loaded is None)
+        return self._loaded.table if self._loaded is not None else None
+
+    def whole(self) -> bool:
+        fresh = self._aside.fresh(wait=self._loaded is None)
+        return fresh and self._loaded is not None and self._loaded.table.whole
+
+    def _changed(self) -> bool:
+        if self._loaded is None:
+            return True
+        try:
+            changed = any(_stamp(path) != stamp for path, stamp in self._loaded.stamps.items())
+        except OSError as error:
+            self._complain(error)
+            return False
+        if not changed:
+            self._told = ""
+        return changed
+
+    def _again(self) -> None:
+        try:
+            self._take(self.load())
+            self._told = ""
+        except (OSError, ValueError) as error:
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if self._told != str(error):
+            log.error("aliases of %s: %s cannot be used: %s", self._domain, self._path, error)
+        self._told = str(error)
 
     def _take(self, table: Table) -> None:
         for fault in table.faults:

@@ -2,8 +2,8 @@
 
 Order of a look-up in a domain of ours: alias (``filterd.accounts.aliases``), account, the same without the subaddress,
 alias pattern, SRS return address, postmaster and abuse (RFC 5321 4.5.1, RFC 2142: somebody must read them), catch-all,
-unknown. Everything is answered from memory; when the database or an alias file cannot be read, an address that was known
-stays known and any other is TryLater, never unknown.
+unknown. Everything is answered from memory; when the database or an alias file cannot be read, or a loop asks while a thread
+reads it again, an address that was known stays known and any other is TryLater, never unknown.
 An alias that leads back to an address already passed means the account of that name there (as in other mail systems),
 so circles end; expansion is bounded by MAX_TARGETS and MAX_DEPTH.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from filterd.accounts import apppasswords
 from filterd.accounts.aliases import Aliases
 from filterd.accounts.aliasfile import Entry
+from filterd.accounts.aside import Aside
 from filterd.accounts.database import AccountDatabase, Record
 from filterd.accounts.directory import (
     Account,
@@ -106,8 +107,12 @@ class BuiltinDirectory:
         self._passwords = passwords
         self._srs = srs
         self._secret = secret
+        # Made once for each state of the accounts and aliases; a loop gets those of the last state meanwhile.
         self._complete: tuple[object, bool] = (None, False)
-        self._own: tuple[Mapping[str, Record] | None, list[int], dict[str, list[str]]] = (None, [], {})
+        self._own: dict[str, list[str]] = {}
+        self._owned_for: tuple[Mapping[str, Record] | None, list[int]] | None = None
+        self._completeness = Aside("scram", self._complete_changed, self._make_complete)
+        self._ownership = Aside("own addresses", self._own_changed, self._make_own)
 
     # -- addresses ----------------------------------------------------------------------------------------------------
 
@@ -317,18 +322,20 @@ class BuiltinDirectory:
 
     def scram_offered(self) -> bool:
         """Can everybody who has a password log in by SCRAM? Programs that prefer it do not try another way afterwards."""
+        self._completeness.fresh(wait=self._complete[0] is None)
+        return self._complete[1]
+
+    def _complete_changed(self) -> bool:
+        return self._complete[0] is not self._records()[0]
+
+    def _make_complete(self) -> None:
         records, _ = self._records()
-        if records is None:
-            return False
-        known, complete = self._complete
-        if known is not records:  # looked at once for each state of the database
-            complete = all(
-                self._passwords.scram(record.password) is not None
-                for record in records.values()
-                if record.password and record.enabled
-            )
-            self._complete = (records, complete)
-        return complete
+        complete = records is not None and all(
+            self._passwords.scram(record.password) is not None
+            for record in records.values()
+            if record.password and record.enabled
+        )
+        self._complete = (records, complete)
 
     def may_send_as(self, account: Account, address: str) -> bool:
         if not split(address)[1]:
@@ -351,17 +358,26 @@ class BuiltinDirectory:
         return (account.id, *(alias for alias in self._aliases() if self.may_send_as(account, alias)))
 
     def own_addresses(self, account: Account) -> Sequence[str]:
-        records, _ = self._records()
-        known, versions, own = self._own
-        now = [number for domain in self._domains.values() for number in domain.aliases.state]
-        if known is not records or versions != now:  # made once for each state: asked for with every delivery
-            own = {}
-            for alias in self._aliases():
-                found = self.lookup(alias)
-                if isinstance(found, Local) and not found.catch_all:
-                    own.setdefault(found.account.id, []).append(alias)
-            self._own = (records, now, own)
-        return (account.id, *own.get(account.id, ()))
+        self._ownership.fresh(wait=self._owned_for is None)
+        return (account.id, *self._own.get(account.id, ()))
+
+    def _state(self) -> tuple[Mapping[str, Record] | None, list[int]]:
+        """Of the accounts and aliases."""
+        aliases = [number for domain in self._domains.values() for number in domain.aliases.state]
+        return self._records()[0], aliases
+
+    def _own_changed(self) -> bool:
+        records, aliases = self._state()
+        return self._owned_for is None or self._owned_for[0] is not records or self._owned_for[1] != aliases
+
+    def _make_own(self) -> None:
+        state, own = self._state(), dict[str, list[str]]()
+        for alias in self._aliases():
+            found = self.lookup(alias)
+            if isinstance(found, Local) and not found.catch_all:
+                own.setdefault(found.account.id, []).append(alias)
+        self._own = own
+        self._owned_for = state
 
     def _aliases(self) -> list[str]:
         return [

@@ -8,7 +8,8 @@ Readers keep all rows in memory and ask ``PRAGMA data_version`` at most once in 
 process committed, so a look-up costs no disk and a new account is known within a second.
 Invariants: a connection is never used in a process that did not open it; writes are durable when they return
 (``synchronous=FULL``); the file and its folder are for us alone (0600, 0700). A database that cannot be read raises
-AccountsUnavailable, and the rows read last stay usable as ``last_known``.
+AccountsUnavailable, and the rows read last stay usable as ``last_known``; so does one that a loop asks for while a thread reads
+or writes it (``filterd.accounts.aside``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from filterd.accounts.apppasswords import MOST, AppPassword
+from filterd.accounts.aside import Aside
 from filterd.accounts.errors import AccountExists, AccountsUnavailable, NoSuchAccount
 from filterd.wal import enter_wal
 from pipeline.ports import Clock
@@ -71,6 +73,7 @@ class AccountDatabase:
         self.path = path
         self._clock = clock
         self._lock = threading.Lock()
+        self._aside = Aside("accounts", self._changed, self._read, self._lock)
         self._connection: sqlite3.Connection | None = None
         self._abandoned: list[sqlite3.Connection] = []
         self._pid = 0
@@ -85,9 +88,9 @@ class AccountDatabase:
         now = self._clock.monotonic()
         if self._loaded and now - self._looked < LOOK_EVERY and self._pid == os.getpid():
             return self._records
-        with self._lock, self._guarded():
-            self._look(now)
-            return self._records
+        if not self._aside.fresh(wait=not self._loaded):
+            raise AccountsUnavailable(f"{self.path} is being read")
+        return self._records
 
     def last_known(self) -> Mapping[str, Record] | None:
         """What was read last, without looking; None when nothing ever was."""
@@ -171,11 +174,19 @@ class AccountDatabase:
         connection.execute("COMMIT")
         self._load(connection)
 
-    def _look(self, now: float) -> None:
-        connection = self._open()
-        version = connection.execute("PRAGMA data_version").fetchone()[0]
+    def _changed(self) -> bool:
+        now = self._clock.monotonic()
+        with self._guarded():
+            version = self._open().execute("PRAGMA data_version").fetchone()[0]
         if version != self._version or not self._loaded:
-            self._load(connection)
+            return True
+        self._looked = now
+        return False
+
+    def _read(self) -> None:
+        now = self._clock.monotonic()
+        with self._guarded():
+            self._load(self._open())
         self._looked = now
 
     def _load(self, connection: sqlite3.Connection) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from filterd.wal import enter_wal
+from filterd.wal import open_wal
 from pipeline.ports import Clock
 from pipeline.reply import Reply
 
@@ -106,7 +106,7 @@ class Rates:
             return UNKNOWN
 
     def _look(self, account: str, recipients: int, count: bool) -> Reply | None:
-        db = self._db = self._db or self._open()
+        db = self._db = self._db or open_wal(self._path, BUSY_SECONDS, "off", SCHEMA)
         minute = int(self._clock.time() // 60)
         db.execute("begin immediate" if count else "begin")
         try:
@@ -131,11 +131,3 @@ class Rates:
             return None
         log.warning("%s has sent what an hour allows: %s", account, what)
         return Reply(450, "4.7.1", f"You may send {what} an hour; please try again in {wait} min")
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        enter_wal(db, BUSY_SECONDS)
-        db.execute("pragma synchronous=off")
-        db.executescript(SCHEMA)
-        return db

@@ -4,16 +4,17 @@ The file has one name or address a line; what follows a blank on the line does n
 table of Postfix (``address  OK``) is read as it is; ``@domain`` alone means everybody. It is looked at anew when its time or
 size changes. Names are compared without case, and without their subaddress when the whole is not there.
 
-Invariant: a file that cannot be read makes nobody unknown: once it was read its last state holds, before that nobody can tell.
+Invariant: a file that cannot be read makes nobody unknown: once it was read its last state holds, before that nobody can tell;
+nor can anybody of names that are not in the last state while a long file is being read again (``filterd.accounts.aside``).
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from filterd.accounts.aside import Aside
 from filterd.accounts.names import fold_local
 
 ANY = "any"
@@ -44,31 +45,43 @@ class Recipients:
         if self._everybody or wanted & self._names or wanted & DUTY:
             return True
         states = [file.names() for file in self._files]
-        if any(names is not None and (wanted & names or "" in names) for names in states):
+        if any(wanted & names or "" in names for names, _ in states):
             return True
-        return None if None in states else False
+        return False if all(sure for _, sure in states) else None
 
 
 class _File:
     def __init__(self, path: Path, domain: str) -> None:
         self._path = path
         self._domain = domain
-        self._lock = threading.Lock()
+        self._aside = Aside(f"recipients of {domain}", self._changed, self._read)
         self._stamp: tuple[int, int, int] | None = None
         self._known: frozenset[str] | None = None
 
-    def names(self) -> frozenset[str] | None:
-        """ "" among them means everybody; None when the file was never read."""
-        with self._lock:
-            try:
-                found = self._path.stat()
-                stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
-                if stamp != self._stamp:
-                    self._known = read(self._path.read_text("utf-8", "surrogateescape"), self._domain)
-                    self._stamp = stamp
-            except OSError as error:
-                log.warning("the recipients of %s cannot be read: %s", self._domain, error)
-            return self._known
+    def names(self) -> tuple[frozenset[str], bool]:
+        """("" among them means everybody, False when others may be there too)."""
+        fresh = self._aside.fresh(wait=self._known is None)
+        known = self._known
+        return (known, fresh) if known is not None else (frozenset(), False)
+
+    def _look(self) -> tuple[int, int, int]:
+        found = self._path.stat()
+        return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def _changed(self) -> bool:
+        try:
+            return self._look() != self._stamp
+        except OSError as error:
+            log.warning("the recipients of %s cannot be read: %s", self._domain, error)
+            return False
+
+    def _read(self) -> None:
+        try:
+            stamp = self._look()
+            self._known = read(self._path.read_text("utf-8", "surrogateescape"), self._domain)
+            self._stamp = stamp
+        except OSError as error:
+            log.warning("the recipients of %s cannot be read: %s", self._domain, error)
 
 
 def read(text: str, domain: str) -> frozenset[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import threading
 from base64 import b64encode, urlsafe_b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,18 +129,27 @@ class Introspected:
 
 
 class KeySet:
-    """The keys at ``read()`` (a file, a URL), looked at again after KEYS_FOR, or sooner for a key that is not known."""
+    """The keys at ``read()`` (a file, a URL), looked at again after KEYS_FOR, or sooner for a key that is not known. Safe to
+    use from several threads: one reads; others wait for it when no key that is known would do."""
 
     def __init__(self, read: Callable[[], bytes], clock: Clock) -> None:
         self._read, self._clock = read, clock
+        self._lock = threading.Lock()
         self._keys: tuple[tuple[str | None, WebKey], ...] = ()
         self._fetched = self._tried = float("-inf")
 
     def find(self, key_id: str | None) -> Sequence[WebKey]:
-        now = self._clock.monotonic()
-        if now - self._fetched > KEYS_FOR or (not self._chosen(key_id) and now - self._tried > KEYS_PAUSE):
-            self._look(now)
+        if self._due(key_id) and self._lock.acquire(blocking=not self._chosen(key_id)):
+            try:
+                if self._due(key_id):
+                    self._look(self._clock.monotonic())
+            finally:
+                self._lock.release()
         return self._chosen(key_id)
+
+    def _due(self, key_id: str | None) -> bool:
+        now = self._clock.monotonic()
+        return now - self._fetched > KEYS_FOR or (not self._chosen(key_id) and now - self._tried > KEYS_PAUSE)
 
     def _chosen(self, key_id: str | None) -> list[WebKey]:
         return [key for name, key in self._keys if key_id is None or name == key_id]

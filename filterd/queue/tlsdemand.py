@@ -84,11 +84,6 @@ class Demand:
         """Never in clear text."""
         return self.level in (Level.ENCRYPT, Level.DANE, Level.NAMED) and not self.only_told
 
-    @property
-    def authenticates(self) -> bool:
-        """The other side proves who it is."""
-        return self.level in (Level.DANE, Level.NAMED) and not self.only_told
-
 
 @dataclass(frozen=True, slots=True)
 class Session:

@@ -178,6 +178,25 @@ def test_forwarded_mail_is_sealed_and_privacy_happens_before(keyed: tuple[Config
     assert b"ARC-Seal" not in submission.data
 
 
+def test_a_submission_is_signed_once_for_all_recipients(keyed: tuple[Config, Zone]) -> None:
+    made, zone = keyed
+    base = Message(MAIL.replace(b"away.example>", b"here.example>"))
+    envelope = Envelope("ann@here.example", (), Client(auth="ann@here.example"), Profile.SUBMISSION)
+    work = Transaction(base, envelope, "trace", TestClock().now)
+    leaving = departure(made, zone)
+
+    def leave(message: Message, to: str) -> bytes:
+        return leaving.outgoing(
+            work, message, to=to, kind="submission", key=to.encode(), params={}, passed=""
+        ).data
+
+    first = leave(base, "x@y.example")
+    assert dkim(first, zone) == ["here.example rsa-sha256 pass", "here.example ed25519-sha256 pass"]
+    assert leave(base, "z@y.example") is first
+    other = leave(Message(base.data + b"more\r\n"), "z@y.example")
+    assert other.endswith(b"more\r\n") and dkim(other, zone) == dkim(first, zone)
+
+
 def test_a_seal_is_put_on_a_chain_that_we_verified(keyed: tuple[Config, Zone]) -> None:
     made, zone = keyed
     work = arrive(made, zone)

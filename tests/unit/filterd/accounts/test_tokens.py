@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import json
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from threading import Event
 
 import pytest
 
@@ -157,6 +159,25 @@ def test_keys_out_of_reach_are_no_no() -> None:
     for _ in range(2):
         with pytest.raises(AccountsUnavailable):
             judge.whose(issuer().token(GOOD))
+
+
+def test_who_comes_while_the_keys_are_read_waits_for_them() -> None:
+    reading, go_on = Event(), Event()
+
+    def read() -> bytes:
+        reading.set()
+        assert go_on.wait(60)
+        return issuer().jwks()
+
+    judge, token = Signed(RULES, KeySet(read, Hands()), Hands()), issuer().token(GOOD)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(judge.whose, token)
+        assert reading.wait(60)
+        second = pool.submit(judge.whose, token)
+        done, _ = wait([second], timeout=0.05)
+        go_on.set()
+        assert first.result(60) == second.result(60) == "ann@example.org"
+    assert not done
 
 
 def test_key_sets() -> None:
