@@ -126,7 +126,8 @@ def test_accounts_and_aliases_read_aside(tmp_path: Path, slow: None) -> None:
 
     other.add(Record("new@us.example", "", "x", created=1.0))
     clock.at += 2 * LOOK_EVERY
-    assert isinstance(look("new@us.example"), TryLater)
+    found = look("new@us.example")  # the reader may be done before the last look of one look-up
+    assert isinstance(found, TryLater | Local), "never unknown"
     readers_end()
     assert isinstance(look("new@us.example"), Local)
 
