@@ -38,6 +38,7 @@ from filterd.assembly import (
     stage_context,
     tls_reporting,
 )
+from filterd.beside import beside
 from filterd.board import Board, Desk, alone
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
@@ -465,17 +466,18 @@ async def sender(config: Config, board: Board | None = None) -> int:
         held = releaser(
             config, parts.quarantine, parts.delivery, parts.directory, parts.traces, parts.spool, clock
         )
-        work.append(held.run(stop))
+        work.append(beside("the quarantine", held.run, stop))
     if (
         config.stage.dmarc.reports.send
     ):  # the daily DMARC reports; `filterd dmarc send` does the same from cron
-        work.append(reporting(config, dns(config, clock, ids), parts.spool, clock).run(stop))
+        daily = reporting(config, dns(config, clock, ids), parts.spool, clock)
+        work.append(beside("DMARC reports", daily.run, stop))
     if config.server.maildrop:
-        work.append(maildrop_of(config, local, parts.spool, clock).run(stop))
+        work.append(beside("the maildrop", maildrop_of(config, local, parts.spool, clock).run, stop))
     if engines_of(config):
-        work.append(work_of(config, clock, parts.jobs).run(stop))
+        work.append(beside("learning", work_of(config, clock, parts.jobs).run, stop))
     if config.queue.tls_reports:
-        work.append(tls_reporting(config, resolver, parts.spool, clock).run(stop))
+        work.append(beside("TLS reports", tls_reporting(config, resolver, parts.spool, clock).run, stop))
     await asyncio.gather(*work)
     seen.close()
     await parts.end()

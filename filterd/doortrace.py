@@ -75,8 +75,8 @@ def said(reply: Reply) -> str:
     return f"{reply.code} {reply.enhanced_code} {reply.text}"
 
 
-def opened(name: str, now: float, envelope: Envelope, message: Message | None) -> MessageTrace:
-    """The trace of a message that has just come; None: it never did."""
+def facts(name: str, now: float, envelope: Envelope, message: Message | None) -> MessageTrace:
+    """A trace with what is known of client and message, and nothing of what happened."""
     client = envelope.client
     trace = MessageTrace(
         id=name,
@@ -94,6 +94,13 @@ def opened(name: str, now: float, envelope: Envelope, message: Message | None) -
         trace.subject = message.subject()[:SUBJECT_KEPT]
         trace.sender = sender[0].address if sender else ""
         trace.size = message.size
+    return trace
+
+
+def opened(name: str, now: float, envelope: Envelope, message: Message | None) -> MessageTrace:
+    """The trace of a message that has just come; None: it never did."""
+    client = envelope.client
+    trace = facts(name, now, envelope, message)
     who = client.ip or "local"
     summary = f"{who} ({client.helo})" if client.helo else who
     if client.tls:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filterd.wal import enter_wal
+from filterd.wal import open_wal
 from pipeline.errors import StageFault
 from pipeline.stages.greylist import Limits, Noted, Row, Triplets, step
 
@@ -43,7 +43,7 @@ class SqliteTriplets(Triplets):
             raise StageFault("unavailable", f"greylist.db: {error}") from error
 
     def _note(self, network: str, keys: tuple[bytes, ...], now: float, limits: Limits) -> Noted:
-        db = self._db = self._db or self._open()
+        db = self._db = self._db or open_wal(self._path, BUSY_SECONDS, "off", SCHEMA)
         waits: list[float] = []
         db.execute("begin immediate")
         try:
@@ -74,14 +74,6 @@ class SqliteTriplets(Triplets):
             (network, key, row.first, row.last, row.passed),
         )
         return wait
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        enter_wal(db, BUSY_SECONDS)
-        db.execute("pragma synchronous=off")
-        db.executescript(SCHEMA)
-        return db
 
     async def close(self) -> None:
         """End the thread; what is under way is done first."""

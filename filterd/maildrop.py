@@ -8,12 +8,14 @@ that nobody can guess). Its owner, as the system knows him, is who sends.
 Invariants: a file goes only when each recipient has come to an end: taken (stored, or in the queue), or refused and its
 sender told. A crash before that brings the file again: Date, Message-ID and ENVID derive from the file, so its delivery keys
 are the same and nothing is stored or sent twice. What is no such file (a link, a device, broken JSON) is put aside once and
-told, never followed.
+told, never followed. What cannot come to its end now is put off, so that it neither keeps the loop busy nor hides the files
+behind it; no file, and no owner who takes his away meanwhile, ends the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -43,6 +45,7 @@ STANDARD = "/var/spool/filterd/maildrop"  # where sendmail looks when it may not
 MODE = 0o1733
 COMPLETE = 0o644
 LOOK_SECONDS = 2.0
+LONGEST_PAUSE = 300.0  # between two tries of one file; the first is LOOK_SECONDS
 MOST_AT_ONCE = 100
 HEAD_OCTETS = 1 << 20  # of the line of JSON
 MOST_RECIPIENTS = 10_000
@@ -50,6 +53,7 @@ GIVE_UP_SECONDS = 20 * 3600.0  # delivery keys of a first try live for a day
 STALE_SECONDS = 86_400.0  # a file that nobody completes
 ASIDE = ".bad-"
 PARAMETERS = ("NOTIFY", "RET", "ENVID", "BODY")
+NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)  # what opening a link, a socket or a device says
 
 log = logging.getLogger("filterd.maildrop")
 
@@ -124,18 +128,25 @@ class Maildrop:
     spool: Spool
     clock: Clock
     _told: set[str] = field(default_factory=set)
+    _put_off: dict[str, tuple[int, float]] = field(default_factory=dict)  # name -> (tries, not before)
 
     async def run(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
         while not stop.is_set():
             try:
-                names = await asyncio.to_thread(self._waiting)
+                names = await asyncio.to_thread(self._waiting, loop.time())
             except OSError as error:
                 self._once(self.folder, f"cannot be read: {error}")
                 names = []
             for name in names:
                 if stop.is_set():
                     return
-                await self._guarded(name)
+                if await self._guarded(name):
+                    self._forget(name)
+                else:
+                    tries = self._put_off.get(name, (0, 0.0))[0]
+                    pause = min(LONGEST_PAUSE, LOOK_SECONDS * 2 ** min(tries, 10))
+                    self._put_off[name] = (tries + 1, loop.time() + pause)
             if len(names) < MOST_AT_ONCE:
                 await self._pause(stop)
 
@@ -146,33 +157,49 @@ class Maildrop:
         except TimeoutError:
             return
 
-    def _waiting(self) -> list[str]:
-        """Complete files, the oldest first; what was begun long ago and never completed goes."""
+    def _waiting(self, now: float) -> list[str]:
+        """Complete files that are not put off, the oldest first; what was begun long ago and never completed goes."""
         found: list[tuple[float, str]] = []
+        there = {self.folder}
         for entry in os.scandir(self.folder):
             if entry.name.startswith("."):
                 continue
-            facts = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(facts.st_mode) and stat.S_IMODE(facts.st_mode) & 0o444 != 0o444:
-                if facts.st_mtime < self.clock.time() - STALE_SECONDS:
-                    os.unlink(entry.path)
+            try:
+                facts = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(facts.st_mode) and stat.S_IMODE(facts.st_mode) & 0o444 != 0o444:
+                    if facts.st_mtime < self.clock.time() - STALE_SECONDS:
+                        os.unlink(entry.path)
+                    continue
+            except FileNotFoundError:  # its owner took it away
                 continue
-            found.append((facts.st_mtime, entry.name))
+            there.add(entry.name)
+            if self._put_off.get(entry.name, (0, now))[1] <= now:
+                found.append((facts.st_mtime, entry.name))
+        for name in {*self._put_off, *self._told} - there:
+            self._forget(name)
         return [name for _, name in sorted(found)][:MOST_AT_ONCE]
 
-    async def _guarded(self, name: str) -> None:
+    def _forget(self, name: str) -> None:
+        self._told.discard(name)
+        self._put_off.pop(name, None)
+
+    async def _guarded(self, name: str) -> bool:
+        """Is it done with? Else it stays and is tried again."""
         path = os.path.join(self.folder, name)
         try:
-            if await self._one(name):
-                await asyncio.to_thread(os.unlink, path)
-                self._told.discard(name)
-        except Unusable as error:
-            log.error("maildrop: %s is put aside: %s", path, error)
-            await asyncio.to_thread(self._aside, name)
+            try:
+                if await self._one(name):
+                    await asyncio.to_thread(os.unlink, path)
+                    return True
+            except Unusable as error:
+                await asyncio.to_thread(self._aside, name)
+                log.error("maildrop: %s is put aside: %s", path, error)
+                return True
         except (OSError, StoreUnavailable) as error:
             self._once(name, str(error))
         except Exception:  # a bug: the file stays, the others go on
             log.exception("maildrop: %s", path)
+        return False
 
     def _once(self, name: str, text: str) -> None:
         if name not in self._told:
@@ -217,6 +244,8 @@ class Maildrop:
         try:
             fd = os.open(os.path.join(self.folder, name), flags)
         except OSError as error:
+            if error.errno not in NO_FILE:  # no fault of the file's: gone, or we have too many open
+                raise
             raise Unusable(f"it cannot be opened: {error.strerror}") from None
         facts = os.fstat(fd)
         if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:

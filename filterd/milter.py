@@ -20,6 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from filterd import doortrace
 from filterd.explain.traces import TraceWriter
 from filterd.generation import run_stages
 from filterd.milter_packets import Writer
@@ -288,22 +289,9 @@ class MilterReception(MilterService):
 
     def _open_trace(self, work: Transaction) -> MessageTrace:
         envelope, message = work.envelope, work.message
-        client, sender = envelope.client, message.from_addresses()
+        client = envelope.client
         now = self._clock.time()
-        trace = MessageTrace(
-            id=work.trace_id,
-            at=now,
-            profile=envelope.profile.value,
-            client_ip=client.ip or "",
-            helo=client.helo,
-            tls=client.tls,
-            auth=client.auth,
-            reverse_path=envelope.reverse_path,
-            message_id=message.message_id(),
-            subject=message.subject()[:200],
-            sender=sender[0].address if sender else "",
-            size=message.size,
-        )
+        trace = doortrace.facts(work.trace_id, now, envelope, message)
         who = f"{client.ip or 'local'}" + (f" ({client.helo})" if client.helo else "")
         if client.auth:
             who += f", logged in as {client.auth}"

@@ -9,8 +9,25 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from pathlib import Path
+
+from filterd.store.durable import RealDisk, make_dirs
 
 PAUSE = 0.005  # the change takes a millisecond or two
+
+
+def open_wal(path: Path, seconds: float, synchronous: str, schema: str) -> sqlite3.Connection:
+    """A connection for one thread at a time, each statement its own transaction; folder (0700) and file are made when missing.
+
+    ``seconds``: how long to wait for others. ``synchronous``: ``full``, or ``off`` where a crash of the machine may take the
+    last seconds. Raises sqlite3.Error, OSError.
+    """
+    make_dirs(RealDisk(), str(path.parent))  # SQLite syncs the names of its files, not that of the folder
+    db = sqlite3.connect(path, timeout=seconds, isolation_level=None, check_same_thread=False)
+    enter_wal(db, seconds)
+    db.execute(f"pragma synchronous={synchronous}")
+    db.executescript(schema)
+    return db
 
 
 def enter_wal(db: sqlite3.Connection, seconds: float) -> None:

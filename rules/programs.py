@@ -7,11 +7,12 @@ is the administrator's matter (``Host.execute``). Programs read the message with
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rules.errors import RunError
 from rules.match import expand
-from rules.registry import Kind, Param
+from rules.registry import CheckFn, CommandFn, CommandSpec, Kind, Param, TestFn, TestSpec
 from rules.view import crlf
 
 if TYPE_CHECKING:
@@ -72,3 +73,29 @@ def start(run: Run, bound: Bound, data: bytes, *, test: bool) -> tuple[int, byte
     if answer is None and not test:
         raise RunError(f"{bound.name}: there is no program {name}, or it cannot be run now")
     return answer
+
+
+def specs(
+    name: str,
+    needs: tuple[str, ...],
+    act: Callable[[Run, Bound, bool], bool],
+    failed: str,
+    check: CheckFn = check,
+) -> tuple[CommandSpec, TestSpec]:
+    """What is both an action and a test (sections 6 and 7). ``act``: its last argument says that it is the test; False: it did
+    not work, for which the action's trace says ``failed``."""
+
+    def command(bound: Bound) -> CommandFn:
+        def run_command(run: Run) -> None:
+            if not act(run, bound, False):
+                run.seen += f": {failed}"
+
+        return run_command
+
+    def test(bound: Bound) -> TestFn:
+        return lambda run: act(run, bound, True)
+
+    return (
+        CommandSpec(name, needs, PARAMS, check=check, link=command, effects=("body",)),
+        TestSpec(name, needs, PARAMS, check=check, link=test, reads=("state", "body"), alters=True),
+    )

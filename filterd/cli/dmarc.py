@@ -245,13 +245,13 @@ async def _send(config: Config) -> list[Told]:
 
 
 def sent(arguments: argparse.Namespace) -> int:
-    from filterd.reports import data
+    from filterd.reports import data, days
 
     path = Path(load_config(arguments).server.data_dir) / data.REPORTS
     rows = []
     if path.exists():
         db = data.connect(path)
-        rows = data.sent(db)
+        rows = days.sent(db)
         db.close()
     if arguments.json:
         print_json(

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filterd.batches import Waiting
 from filterd.explain.codec import dump, load, plain
-from filterd.wal import enter_wal
+from filterd.wal import open_wal
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 log = logging.getLogger("filterd.explain")
@@ -47,12 +47,7 @@ def connect(path: Path, readonly: bool = False) -> sqlite3.Connection:
     """An open trace database; creates it when it is missing and ``readonly`` is False."""
     if readonly:
         return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=BUSY_SECONDS)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    enter_wal(db, BUSY_SECONDS)
-    db.execute("pragma synchronous=off")
-    db.executescript(SCHEMA)
-    return db
+    return open_wal(path, BUSY_SECONDS, "off", SCHEMA)
 
 
 Entry = MessageTrace | tuple[str, Span] | tuple[str, str, None]
@@ -64,7 +59,7 @@ class TraceWriter:
     def __init__(self, path: Path, keep_seconds: float) -> None:
         self._path = path
         self._keep = keep_seconds
-        self._waiting: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._waiting: Waiting[Entry] = Waiting()
         self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
@@ -82,14 +77,14 @@ class TraceWriter:
         self._offer((name, trace_id, None))
 
     def _offer(self, entry: Entry) -> None:
-        if self._waiting.qsize() >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             self._dropped += 1
             return
         self._waiting.put(entry)
 
     def close(self) -> None:
         """Write what is waiting and end the thread."""
-        self._waiting.put(None)
+        self._waiting.end()
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
@@ -97,12 +92,7 @@ class TraceWriter:
         pruned = 0.0
         going = True
         while going:
-            batch = [self._waiting.get()]
-            time.sleep(FLUSH_SECONDS if batch[0] is not None else 0)
-            while not self._waiting.empty():
-                batch.append(self._waiting.get())
-            going = None not in batch
-            entries = [entry for entry in batch if entry is not None]
+            entries, going = self._waiting.gathered(FLUSH_SECONDS)
             try:
                 if db is None:
                     if not entries:  # the end, and there was never anything to write

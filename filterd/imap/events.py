@@ -86,7 +86,15 @@ class MailboxEvents:
             one.close()
 
     def wants(self, store: AccountStore, mailbox: str, cause: str) -> bool:
-        return any(one.wants(store, mailbox, cause) for one in self.listeners)
+        """A listener that cannot say is told: what it asks about has happened, and its failure must not undo the answer."""
+        for one in self.listeners:
+            try:
+                if one.wants(store, mailbox, cause):
+                    return True
+            except Exception:
+                log.exception("asking about %s in %s", cause, mailbox)
+                return True
+        return False
 
     async def told(self, events: Sequence[MailboxEvent]) -> None:
         for event in events:

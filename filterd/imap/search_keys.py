@@ -281,6 +281,18 @@ def decode(raw: bytes, charset: str) -> str:
     return charsets.decode(raw, charset)
 
 
+def parse_keys(p: Parser) -> tuple[KeyParser, Key]:
+    """The rest of a command that searches: a charset, if it names one, and the keys."""
+    charset = "utf-8"
+    if p.take(b"CHARSET "):
+        charset = parse_charset(p)
+        p.sp()
+    keys = KeyParser(p, charset)
+    key = keys.keys()
+    p.end()
+    return keys, key
+
+
 def parse_charset(p: Parser) -> str:
     """After the word CHARSET and its space: a charset that can be searched in."""
     name = p.astring().decode("ascii", "replace").lower()

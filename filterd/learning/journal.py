@@ -9,7 +9,6 @@ message replaces an earlier one that still waits; what waits and what is remembe
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from filterd.learning.lesson import FAILED, KINDS, NONE, Lesson, Outcome, crlf, digest
-from filterd.wal import enter_wal
+from filterd.wal import open_wal
 
 FOLDER: Final = "learning"
 FILE: Final = "journal.db"
@@ -85,11 +84,7 @@ class Journal:
     """One connection; used by one thread at a time. Raises sqlite3.Error and OSError."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        enter_wal(self._db, BUSY_SECONDS)
-        self._db.execute("pragma synchronous=full")
-        self._db.executescript(SCHEMA)
+        self._db = open_wal(path, BUSY_SECONDS, "full", SCHEMA)
 
     def close(self) -> None:
         self._db.close()

@@ -8,13 +8,12 @@ added. Invariants: counts and ``seen`` change in one transaction; both tables ar
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from filterd.learning.lesson import AGAIN, CHANGED, FORGOTTEN, LEARNED, NONE, SPAM
-from filterd.wal import enter_wal
+from filterd.wal import open_wal
 from pipeline.spam.bayes import Counts
 
 MAX_TOKENS: Final = 400_000
@@ -36,12 +35,8 @@ class Table:
     """One connection; used by one thread at a time. Raises sqlite3.Error and OSError."""
 
     def __init__(self, path: Path, max_tokens: int = MAX_TOKENS, max_seen: int = MAX_SEEN) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._max_tokens, self._max_seen = max_tokens, max_seen
-        self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        enter_wal(self._db, BUSY_SECONDS)
-        self._db.execute("pragma synchronous=full")
-        self._db.executescript(SCHEMA)
+        self._db = open_wal(path, BUSY_SECONDS, "full", SCHEMA)
 
     def close(self) -> None:
         self._db.close()

@@ -132,13 +132,21 @@ class Work:
                 elif down:  # it did not answer a moment ago: the others wait for the next round
                     outcomes = [Outcome(FAILED, down)] * len(batch)
                 else:
-                    outcomes = await self._lessons(teacher, batch)
+                    outcomes = await self._taught(teacher, batch)
                     if not outcomes:
                         return
                     if all(one.what == FAILED for one in outcomes):
                         down = outcomes[-1].reason
                 results = list(zip(batch, outcomes, strict=True))
                 await asyncio.to_thread(self._write, journal, results)
+
+    async def _taught(self, teacher: Teacher, batch: list[Job]) -> list[Outcome]:
+        """A mistake in a teacher is a failure of these lessons: they are put off, and given up in the end."""
+        try:
+            return await self._lessons(teacher, batch)
+        except Exception as error:
+            log.exception("learning: %s", teacher.name)
+            return [Outcome(FAILED, f"internal error: {error!r}")] * len(batch)
 
     async def _lessons(self, teacher: Teacher, batch: list[Job]) -> list[Outcome]:
         """What became of them; nothing when we are told to stop meanwhile: they are given again later."""

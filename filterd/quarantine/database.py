@@ -34,7 +34,7 @@ from filterd.quarantine.base import (
     facts_plain,
 )
 from filterd.store.base import StoreUnavailable
-from filterd.wal import enter_wal
+from filterd.wal import open_wal
 
 FOLDER, FILE = "quarantine", "held.db"
 BUSY_SECONDS = 10.0
@@ -73,13 +73,7 @@ class QuarantineDatabase:
 
     def __init__(self, path: Path) -> None:
         with _told():
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            enter_wal(self._db, BUSY_SECONDS)
-            self._db.execute("pragma synchronous=full")
-            self._db.executescript(SCHEMA)
+            self._db = open_wal(path, BUSY_SECONDS, "full", SCHEMA)
 
     def close(self) -> None:
         self._db.close()

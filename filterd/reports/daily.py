@@ -11,13 +11,15 @@ import asyncio
 import hashlib
 import logging
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from filterd.config.schema import Config
 from filterd.queue.base import Outgoing, Spool
-from filterd.reports import aggregate, data
+from filterd.reports import aggregate, data, days
 from filterd.reports.aggregate import Reporter, Target, Unsure
 from pipeline.ports import Clock, Resolver
 
@@ -47,8 +49,14 @@ def reporter(config: Config) -> Reporter:
 
 
 @dataclass(slots=True)
-class Reporting:
-    """Everything that is needed to report. ``sign``: (message, domain) -> DKIM-Signature fields or b""."""
+class Daily(ABC):
+    """Everything that is needed to report. ``sign``: (message, domain) -> DKIM-Signature fields or b"".
+
+    ``kind``: for people. ``seen``: the table of counts (``days.connect``).
+    """
+
+    kind: ClassVar[str]
+    seen: ClassVar[str]
 
     path: Path
     who: Reporter
@@ -63,7 +71,7 @@ class Reporting:
             try:
                 await self.send_due()
             except (sqlite3.Error, OSError) as error:
-                log.warning("DMARC reports not sent: %s", error)
+                log.warning("%s reports not sent: %s", self.kind, error)
             try:
                 async with asyncio.timeout(PAUSE_SECONDS):
                     await stop.wait()
@@ -74,17 +82,36 @@ class Reporting:
         """Queue the reports of all days that are over. Raises sqlite3.Error."""
         if not await asyncio.to_thread(self.path.exists):
             return []
-        db = await asyncio.to_thread(data.connect, self.path)
+        db = await asyncio.to_thread(days.connect, self.path, self.seen)
         try:
-            today = data.day_of(self.clock.time())
+            today = days.day_of(self.clock.time())
             out = []
-            for day, domain in await asyncio.to_thread(data.due, db, today):
+            for day, domain in await asyncio.to_thread(days.due, db, today):
                 told = await self._domain(db, day, domain)
                 if told is not None:
                     out.append(told)
             return out
         finally:
             db.close()
+
+    @abstractmethod
+    async def _domain(self, db: sqlite3.Connection, day: str, domain: str) -> Told | None:
+        """Queue one domain's reports of a day. None: its DNS does not answer, the day waits."""
+
+    def _outgoing(self, message: bytes, to: str, what: str) -> Outgoing:
+        """``what``: the same for the same report."""
+        sender = self.who.email
+        signed = self.sign(message, sender.rpartition("@")[2]) + message
+        key = hashlib.blake2b(f"{what}|{to}".encode(), digest_size=16).digest()
+        return Outgoing(key=key, reverse_path=sender, recipient=to, data=signed, kind="report")
+
+
+@dataclass(slots=True)
+class Reporting(Daily):
+    """DMARC aggregate reports."""
+
+    kind = "DMARC"
+    seen = data.SEEN
 
     async def _domain(self, db: sqlite3.Connection, day: str, domain: str) -> Told | None:
         found = await asyncio.to_thread(data.rows, db, day, domain)
@@ -101,14 +128,14 @@ class Reporting:
                 if one.limit and len(message) > one.limit:
                     too_large += 1
                     continue
-                outgoing.append(self._outgoing(message, one.address, f"{day}|{domain}|{number}"))
+                outgoing.append(self._outgoing(message, one.address, f"dmarc|{day}|{domain}|{number}"))
         if outgoing:
             await self.spool.enqueue(outgoing)
         names = ", ".join(one.address for one in wanted)
         result = f"queued for {names}" if outgoing else "nobody to report to" if not wanted else "not sent"
         if too_large:
             result += f" ({too_large} larger than the recipient takes)"
-        await asyncio.to_thread(data.mark, db, day, domain, self.clock.time(), result)
+        await asyncio.to_thread(days.mark, db, day, domain, self.clock.time(), result)
         log.info("DMARC report for %s of %s: %s", domain, day, result)
         return Told(day, domain, result)
 
@@ -122,9 +149,3 @@ class Reporting:
             if agreed is not None and agreed not in out:
                 out.append(agreed)
         return out
-
-    def _outgoing(self, message: bytes, to: str, what: str) -> Outgoing:
-        sender = self.who.email
-        signed = self.sign(message, sender.rpartition("@")[2]) + message
-        key = hashlib.blake2b(f"dmarc|{what}|{to}".encode(), digest_size=16).digest()
-        return Outgoing(key=key, reverse_path=sender, recipient=to, data=signed, kind="report")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
 import json
 import logging
 import sqlite3
@@ -21,16 +20,14 @@ from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from email.policy import SMTP
 from email.utils import format_datetime
-from pathlib import Path
 
-from filterd.queue.base import Outgoing, Spool
 from filterd.queue.tlsdemand import Policy, TlsResult
+from filterd.reports import days
 from filterd.reports import tlsrpt_data as data
 from filterd.reports.aggregate import DAY, Reporter, target
-from filterd.reports.daily import PAUSE_SECONDS, TARGETS, Sign, Told
-from filterd.reports.data import day_of
+from filterd.reports.daily import TARGETS, Daily, Told
 from filterd.reports.tlsrpt_data import Row
-from pipeline.ports import Clock, DnsStatus, Resolver
+from pipeline.ports import DnsStatus
 
 log = logging.getLogger("filterd.reports")
 
@@ -131,44 +128,11 @@ def mail(who: Reporter, to: str, day: str, domain: str, told: dict[str, object],
 
 
 @dataclass(slots=True)
-class TlsReporting:
-    """Everything that is needed to report. ``sign``: (message, domain) -> DKIM-Signature fields or b""."""
+class TlsReporting(Daily):
+    """Reports of RFC 8460."""
 
-    path: Path
-    who: Reporter
-    resolver: Resolver
-    spool: Spool
-    sign: Sign
-    clock: Clock
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Report what is due, every hour, until told to stop."""
-        while not stop.is_set():
-            try:
-                await self.send_due()
-            except (sqlite3.Error, OSError) as error:
-                log.warning("TLS reports not sent: %s", error)
-            try:
-                async with asyncio.timeout(PAUSE_SECONDS):
-                    await stop.wait()
-            except TimeoutError:
-                continue
-
-    async def send_due(self) -> list[Told]:
-        """Queue the reports of all days that are over. Raises sqlite3.Error."""
-        if not await asyncio.to_thread(self.path.exists):
-            return []
-        db = await asyncio.to_thread(data.connect, self.path)
-        try:
-            today = day_of(self.clock.time())
-            out = []
-            for day, domain in await asyncio.to_thread(data.due, db, today):
-                told = await self._domain(db, day, domain)
-                if told is not None:
-                    out.append(told)
-            return out
-        finally:
-            db.close()
+    kind = "TLS"
+    seen = data.SEEN
 
     async def _domain(self, db: sqlite3.Connection, day: str, domain: str) -> Told | None:
         answer = await self.resolver.query(f"_smtp._tls.{domain}", "TXT")
@@ -179,15 +143,15 @@ class TlsReporting:
         if addresses:
             found = await asyncio.to_thread(data.rows, db, day, domain)
             told = report(self.who, day, domain, found)
-            await self.spool.enqueue([self._outgoing(to, day, domain, told) for to in addresses])
+            now = self.clock.time()
+            await self.spool.enqueue(
+                [
+                    self._outgoing(mail(self.who, to, day, domain, told, now), to, f"tlsrpt|{day}|{domain}")
+                    for to in addresses
+                ]
+            )
         result = f"queued for {', '.join(addresses)}" if addresses else "nobody to report to"
-        await asyncio.to_thread(data.mark, db, day, domain, self.clock.time(), result)
+        await asyncio.to_thread(days.mark, db, day, domain, self.clock.time(), result)
         if addresses:
             log.info("TLS report for %s of %s: %s", domain, day, result)
         return Told(day, domain, result)
-
-    def _outgoing(self, to: str, day: str, domain: str, told: dict[str, object]) -> Outgoing:
-        message = mail(self.who, to, day, domain, told, self.clock.time())
-        signed = self.sign(message, self.who.email.rpartition("@")[2]) + message
-        key = hashlib.blake2b(f"tlsrpt|{day}|{domain}|{to}".encode(), digest_size=16).digest()
-        return Outgoing(key=key, reverse_path=self.who.email, recipient=to, data=signed, kind="report")

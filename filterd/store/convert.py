@@ -7,6 +7,9 @@ behind it the new one; the index is made anew from the files, which carry all th
 Annotations and the memory of Sieve (vacation, duplicate) are read from the old index and written to the new one; a crash between
 the rename and that loses these two. A run that was cut short is simply run again.
 
+Other programs do not know the account's lock. An mbox INBOX is therefore locked against them from its reading until it is put
+away or emptied; when anything has changed all the same since it was read, nothing is switched, and it must be run again.
+
 The old files are kept in ``filterd-old-<kind>-<time>`` for their owner to remove. Change numbers (CONDSTORE) go on above those of
 before.
 """
@@ -18,17 +21,17 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from filterd.store import durable, mbox_tree, names, tree
+from filterd.store import durable, mbox_sync, mbox_tree, names, tree
 from filterd.store import flags as fl
 from filterd.store.base import StoreUnavailable
 from filterd.store.choice import MAILDIR, MBOX, ChosenStore, format_of
 from filterd.store.core import Core
 from filterd.store.durable import LockRules, opened
-from filterd.store.folder import KEYWORDS_FILE, MAILBOX_FILE, MailboxFile
+from filterd.store.folder import KEYWORDS_FILE, MAILBOX_FILE, Folder, MailboxFile
 from filterd.store.index import HotRow, MailboxRow
 from filterd.store.layout import MBOX_HOME
 from filterd.store.mbox_delivery import Appending, area_of, prepared
-from filterd.store.mbox_file import MboxFile
+from filterd.store.mbox_file import CHUNK, MboxFile, mbox_of
 from filterd.store.record import to_disk
 
 WORK = "filterd-convert"
@@ -88,6 +91,8 @@ class _Conversion:
         self.work = f"{core.path}/{WORK}"
         self.done = Converted()
         self.kept = _Kept()
+        self.written: list[tuple[Folder, MailboxRow]] = []  # as they were when they were read
+        self.inbox: MboxFile | None = None  # of an mbox account, held
 
     def run(self) -> tuple[Converted, _Kept]:
         core = self.core
@@ -95,17 +100,45 @@ class _Conversion:
         durable.make_dirs(self.disk, self.work)
         rows = tree.listing(core)
         total = sum(row.messages for row in rows)
-        for row in rows:
-            folder, _ = core.box(row.name)
-            row = core.settings.layout.refresh(core, folder, row)
-            hots = core.index.hot_all(row.id)
-            (self._write_mbox if self.to == MBOX else self._write_maildir)(row, hots)
-            self.done.mailboxes += 1
-            self.done.messages += len(hots)
-            self.progress(row.name, self.done.messages, total)
-        self._remember()
-        self._switch(rows)
+        with contextlib.ExitStack() as stack:
+            for row in sorted(rows, key=lambda row: row.name == names.INBOX):  # it is locked for others: last
+                folder, _ = core.box(row.name)
+                if row.name == names.INBOX and self.to == MAILDIR:
+                    self._hold(folder, stack)
+                    row = mbox_sync.current(core, folder)
+                    self._write(row)
+                    core.hand_over(row.id)  # it must stay open when the index is put aside
+                else:
+                    row = core.settings.layout.refresh(core, folder, row)
+                    self._write(row)
+                self.written.append((folder, row))
+                self.progress(row.name, self.done.messages, total)
+            self._remember()
+            self._unchanged()
+            self._switch(rows)
         return self.done, self.kept
+
+    def _hold(self, inbox: Folder, stack: contextlib.ExitStack) -> None:
+        """Nobody adds to INBOX from here on until it is put away."""
+        self.inbox = mbox_of(inbox)
+        stack.callback(inbox.close)
+        stack.enter_context(self.inbox.held())
+
+    def _write(self, row: MailboxRow) -> None:
+        hots = self.core.index.hot_all(row.id)
+        (self._write_mbox if self.to == MBOX else self._write_maildir)(row, hots)
+        self.done.mailboxes += 1
+        self.done.messages += len(hots)
+
+    def _unchanged(self) -> None:
+        """Has nobody changed what is written already? Raises StoreUnavailable."""
+        layout = self.core.settings.layout
+        for folder, row in self.written:
+            now = layout.refresh(self.core, folder, row)
+            if now.modseq != row.modseq or (
+                self.to == MAILDIR and folder.times() != (now.new_mtime, now.cur_mtime)
+            ):
+                raise StoreUnavailable(f"another program has changed {row.name} meanwhile: run it again")
 
     def _clear(self) -> None:
         """What an earlier run has left."""
@@ -178,6 +211,8 @@ class _Conversion:
         host, newline = self.core.settings.host, self.store.maildir.newline
         with opened(self.disk, f"{path}/new") as new, opened(self.disk, f"{path}/cur") as cur:
             for hot in hots:
+                if self.inbox is not None:
+                    self.inbox.touch()
                 text = self._text(row, hot)
                 octets, _ = to_disk(text, newline)
                 key = self._key(row, hot).hex()
@@ -229,15 +264,8 @@ class _Conversion:
                 disk.rename(core.root, MBOX_HOME, old, MBOX_HOME)
                 disk.sync_dir(core.root)
                 parts = [mbox_tree.MAIL, mbox_tree.INBOX_FILE]
-                if os.path.dirname(inbox) != core.path and os.path.lexists(inbox):
-                    with opened(disk, os.path.dirname(inbox)) as at, contextlib.suppress(OSError):
-                        mbox = MboxFile(disk, inbox, self.store.mbox.mbox.locks)
-                        with mbox.held():
-                            mbox.cut(0)  # its messages are in the Maildir, and others go on delivering here
-                        mbox.close()
-                        self.done.notes.append(
-                            f"{at.path}/{os.path.basename(inbox)} is empty now and not read any more"
-                        )
+                if os.path.dirname(inbox) != core.path:
+                    self._empty(inbox)
             for part in parts:
                 with contextlib.suppress(FileNotFoundError):
                     disk.rename(core.root, part, old, part)
@@ -245,6 +273,17 @@ class _Conversion:
         self._clear()
         with contextlib.suppress(OSError):
             disk.remove_dir(core.root, WORK)
+
+    def _empty(self, path: str) -> None:
+        """INBOX in the spool: its messages are in the Maildir, and others go on delivering there."""
+        assert self.inbox is not None
+        try:
+            self.inbox.cut(0)
+            self.inbox.sync()
+        except OSError as error:
+            self.done.notes.append(f"{path} is not read any more but cannot be emptied: {error.strerror}")
+        else:
+            self.done.notes.append(f"{path} is empty now and not read any more")
 
     def _place_mbox(self, work: durable.Dir, inbox: str) -> None:
         core, disk = self.core, self.disk
@@ -255,16 +294,32 @@ class _Conversion:
         if os.path.dirname(inbox) == core.path:
             if os.path.lexists(inbox):
                 self._aside(os.path.basename(inbox))
-        elif os.path.lexists(inbox) and os.path.getsize(inbox):
-            raise ValueError(f"{inbox} has messages already: move them first, or empty store.mbox.inbox")
-        if os.path.dirname(inbox) == core.path:
             disk.rename(work, mbox_tree.INBOX_FILE, core.root, os.path.basename(inbox))
         else:
-            with open(f"{work.path}/{mbox_tree.INBOX_FILE}", "rb") as file:
-                data = file.read()
-            with opened(disk, os.path.dirname(inbox)) as at:
-                durable.replace_small(disk, at, os.path.basename(inbox), data)
+            self._fill(inbox, f"{work.path}/{mbox_tree.INBOX_FILE}")
         disk.sync_dir(core.root)
+
+    def _fill(self, inbox: str, source: str) -> None:
+        """INBOX in the spool gets our messages: written into the file that is there, which others may have open."""
+        mbox = MboxFile(self.disk, inbox, self.store.mbox.mbox.locks)
+        try:
+            with mbox.held(), open(source, "rb") as file:
+                if mbox.size():
+                    raise ValueError(
+                        f"{inbox} has messages already: move them first, or empty store.mbox.inbox"
+                    )
+                try:
+                    at = 0
+                    while data := file.read(CHUNK):
+                        mbox.write(at, data)
+                        at += len(data)
+                        mbox.touch()
+                    mbox.sync()
+                except OSError:
+                    mbox.cut(0)
+                    raise
+        finally:
+            mbox.close()
 
     def _place_maildir(self, work: durable.Dir) -> None:
         core, disk = self.core, self.disk

@@ -354,6 +354,10 @@ class Core:
         if folder is not None:
             folder.close()
 
+    def hand_over(self, mailbox_id: int) -> Folder:
+        """An open folder for the caller to keep, and to close; it outlives the index."""
+        return self._folders.pop(mailbox_id)
+
     def _trim(self) -> None:
         while len(self._folders) > OPEN_FOLDERS and self._held == 0:
             self.drop_folder(next(iter(self._folders)))

@@ -58,21 +58,19 @@ class Draft:
     name: str = ""
 
 
-def store_many(
-    core: Core, items: Sequence[Item], kind: type[Batch] | None = None
-) -> list[Stored | StoreError]:
+def store_many(core: Core, items: Sequence[Item], kind: type[Batch]) -> list[Stored | StoreError]:
     """Each its own result."""
     results: list[Stored | StoreError] = []
     for at in range(0, len(items), MAX_BATCH):
-        results += (kind or Batch)(core, items[at : at + MAX_BATCH], whole=False).run()
+        results += kind(core, items[at : at + MAX_BATCH], whole=False).run()
     return results
 
 
 def store_all(
-    core: Core, mailbox: str, messages: Sequence[NewMessage], kind: type[Batch] | None = None
+    core: Core, mailbox: str, messages: Sequence[NewMessage], kind: type[Batch]
 ) -> tuple[Stored, ...]:
     """All or none; keys play no part."""
-    batch = (kind or Batch)(core, [(mailbox, message, None) for message in messages], whole=True)
+    batch = kind(core, [(mailbox, message, None) for message in messages], whole=True)
     stored = []
     for result in batch.run():
         if isinstance(result, StoreError):

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from filterd.store import delivery, facts, names, quota, ready, textpack, transfer, tree, uidl, views
 from filterd.store.base import (
@@ -45,8 +46,44 @@ NEWLINES = ("crlf", "lf")
 MAX_METADATA_OCTETS = 64 * 1024
 
 
+class Boxes(Protocol):
+    """A module that makes mailboxes and takes them away: ``tree``, ``mbox_tree``."""
+
+    def create(self, core: Core, mailbox: str, special_use: str = "") -> MailboxInfo: ...
+
+    def delete(self, core: Core, mailbox: str) -> None: ...
+
+    def rename(self, core: Core, old: str, new: str) -> None: ...
+
+
+class Moves(Protocol):
+    """A module that changes messages that are there: ``transfer``, ``mbox_transfer``."""
+
+    def rename_inbox(self, core: Core, new: str) -> None: ...
+
+    def set_flags(
+        self,
+        core: Core,
+        mailbox: str,
+        uids: Sequence[int],
+        mode: str,
+        flags: Iterable[str],
+        unchanged_since: int | None,
+    ) -> FlagChange: ...
+
+    def copy(self, core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Copied: ...
+
+    def move(self, core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Copied: ...
+
+    def expunge(self, core: Core, mailbox: str, uids: Sequence[int] | None) -> tuple[int, ...]: ...
+
+
 class MaildirAccount(AccountStore):
     """One account. Not for two threads at once, not across a fork."""
+
+    boxes: ClassVar[Boxes] = tree
+    moves: ClassVar[Moves] = transfer
+    batch: ClassVar[type[delivery.Batch]] = delivery.Batch
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -69,18 +106,18 @@ class MaildirAccount(AccountStore):
 
     def create(self, mailbox: str, special_use: str = "") -> MailboxInfo:
         with self._core.guard():
-            return tree.create(self._core, mailbox, special_use)
+            return self.boxes.create(self._core, mailbox, special_use)
 
     def delete(self, mailbox: str) -> None:
         with self._core.guard():
-            tree.delete(self._core, mailbox)
+            self.boxes.delete(self._core, mailbox)
 
     def rename(self, old: str, new: str) -> None:
         with self._core.guard():
             if names.normalise(old) == names.INBOX:
-                transfer.rename_inbox(self._core, new)
+                self.moves.rename_inbox(self._core, new)
             else:
-                tree.rename(self._core, old, new)
+                self.boxes.rename(self._core, old, new)
 
     def subscribe(self, mailbox: str, on: bool) -> None:
         with self._core.guard():
@@ -109,7 +146,7 @@ class MaildirAccount(AccountStore):
 
     def read(self, mailbox: str, uid: int) -> bytes | None:
         with self._core.guard():
-            return views.read(self._core, mailbox, uid)
+            return self._core.settings.layout.read(self._core, mailbox, uid)
 
     def text_candidates(self, mailbox: str, needle: str, uids: Sequence[int]) -> Sequence[int] | None:
         with self._core.guard():
@@ -121,7 +158,7 @@ class MaildirAccount(AccountStore):
 
     def read_many(self, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
         with self._core.guard():
-            return views.read_many(self._core, mailbox, uids, octets)
+            return self._core.settings.layout.read_many(self._core, mailbox, uids, octets)
 
     def facts(self, snapshot: Snapshot) -> Facts | None:
         with self._core.guard():
@@ -170,7 +207,7 @@ class MaildirAccount(AccountStore):
         """Many deliveries with one lock, one sync a directory and one index transaction; each its own result."""
         try:
             with self._core.guard():
-                stored = delivery.store_many(self._core, items)
+                stored = delivery.store_many(self._core, items, self.batch)
                 self._texts.arrived(item[0] for item in items)
                 return stored
         except StoreError as error:
@@ -179,7 +216,7 @@ class MaildirAccount(AccountStore):
     def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
         with self._core.guard():
             self._core.box(mailbox)
-            stored = delivery.store_all(self._core, mailbox, messages)
+            stored = delivery.store_all(self._core, mailbox, messages, self.batch)
             self._texts.arrived((mailbox,))
             return stored
 
@@ -192,19 +229,19 @@ class MaildirAccount(AccountStore):
         unchanged_since: int | None = None,
     ) -> FlagChange:
         with self._core.guard():
-            return transfer.set_flags(self._core, mailbox, uids, mode, flags, unchanged_since)
+            return self.moves.set_flags(self._core, mailbox, uids, mode, flags, unchanged_since)
 
     def copy(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
         with self._core.guard():
-            return transfer.copy(self._core, mailbox, uids, destination)
+            return self.moves.copy(self._core, mailbox, uids, destination)
 
     def move(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
         with self._core.guard():
-            return transfer.move(self._core, mailbox, uids, destination)
+            return self.moves.move(self._core, mailbox, uids, destination)
 
     def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:
         with self._core.guard():
-            return transfer.expunge(self._core, mailbox, uids)
+            return self.moves.expunge(self._core, mailbox, uids)
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         """Kept in memory until the next transaction, ``flush`` or ``close``."""

@@ -12,24 +12,17 @@ from a pool (``jobs``). Who only looks while another program has the file sees w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from filterd.store import (
-    delivery,
-    mbox_read,
-    mbox_sync,
-    mbox_transfer,
-    mbox_tree,
-    names,
-)
-from filterd.store.base import Copied, FlagChange, MailboxInfo, NewMessage, Stored, StoreError
+from filterd.store import mbox_read, mbox_sync, mbox_transfer, mbox_tree
 from filterd.store.core import Core
 from filterd.store.durable import Disk
 from filterd.store.folder import Folder
 from filterd.store.index import MailboxRow
 from filterd.store.layout import Layout
-from filterd.store.maildir import MaildirAccount, MaildirStore
+from filterd.store.maildir import Boxes, MaildirAccount, MaildirStore, Moves
 from filterd.store.mbox_delivery import MboxBatch
 from filterd.store.mbox_file import MboxFolder
 from filterd.store.mbox_tree import HOME, MAIL, MboxSettings
@@ -92,67 +85,9 @@ class MboxLayout(Layout):
 class MboxAccount(MaildirAccount):
     """One account: what does not differ is Maildir's."""
 
-    def create(self, mailbox: str, special_use: str = "") -> MailboxInfo:
-        with self._core.guard():
-            return mbox_tree.create(self._core, mailbox, special_use)
-
-    def delete(self, mailbox: str) -> None:
-        with self._core.guard():
-            mbox_tree.delete(self._core, mailbox)
-
-    def rename(self, old: str, new: str) -> None:
-        with self._core.guard():
-            if names.normalise(old) == names.INBOX:
-                mbox_transfer.rename_inbox(self._core, new)
-            else:
-                mbox_tree.rename(self._core, old, new)
-
-    def read(self, mailbox: str, uid: int) -> bytes | None:
-        with self._core.guard():
-            return mbox_read.read(self._core, mailbox, uid)
-
-    def read_many(self, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
-        with self._core.guard():
-            return mbox_read.read_many(self._core, mailbox, uids, octets)
-
-    def deliver_many(self, items: Sequence[delivery.Item]) -> list[Stored | StoreError]:
-        try:
-            with self._core.guard():
-                stored = delivery.store_many(self._core, items, MboxBatch)
-                self._texts.arrived(item[0] for item in items)
-                return stored
-        except StoreError as error:
-            return [error] * len(items)
-
-    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
-        with self._core.guard():
-            self._core.box(mailbox)
-            stored = delivery.store_all(self._core, mailbox, messages, MboxBatch)
-            self._texts.arrived((mailbox,))
-            return stored
-
-    def set_flags(
-        self,
-        mailbox: str,
-        uids: Sequence[int],
-        mode: str,
-        flags: Iterable[str],
-        unchanged_since: int | None = None,
-    ) -> FlagChange:
-        with self._core.guard():
-            return mbox_transfer.set_flags(self._core, mailbox, uids, mode, flags, unchanged_since)
-
-    def copy(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
-        with self._core.guard():
-            return mbox_transfer.copy(self._core, mailbox, uids, destination)
-
-    def move(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
-        with self._core.guard():
-            return mbox_transfer.move(self._core, mailbox, uids, destination)
-
-    def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:
-        with self._core.guard():
-            return mbox_transfer.expunge(self._core, mailbox, uids)
+    boxes: ClassVar[Boxes] = mbox_tree
+    moves: ClassVar[Moves] = mbox_transfer
+    batch = MboxBatch
 
 
 class MboxStore(MaildirStore):

@@ -280,7 +280,8 @@ class _Sync:
             self.mbox.sync()
             return
         disk = self.core.settings.disk
-        with mbox_tree.home(self.core) as home:
+        # left by an error, the note has the next one finish what the journal says
+        with self.core.publishing(self.row.id), mbox_tree.home(self.core) as home:
             mbox_journal.carry_out(disk, home, [Change(self.row.directory, self.mbox, first, pieces)])
             mbox_journal.done(disk, home)
 

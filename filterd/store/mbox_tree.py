@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING
 
 from filterd.store import durable, mbox_journal, names, tree
 from filterd.store import mbox_format as fmt
-from filterd.store.base import MAX_DEPTH, BadName, LimitReached, MailboxExists, MailboxInfo, StoreUnavailable
+from filterd.store.base import MAX_DEPTH, BadName, MailboxExists, MailboxInfo, StoreUnavailable
 from filterd.store.durable import Dir, LockRules, opened
 from filterd.store.folder import BLOCK, MAILBOX_FILE, MailboxFile, read_mailbox_file, read_small
 from filterd.store.index import AFTER_POWER, MailboxRow
 from filterd.store.layout import MBOX_HOME
 from filterd.store.mbox_file import MboxFile
-from filterd.store.memory import MAX_MAILBOXES, rename_plan
+from filterd.store.memory import rename_plan
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
@@ -222,23 +222,11 @@ def _row_for(core: Core, below: str, name: str, mid: str, kept: set[str]) -> Mai
         with opened(core.settings.disk, f"{core.path}/{HOME}/{mid}") as at:
             file = read_mailbox_file(at)
     if file is None or file.id != mid:
-        uidvalidity = tree.next_uidvalidity(core)
-        row = MailboxRow(
-            0, core.settings.ids.token(8), below, name, uidvalidity, uid_mark=BLOCK + 1, modseq_mark=BLOCK + 1
-        )
+        file = MailboxFile(core.settings.ids.token(8), tree.next_uidvalidity(core), BLOCK + 1, BLOCK + 1)
+        row = tree.new_row(file, below, name)
         _make_home(core, row)
         return row
-    return MailboxRow(
-        0,
-        file.id,
-        below,
-        name,
-        file.uidvalidity,
-        file.special,
-        uid_mark=file.uids,
-        modseq_mark=file.modseqs,
-        stale=AFTER_POWER,
-    )
+    return tree.new_row(file, below, name, AFTER_POWER)
 
 
 def _make_home(core: Core, row: MailboxRow) -> None:
@@ -264,13 +252,7 @@ def create(core: Core, mailbox: str, special_use: str = "") -> MailboxInfo:
     name = names.normalise(mailbox)
     with core.locked():
         discover(core)
-        known = {row.name for row in core.index.mailboxes()}
-        if name in known:
-            raise MailboxExists(f"{name} exists")
-        missing = [parent for parent in names.parents(name) if parent not in known]
-        if len(known) + len(missing) >= MAX_MAILBOXES:
-            raise LimitReached("no further mailbox")
-        for each in missing:
+        for each in tree.missing_parents(core, name):
             _make(core, each, "")
         core.account_changed()
         return tree.info_of(core, _make(core, name, special_use))
@@ -281,21 +263,19 @@ def _make(core: Core, name: str, special_use: str) -> MailboxRow:
     below = file_name(name)
     with core.index.transaction():
         uidvalidity = tree.next_uidvalidity(core)
-    mark = BLOCK + 1
-    row = MailboxRow(
-        0, core.settings.ids.token(8), below, name, uidvalidity, special_use, uid_mark=mark, modseq_mark=mark
-    )
+    file = MailboxFile(core.settings.ids.token(8), uidvalidity, BLOCK + 1, BLOCK + 1, special_use)
+    row = tree.new_row(file, below, name)
     directory, base = os.path.split(below)
     with opened(disk, f"{core.path}/{directory}") as at:
         if os.path.lexists(f"{at.path}/{base}"):
             raise MailboxExists(f"a file is in the way of {name}")
         _make_home(core, row)
-        file = disk.write_new(at, b"")
+        fresh = disk.write_new(at, b"")
         try:
-            disk.sync(file)
-            disk.publish(file, base)
+            disk.sync(fresh)
+            disk.publish(fresh, base)
         except FileExistsError as error:
-            disk.discard(file)
+            disk.discard(fresh)
             raise MailboxExists(f"a file is in the way of {name}") from error
         disk.sync_dir(at)
     with core.index.transaction():

@@ -27,7 +27,7 @@ from filterd.store.folder import (
     read_mailbox_file,
     read_small,
 )
-from filterd.store.index import AFTER_POWER, MailboxRow
+from filterd.store.index import AFTER_POWER, FRESH, MailboxRow
 from filterd.store.memory import MAX_MAILBOXES, rename_plan
 
 if TYPE_CHECKING:
@@ -106,9 +106,12 @@ def _row_for(
     if file is None or file.id in mids:  # not ours yet, or a copy of one of ours
         file = MailboxFile(core.settings.ids.token(8), next_uidvalidity(core), BLOCK + 1, BLOCK + 1)
         durable.replace_small(core.settings.disk, at, MAILBOX_FILE, file.render())
-        return MailboxRow(
-            0, file.id, directory, name, file.uidvalidity, uid_mark=file.uids, modseq_mark=file.modseqs
-        )
+        return new_row(file, directory, name)
+    return new_row(file, directory, name, AFTER_POWER)
+
+
+def new_row(file: MailboxFile, directory: str, name: str, stale: int = FRESH) -> MailboxRow:
+    """Of a mailbox with this identity, which the index does not know yet."""
     return MailboxRow(
         0,
         file.id,
@@ -118,7 +121,7 @@ def _row_for(
         file.special,
         uid_mark=file.uids,
         modseq_mark=file.modseqs,
-        stale=AFTER_POWER,
+        stale=stale,
     )
 
 
@@ -142,17 +145,22 @@ def listing(core: Core) -> list[MailboxRow]:
 # -- changing -----------------------------------------------------------------------------------------------------------------
 
 
+def missing_parents(core: Core, name: str) -> list[str]:
+    """What is made before a new mailbox. Raises MailboxExists, LimitReached."""
+    known = {row.name for row in core.index.mailboxes()}
+    if name in known:
+        raise MailboxExists(f"{name} exists")
+    missing = [parent for parent in names.parents(name) if parent not in known]
+    if len(known) + len(missing) >= MAX_MAILBOXES:
+        raise LimitReached("no further mailbox")
+    return missing
+
+
 def create(core: Core, mailbox: str, special_use: str = "") -> MailboxInfo:
     name = names.normalise(mailbox)
     with core.locked():
         discover(core)
-        known = {row.name for row in core.index.mailboxes()}
-        if name in known:
-            raise MailboxExists(f"{name} exists")
-        missing = [parent for parent in names.parents(name) if parent not in known]
-        if len(known) + len(missing) >= MAX_MAILBOXES:
-            raise LimitReached("no further mailbox")
-        for each in missing:
+        for each in missing_parents(core, name):
             _make(core, each, "")
         row = _make(core, name, special_use)
         core.settings.disk.sync_dir(core.root)
@@ -180,9 +188,7 @@ def _make(core: Core, name: str, special_use: str) -> MailboxRow:
         except OSError as error:
             _remove_tree(core, tmp, built)
             raise MailboxExists(f"a directory is in the way of {name}: {error.strerror}") from error
-    row = MailboxRow(
-        0, mid, directory, name, uidvalidity, special_use, uid_mark=file.uids, modseq_mark=file.modseqs
-    )
+    row = new_row(file, directory, name)
     with core.index.transaction():
         core.index.add_mailbox(row)
     return row

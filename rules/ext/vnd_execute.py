@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rules import programs
 from rules.ext.variables import assign
-from rules.registry import CommandFn, CommandSpec, Extension, Kind, TagSpec, TestFn, TestSpec
+from rules.registry import Extension, Kind, TagSpec
 
 if TYPE_CHECKING:
     from rules.bound import Bound
@@ -29,7 +29,7 @@ def _check(checker: Checker, bound: Bound) -> None:
         checker.check_variable(target, checker.where_tag(bound, "output"))
 
 
-def _executed(run: Run, bound: Bound, *, test: bool) -> bool:
+def _executed(run: Run, bound: Bound, test: bool) -> bool:
     given = bound.tag_text("input")
     data = b""
     if bound.has("pipe"):
@@ -45,44 +45,14 @@ def _executed(run: Run, bound: Bound, *, test: bool) -> bool:
     return True
 
 
-def _command(bound: Bound) -> CommandFn:
-    def act(run: Run) -> None:
-        if not _executed(run, bound, test=False):
-            run.seen += ": failed"
-
-    return act
-
-
-def _test(bound: Bound) -> TestFn:
-    return lambda run: _executed(run, bound, test=True)
-
-
+_COMMAND, _TEST = programs.specs("execute", _NEEDS, _executed, "failed", _check)
 EXTENSION = Extension(
     "vnd_execute",
     _NEEDS,
     dialect="spec-bosch-sieve-extprograms",
     default=False,
-    commands=(
-        CommandSpec(
-            "execute",
-            _NEEDS,
-            programs.PARAMS,
-            check=_check,
-            link=_command,
-            effects=("body",),
-        ),
-    ),
-    tests=(
-        TestSpec(
-            "execute",
-            _NEEDS,
-            programs.PARAMS,
-            check=_check,
-            link=_test,
-            reads=("state", "body"),
-            alters=True,
-        ),
-    ),
+    commands=(_COMMAND,),
+    tests=(_TEST,),
     tags=(
         TagSpec("input", _WORDS, kind=Kind.STRING, group="input"),
         TagSpec("pipe", _WORDS, group="input"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rules import programs
-from rules.registry import CommandFn, CommandSpec, Extension, TestFn, TestSpec
+from rules.registry import Extension
 from rules.view import crlf
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NEEDS = ("vnd.dovecot.filter",)
 
 
-def _filtered(run: Run, bound: Bound, *, test: bool) -> bool:
+def _filtered(run: Run, bound: Bound, test: bool) -> bool:
     answer = programs.start(run, bound, programs.current(run), test=test)
     if answer is None or answer[0] != 0 or not answer[1]:
         return False
@@ -29,37 +29,12 @@ def _filtered(run: Run, bound: Bound, *, test: bool) -> bool:
     return True
 
 
-def _command(bound: Bound) -> CommandFn:
-    def act(run: Run) -> None:
-        if not _filtered(run, bound, test=False):
-            run.seen += ": failed, the message is unchanged"
-
-    return act
-
-
-def _test(bound: Bound) -> TestFn:
-    return lambda run: _filtered(run, bound, test=True)
-
-
+_COMMAND, _TEST = programs.specs("filter", _NEEDS, _filtered, "failed, the message is unchanged")
 EXTENSION = Extension(
     "vnd_filter",
     _NEEDS,
     dialect="spec-bosch-sieve-extprograms",
     default=False,
-    commands=(
-        CommandSpec(
-            "filter", _NEEDS, programs.PARAMS, check=programs.check, link=_command, effects=("body",)
-        ),
-    ),
-    tests=(
-        TestSpec(
-            "filter",
-            _NEEDS,
-            programs.PARAMS,
-            check=programs.check,
-            link=_test,
-            reads=("state", "body"),
-            alters=True,
-        ),
-    ),
+    commands=(_COMMAND,),
+    tests=(_TEST,),
 )

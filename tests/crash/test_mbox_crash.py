@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from filterd.store import folder, mbox_tree
-from tests.crash.rig import Mutation, QuickDisk, Step, both, earlier, states, without
+from tests.crash.rig import Mutation, QuickDisk, Step, both, earlier, without
 from tests.crash.story import (
-    Owed,
     Story,
     look,
     mark_story,
@@ -23,7 +21,7 @@ from tests.crash.story import (
     tree_story,
     whole_story,
 )
-from tests.crash.test_store_crash import later, quick_path, run
+from tests.crash.test_store_crash import laid_out, later, quick_path, run
 
 __all__ = ["quick_path"]
 
@@ -65,13 +63,7 @@ def test_what_others_append_after_the_crash_is_kept(
     original.mkdir()
     story = tell(original, "mbox")
     story.store.close()
-    for crash in states(story.disk.log, story.disk.root, per_prefix=4, every=3):
-        if not isinstance(crash.answer, Owed):
-            continue
-        if work.exists():
-            shutil.rmtree(work)
-        work.mkdir()
-        crash.materialise(work, original)
+    for crash, owed in laid_out(story.disk.log, story.disk.root, original, work, 4, 3):
         inbox = work / "example.org/ann/inbox"
         if not inbox.exists():
             continue
@@ -83,14 +75,14 @@ def test_what_others_append_after_the_crash_is_kept(
         what = f"after step {crash.prefix}, {crash.how}"
         assert b"Subject: foreign\r\n\r\nbody\r\n" in view["INBOX"].messages.values(), what
         found = [text for box in view.values() for text in box.messages.values()]
-        now = {text for box in crash.answer.now.values() for text in box.messages.values()}
-        then = crash.answer.then or crash.answer.now
+        now = {text for box in owed.now.values() for text in box.messages.values()}
+        then = owed.then or owed.now
         kept = now & {text for box in then.values() for text in box.messages.values()}
         assert kept <= set(found), f"{what}: lost {kept - set(found)}"
         copies = (
             max(
                 sum(text in box.messages.values() for box in state.values())
-                for state in (then, crash.answer.now)
+                for state in (then, owed.now)
                 for text in kept
             )
             if kept

@@ -14,7 +14,7 @@ import pytest
 
 from filterd.store import folder, tree
 from filterd.store.base import StoreError
-from tests.crash.rig import Mutation, Step, both, earlier, states, without
+from tests.crash.rig import Crash, Mutation, Node, Step, both, earlier, states, without
 from tests.crash.story import (
     Owed,
     Story,
@@ -43,6 +43,20 @@ def quick_path() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
+def laid_out(
+    log: list[Step], root: Node, original: Path, work: Path, per_prefix: int, every: int
+) -> Iterator[tuple[Crash, Owed]]:
+    """The states that a crash may leave, one after the other in ``work``, and what is owed in each."""
+    for crash in states(log, root, per_prefix=per_prefix, every=every):
+        if not isinstance(crash.answer, Owed):
+            continue
+        if work.exists():
+            shutil.rmtree(work)
+        work.mkdir()
+        crash.materialise(work, original)
+        yield crash, crash.answer
+
+
 def failures(
     story: Story,
     original: Path,
@@ -53,15 +67,9 @@ def failures(
 ) -> Iterator[str]:
     """What breaks in which state."""
     log = story.disk.log if mutation is None else mutation(story.disk.log)
-    for crash in states(log, story.disk.root, per_prefix=per_prefix, every=every):
-        if not isinstance(crash.answer, Owed):
-            continue
-        if work.exists():
-            shutil.rmtree(work)
-        work.mkdir()
-        crash.materialise(work, original)
+    for crash, owed in laid_out(log, story.disk.root, original, work, per_prefix, every):
         try:
-            check(work, crash.boot, crash.answer, story.kind)
+            check(work, crash.boot, owed, story.kind)
         except (AssertionError, StoreError) as error:
             last = log[crash.prefix - 1]
             yield f"after step {crash.prefix} ({last.kind} {last.what}), {crash.how}: {str(error).splitlines()[0]}"

@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dns.dnssectypes import Algorithm
 
+from tests import programs
 from tests.tlslab import Cert, MailHost, listening
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,24 +120,9 @@ def unbound(tmp_path: Path, port: int) -> Iterator[int]:
         'auth-zone:\n  name: "signed.test"\n  zonefile: "signed.test.zone"\n'
         "  for-downstream: no\n  for-upstream: yes\n  fallback-enabled: no\n"
     )
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [str(UNBOUND), "-c", str(tmp_path / "unbound.conf")], stdout=out, stderr=out
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", number), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
+    command = [str(UNBOUND), "-c", str(tmp_path / "unbound.conf")]
+    with programs.running(command, number, tmp_path / "log"):
         yield number
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.mark.peer

@@ -199,6 +199,8 @@ def test_score_action_symbols_and_headers(way: str) -> None:
         ({"score": 1.0, "action": "reject"}, True, "spam", Disposition.REJECT),
         ({"score": 1.0, "action": "reject"}, False, "ham", Disposition.CONTINUE),
         ({"score": 1.0, "action": "soft reject"}, True, "deferred", Disposition.TEMPFAIL),
+        ({"score": 1.0, "action": "add header"}, True, "spam", Disposition.CONTINUE),
+        ({"score": 1.0, "action": "rewrite subject"}, True, "spam", Disposition.CONTINUE),
         ({"score": 1.0, "action": "greylist"}, True, "ham", Disposition.CONTINUE),
         ({"score": 20, "action": "no action"}, True, "spam", Disposition.REJECT),
         ({"score": -3.5, "action": "no action"}, True, "ham", Disposition.CONTINUE),

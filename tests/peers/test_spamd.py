@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +22,7 @@ from pipeline.verdict import Disposition, Verdict
 from pipeline.zone import Zone, ZoneResolver
 from rules.mail.header import scan
 from rules.mail.message import Message
-from tests import faultserver
+from tests import faultserver, programs
 from tests.faultserver import spamd_request as read
 
 HAM = b"From: a@example.net\r\nSubject: hello\r\nX-Spam-Flag: NO\r\nx-spam-karma : good\r\n\r\nbody\r\n"
@@ -206,29 +203,8 @@ def test_a_report_in_the_messages_own_words_is_not_believed() -> None:
 
 @pytest.fixture(scope="module")
 def spamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = shutil.which("spamd") or "/usr/sbin/spamd"
-    if not Path(program).exists():
-        pytest.skip("spamd is not installed (Debian: spamd, formerly part of spamassassin)")
-    home = tmp_path_factory.mktemp("spamd")
-    where = faultserver.refused()
-    command = [program, "-L", "-i", "127.0.0.1", "-p", where.rpartition(":")[2], "--max-children", "1"]
-    command += ["-x", "-H", str(home), "-s", str(home / "log"), "-r", str(home / "pid")]
-    with (home / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", int(where.rpartition(":")[2])), 1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"spamd did not start: {(home / 'out').read_text()}")
-            time.sleep(0.1)
+    with programs.spamd(tmp_path_factory.mktemp("spamd")) as where:
         yield where
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.mark.peer

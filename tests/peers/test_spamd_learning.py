@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from filterd.learning.lesson import (
 )
 from filterd.learning.teachers import DaemonTeacher
 from pipeline.stages.spamassassin import SpamassassinSettings
-from tests import faultserver
+from tests import faultserver, programs
 from tests.faultserver import spamd_request as read
 
 MAIL = b"From: a@example.net\r\nMessage-ID: <1@example.net>\r\nSubject: pills\r\n\r\n"
@@ -106,50 +104,13 @@ def test_large_messages_are_left_out() -> None:
 @pytest.fixture(scope="module")
 def spamd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real one that may be told, with tables of its own."""
-    program = shutil.which("spamd") or "/usr/sbin/spamd"
-    if not Path(program).exists():
-        pytest.skip("spamd is not installed (Debian: spamd, formerly part of spamassassin)")
-    home = tmp_path_factory.mktemp("spamd")
-    where = faultserver.refused()
-    command = [
-        program,
-        "-L",
-        "-i",
-        "127.0.0.1",
-        "-p",
-        where.rpartition(":")[2],
-        "--max-children",
-        "1",
-        "--allow-tell",
-    ]
-    command += [
-        "-x",
-        "-H",
-        str(home),
-        "-s",
-        str(home / "log"),
-        "-r",
-        str(home / "pid"),
-    ]
     tables = Path(tempfile.mkdtemp(prefix="filterd-spamd-"))
     tables.chmod(0o777)  # started by root, it works as nobody
-    command += [f"--cf=bayes_path {tables}/bayes"]
-    with (home / "out").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+    options = ("--allow-tell", f"--cf=bayes_path {tables}/bayes")
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", int(where.rpartition(":")[2])), 1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"spamd did not start: {(home / 'out').read_text()}")
-            time.sleep(0.1)
-        yield where
+        with programs.spamd(tmp_path_factory.mktemp("spamd"), *options) as where:
+            yield where
     finally:
-        process.terminate()
-        process.wait(20)
         shutil.rmtree(tables, ignore_errors=True)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +22,10 @@ from dns.dnssectypes import Algorithm
 from filterd.ports import SystemClock, SystemIds
 from pipeline.adapters.dnspython import DnsResolver
 from pipeline.ports import DnsAnswer, DnsStatus
+from tests import programs
 
 UNBOUND = shutil.which("unbound") or shutil.which("unbound", path="/usr/sbin:/usr/local/sbin")
 pytestmark = [pytest.mark.peer, pytest.mark.skipif(UNBOUND is None, reason="unbound is not installed")]
-START_SECONDS = 15.0
 RECORDS = """
 @ 300 IN SOA ns hostmaster 1 3600 600 86400 300
 @ 300 IN NS ns
@@ -87,22 +86,8 @@ def port(tmp_path: Path) -> Iterator[int]:
         number = int(probe.getsockname()[1])
     conf = tmp_path / "unbound.conf"
     conf.write_text(configuration(tmp_path, number, anchors, ["signed.test", "plain.test", "bogus.test"]))
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen([str(UNBOUND), "-c", str(conf)], stdout=out, stderr=out)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", number), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
+    with programs.running([str(UNBOUND), "-c", str(conf)], number, tmp_path / "log"):
         yield number
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def ask(port: int, *questions: tuple[str, str]) -> list[DnsAnswer]:

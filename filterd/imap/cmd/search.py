@@ -13,7 +13,7 @@ from filterd.imap import contexts, result
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.parse import Parser
 from filterd.imap.search import Searcher
-from filterd.imap.search_keys import KeyParser, parse_charset
+from filterd.imap.search_keys import parse_keys
 from filterd.imap.state import SELECTED
 from filterd.store.ready import NotReady
 
@@ -24,13 +24,7 @@ if TYPE_CHECKING:
 def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
     options = result.parse_options(p)
-    charset = "utf-8"
-    if p.take(b"CHARSET "):
-        charset = parse_charset(p)
-        p.sp()
-    keys = KeyParser(p, charset)
-    key = keys.keys()
-    p.end()
+    keys, key = parse_keys(p)
     extended = options is not None or session.rev2
 
     def run(call: Call) -> Steps:

@@ -17,7 +17,7 @@ from filterd.imap.ext.base import Extension
 from filterd.imap.filtering import Filter, Filtered
 from filterd.imap.parse import Parser
 from filterd.imap.search import Searcher
-from filterd.imap.search_keys import KeyParser, decode, parse_charset
+from filterd.imap.search_keys import decode, parse_keys
 from filterd.imap.state import SELECTED
 from filterd.imap.work import Work
 
@@ -40,13 +40,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
         raw = p.string() if kind == b"SCRIPT" else p.astring()
         text = decode(raw, "utf-8") if kind == b"SCRIPT" else p.name(raw)
         p.sp()
-    charset = "utf-8"
-    if p.take(b"CHARSET "):
-        charset = parse_charset(p)
-        p.sp()
-    keys = KeyParser(p, charset)
-    key = keys.keys()
-    p.end()
+    keys, key = parse_keys(p)
     if session.config.filters is None or session.uidonly:
         raise No("Not possible here")
 

@@ -15,7 +15,7 @@ from filterd.imap.errors import Bad, No
 from filterd.imap.ext.base import Extension
 from filterd.imap.parse import Parser
 from filterd.imap.search import Searcher
-from filterd.imap.search_keys import And, Key, KeyParser, Not, Numbers, Or, parse_charset
+from filterd.imap.search_keys import And, Key, Not, Numbers, Or, parse_keys
 from filterd.imap.state import AFTER
 from filterd.imap.view import View
 from filterd.store.base import AccountStore, NoSuchMailbox
@@ -60,13 +60,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
     sources = _sources(p) if p.take(b"IN ") else [boxes.Boxes(b"SELECTED")]
     options = result.parse_options(p) or result.Options(all=True)
-    charset = "utf-8"
-    if p.take(b"CHARSET "):
-        charset = parse_charset(p)
-        p.sp()
-    keys = KeyParser(p, charset)
-    key = keys.keys()
-    p.end()
+    keys, key = parse_keys(p)
     only_selected = all(source.kind == b"SELECTED" for source in sources)
     if any(source.kind == b"SELECTED" for source in sources) and session.view is None:
         raise Bad("No mailbox selected")

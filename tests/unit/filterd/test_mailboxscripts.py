@@ -13,7 +13,7 @@ from filterd.imapsieve import ENTRY
 from filterd.mailboxscripts import MailboxScripts, MailboxScriptSettings
 from filterd.outgoing import Departure
 from filterd.scripts import ScriptService
-from filterd.store.base import AccountStore, NewMessage
+from filterd.store.base import AccountStore, NewMessage, StoreUnavailable
 from filterd.store.durable import RealDisk
 from filterd.store.memory import MemoryStore
 from pipeline.runner import Runner
@@ -120,3 +120,16 @@ def test_gone_meanwhile_and_listeners_that_fail(tmp_path: Path, cause: str) -> N
     stored = lab.mail.append("INBOX", [NewMessage(MAIL)])
     asyncio.run(events.told([MailboxEvent(ANN, ANN, cause, "INBOX", (stored[0].uid, 999))]))
     assert lab.flags() == [8]
+
+
+def test_a_listener_that_cannot_be_asked_does_not_undo_what_happened(tmp_path: Path) -> None:
+    """After an APPEND its failure would become a NO, and the client would append once more."""
+    lab = Lab(tmp_path, "discard;")
+
+    class Unable:
+        def wants(self, store: AccountStore, mailbox: str, cause: str) -> bool:
+            raise StoreUnavailable("index: busy")
+
+        async def told(self, event: MailboxEvent) -> None: ...
+
+    assert MailboxEvents((Unable(), lab.listener)).wants(lab.mail, "INBOX", APPEND)

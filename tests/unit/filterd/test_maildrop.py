@@ -1,10 +1,12 @@
 """Mail left in the maildrop: what is taken, what is refused, and what a crash changes."""
 
 import asyncio
+import errno
 import json
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from filterd.cli import sendmail
 from filterd.local_delivery import LocalDelivery
-from filterd.maildrop import ASIDE, Drop, Maildrop, Unusable, folder_for, make, owner, put, read
+from filterd.maildrop import ASIDE, MOST_AT_ONCE, Drop, Maildrop, Unusable, folder_for, make, owner, put, read
 from pipeline.reply import Reply
 from pipeline.verdict import Disposition, Verdict
 from tests.house import DOMAIN, House
@@ -182,6 +184,57 @@ def test_odd_addresses_and_a_virus(tmp_path: Path) -> None:
     held, bounce = box.house.spool.outgoing
     assert held.recipient == "x@away.example" and "clamav" in held.held
     assert (bounce.kind, bounce.recipient) == ("dsn", ANN)
+
+
+def test_an_owner_who_takes_his_file_away_ends_nothing(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = box.put("ann")
+    box.put("bob")
+    look = Maildrop._waiting
+
+    def then_gone(drop: Maildrop, now: float) -> list[str]:
+        names = look(drop, now)
+        Path(box.folder, mine).unlink(missing_ok=True)
+        return names
+
+    monkeypatch.setattr(Maildrop, "_waiting", then_gone)
+    box.run()
+    assert not box.inbox() and len(box.inbox("bob")) == 1
+
+
+def test_a_file_that_cannot_be_opened_for_now_is_no_bad_one(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = box.put("ann")
+    open_, failed = os.open, list[str]()
+
+    def once(path: str, flags: int, *rest: object, **more: object) -> int:
+        if str(path).endswith(name) and not failed:
+            failed.append(name)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_(path, flags, *rest, **more)  # type: ignore[arg-type]  # as given
+
+    monkeypatch.setattr(os, "open", once)
+    box.run()
+    assert failed and len(box.inbox()) == 1
+
+
+def test_many_that_fail_are_put_off_and_hide_nobody(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.house.jobs.broken.add(ANN)
+    old = time.time() - 100
+    for _ in range(MOST_AT_ONCE):
+        os.utime(os.path.join(box.folder, box.put("ann")), (old, old))
+    box.put("bob")
+    tried: Counter[str] = Counter()
+    one = Maildrop._one
+
+    async def counted(drop: Maildrop, name: str) -> bool:
+        tried[name] += 1
+        return await one(drop, name)
+
+    monkeypatch.setattr(Maildrop, "_one", counted)
+    monkeypatch.setattr("filterd.maildrop.LOOK_SECONDS", 300.0)
+    box.run(lambda: bool(box.inbox("bob")) and len(box.names()) == MOST_AT_ONCE)
+    assert set(tried.values()) == {1} and len(box.names()) == MOST_AT_ONCE
 
 
 def test_the_queue_is_away(box: Box) -> None:

@@ -15,7 +15,8 @@ from filterd.explain import traces
 from filterd.greylist import SqliteTriplets
 from filterd.ports import SystemClock
 from filterd.reports import data
-from filterd.wal import enter_wal
+from filterd.store.durable import Dir, RealDisk
+from filterd.wal import enter_wal, open_wal
 from pipeline.stages.greylist import Limits
 
 PROCESSES = 4
@@ -96,3 +97,17 @@ def test_what_is_no_database_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"no database at all, but as long as the head of one: " * 40)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         enter_wal(sqlite3.connect(tmp_path / "x.db"), 30)
+
+
+def test_the_name_of_its_folder_is_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync_dir = RealDisk.sync_dir
+
+    def noted(disk: RealDisk, at: Dir) -> None:
+        synced.append(at.path)
+        sync_dir(disk, at)
+
+    monkeypatch.setattr(RealDisk, "sync_dir", noted)
+    open_wal(tmp_path / "a" / "b" / "held.db", 1.0, "full", "create table one(two)").close()
+    assert synced == [str(tmp_path), str(tmp_path / "a")]
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700

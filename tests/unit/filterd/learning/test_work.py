@@ -87,6 +87,33 @@ def test_a_daemon_that_is_down_does_not_keep_the_other_waiting(tmp_path: Path) -
     journal.close()
 
 
+class Faulty(Daemon):
+    """An engine with a mistake in it."""
+
+    async def teach(self, account: str, lessons: Sequence[Lesson]) -> list[Outcome]:
+        raise KeyError("a mistake")
+
+
+def test_a_mistake_in_one_engine_puts_its_lessons_off_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    clock = Now()
+    learner = Learner(tmp_path, ("spamd", "builtin"), clock)
+    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
+    learner.close()
+
+    async def main() -> None:
+        work = Work(tmp_path, [Faulty(), classifier(tmp_path, clock)], clock)
+        while await work.step():
+            pass
+        await work.close()
+
+    asyncio.run(main())
+    journal = Journal(journal_path(tmp_path))
+    (waits,) = journal.waiting()
+    assert (waits.engine, waits.tries) == ("spamd", 1) and waits.next_at > clock.at
+    assert journal.known() == {("ann@x.example", "builtin"): {"spam": 1}}
+    journal.close()
+
+
 def test_a_daemon_that_hangs_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
     clock = Now()
     learner = Learner(tmp_path, ("spamd",), clock)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filterd.queue.base import Outgoing
-from filterd.reports import aggregate, data, incoming
+from filterd.reports import aggregate, data, days, incoming
 from filterd.reports.aggregate import Reporter, Target, target
 from filterd.reports.daily import Reporting
 from filterd.reports.incoming import DmarcReport, TlsReport, recognise
@@ -62,13 +62,13 @@ def test_counting(tmp_path: Path) -> None:
     path = tmp_path / "reports.db"
     filled(path)
     db = data.connect(path)
-    day = data.day_of(DAY)
-    assert data.due(db, data.day_of(DAY + 86_400)) == [(day, "shop.example")]
+    day = days.day_of(DAY)
+    assert days.due(db, days.day_of(DAY + 86_400)) == [(day, "shop.example")]
     ((policy, rows),) = data.rows(db, day, "shop.example").items()
     assert (policy.p, policy.sp, policy.aspf, policy.pct) == ("reject", "reject", "s", 50)
     assert sorted(count for _, count in rows) == [1, 1, 3]
-    data.mark(db, day, "shop.example", DAY + 90_000, "done")
-    assert data.due(db, data.day_of(DAY + 86_400)) == []
+    days.mark(db, day, "shop.example", DAY + 90_000, "done")
+    assert days.due(db, days.day_of(DAY + 86_400)) == []
     db.close()
 
 
@@ -167,7 +167,7 @@ def test_strangers_cannot_break_the_xml() -> None:
     policy = data.policy_of(observation())
     assert policy is not None
     row = replace(data.row_of(observation()), header_from="<&>\x00\x0b]]>\ud800", envelope_from='"')
-    text = aggregate.xml(WHO, data.day_of(DAY), policy, [(row, 1)])
+    text = aggregate.xml(WHO, days.day_of(DAY), policy, [(row, 1)])
     found = recognise(text)
     assert isinstance(found, DmarcReport)
     assert found.lines[0].header_from == "<&>??]]>?"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from filterd.store.base import NewMessage, SieveState, StoreUnavailable
 from filterd.store.choice import ChosenStore, format_of
-from filterd.store.convert import convert
+from filterd.store.convert import _Conversion, convert
+from filterd.store.durable import LockRules, RealDisk
 from filterd.store.maildir import MaildirStore
 from filterd.store.mbox import MboxStore
+from filterd.store.mbox_file import MboxFile
 from filterd.store.mbox_tree import MboxSettings
 from tests.unit.filterd.store.conftest import CountingIds, HandClock
 from tests.unit.filterd.store.test_contract import text
@@ -102,6 +105,85 @@ def test_an_inbox_in_the_spool(tmp_path: Path) -> None:
     assert seen(store) == before
     assert (spool / "ann").read_bytes() == b""
     assert done.notes
+    store.close()
+
+
+LATE = b"From bob@example.net Mon Nov 23 10:36:28 2026\nSubject: late\n\nlate\n\n"
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Another program does this once, when all is read and nothing switched."""
+    remember, done = _Conversion._remember, list[bool]()
+
+    def first(self: _Conversion) -> None:
+        remember(self)
+        if not done:
+            done.append(True)
+            work()
+
+    monkeypatch.setattr(_Conversion, "_remember", first)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(LATE)
+
+
+def test_nobody_delivers_into_the_spool_while_it_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    store = chosen(tmp_path / "mail", "mbox", MboxSettings(inbox=f"{spool}/%{{user}}"))
+    filled(store)
+    before = seen(store)
+    other = MboxFile(RealDisk(), str(spool / "ann"), LockRules(seconds=0.0))
+    waits: list[str] = []
+
+    def deliver() -> None:
+        with pytest.raises(StoreUnavailable, match="locked") as told, other.held():
+            append(spool / "ann")
+        waits.append(str(told.value))
+
+    meanwhile(monkeypatch, deliver)
+    convert(store, ANN, "maildir")
+    assert waits and seen(store) == before
+    with other.held():
+        append(spool / "ann")
+    assert (spool / "ann").read_bytes() == LATE
+    with pytest.raises(ValueError, match="has messages already"):
+        convert(store, ANN, "mbox")
+    assert (spool / "ann").read_bytes() == LATE and seen(store) == before
+    other.close()
+    store.close()
+
+
+@pytest.mark.parametrize("place", ["inbox", "mail/Work/2026", "new"])
+def test_what_comes_meanwhile_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    first, to = ("maildir", "mbox") if place == "new" else ("mbox", "maildir")
+    store = chosen(tmp_path, first)
+    filled(store)
+    path = Path(store.path(ANN))
+    if place == "new":
+        meanwhile(monkeypatch, lambda: (path / "new" / "1.foreign").write_bytes(LATE.partition(b"\n")[2]))
+    else:
+        work = (
+            next(one for one in path.rglob("*2026*") if one.is_file()) if place != "inbox" else path / place
+        )
+        meanwhile(monkeypatch, lambda: append(work))
+    with pytest.raises(StoreUnavailable, match="run it again"):
+        convert(store, ANN, to)
+    assert format_of(str(path)) == first
+    assert convert(store, ANN, to).messages == 7
+    account = store.account(ANN)
+    texts = [
+        account.read(info.name, uid)
+        for info in account.mailboxes()
+        for uid in account.snapshot(info.name).uids
+    ]
+    assert sum(b"Subject: late" in (one or b"") for one in texts) == 1
     store.close()
 
 

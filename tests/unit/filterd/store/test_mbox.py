@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mailbox
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from filterd.store.base import ANSWERED, DELETED, FLAGGED, SEEN, AccountStore, NewMessage, StoreUnavailable
-from filterd.store.durable import LockRules, MailLock
+from filterd.store.durable import LockRules, MailLock, OpenFile, RealDisk
 from tests.unit.filterd.store.conftest import World
 from tests.unit.filterd.store.test_contract import put, text
 
@@ -349,6 +350,26 @@ def test_a_forgotten_lock_is_broken(tmp_path: Path) -> None:
                 mine.acquire(-1)
 
 
+def test_where_a_directory_forbids_dot_locks(tmp_path: Path) -> None:
+    """As an ordinary user: root may write everywhere."""
+    (tmp_path / "spool").mkdir(mode=0o555)
+    path = str(tmp_path / "spool" / "box")
+    child = os.fork()
+    if child == 0:
+        result = 1
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            MailLock(path, LockRules(methods=("dotlock-try",), seconds=0.0)).acquire(-1)
+            try:
+                MailLock(path, LockRules(methods=("dotlock",), seconds=0.0)).acquire(-1)
+            except StoreUnavailable as error:
+                result = 0 if "store.mbox.locks" in str(error) else 2
+        finally:
+            os._exit(result)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_who_only_looks_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("filterd.store.mbox_sync.LOOK_SECONDS", 0.01)
     account = world.account()
@@ -401,3 +422,29 @@ def test_another_program_writes_while_we_write(world: World) -> None:
     foreign = [data for data in found if data is not None and b"Subject: foreign" in data]
     assert len(ours) + len(foreign) == 1 + 40 + 40 - 5
     assert len(set(foreign)) == len(foreign)
+
+
+def test_a_disk_that_fails_while_healing_cuts_fails_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = world.account()
+    for number in range(3):
+        put(account, number)
+    whole = texts(account)
+    world.close()
+    with inbox(world).open("ab") as file:
+        file.write(b"\0" * 700 + FROM + b"Subject: z\n\nbody\n\n")
+    write_at, failed = RealDisk.write_at, list[int]()
+
+    def once(disk: RealDisk, file: OpenFile, offset: int, data: bytes) -> None:
+        if not failed and (world.maildir / ".mailboxes" / "journal").exists():
+            failed.append(offset)
+            raise OSError(errno.EIO, "the disk")
+        write_at(disk, file, offset, data)
+
+    monkeypatch.setattr(RealDisk, "write_at", once)
+    account = world.account("another boot")
+    with pytest.raises(StoreUnavailable, match="the disk"):
+        account.snapshot("INBOX")
+    assert texts(account) == [*whole, b"Subject: z\r\n\r\nbody\r\n"]
+    assert failed and not (world.maildir / ".mailboxes" / "journal").exists()
