@@ -15,7 +15,7 @@ VALUE_LIMIT = 200  # octets of a header value kept in a trace
 
 
 def trace_id(number: int) -> str:
-    """Ten base32 characters of a 50-bit number, as ``XXXXX-XXXXX``."""
+    """Ten base32 characters of a 50-bit number, five on each side of a hyphen."""
     text = "".join(ALPHABET[(number >> shift) & 31] for shift in range(45, -1, -5))
     return f"{text[:5]}-{text[5:]}"
 

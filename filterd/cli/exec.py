@@ -7,7 +7,7 @@ the server offers scripts these commands when it finds the service. `filterd-exe
 Examples:
   filterd exec serve -c /etc/filterd.toml       the service, in the foreground
   filterd exec list                             the programs that scripts may name
-  filterd exec run spell-check -v < mail.eml    ask the running service, as a script would
+  filterd exec run spell-check -- -v < mail.eml ask the running service, as a script would
 
 See also: filterd help sieve, filterd sieve
 """

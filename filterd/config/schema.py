@@ -468,7 +468,7 @@ class Exec:
         "", "The system user that programs run as, when the service is started as root.", Kind.TEXT
     )
     timeout: float = setting(10.0, "How long a program may take.", Kind.DURATION)
-    memory: int = setting(512 << 20, "How much memory a program may take.", Kind.SIZE)
+    memory: int = setting(512 << 20, "How much memory each process of a program may take.", Kind.SIZE)
     output: int = setting(8 << 20, "How much a program may print.", Kind.SIZE)
     isolation: str = setting(
         "required",

@@ -345,6 +345,15 @@ def test_queue_shows_and_explain_tells_the_way_out(server: Server) -> None:
     assert "sent" in told() and "bob@elsewhere.example" in told() and "250" in told()
 
 
+def test_explain_knows_a_place_without_its_domain(server: Server) -> None:
+    trace = server.send(mail("which one"), f"ann@{DOMAIN}")
+    uid = next(one for one, text in server.read("ann")["INBOX"].items() if b"which one" in text)
+    for place in (f"ann/INBOX/{uid}", f"ann@{DOMAIN}/INBOX/{uid}"):
+        done = server.command("explain", place)
+        assert done.returncode == 0 and trace in done.stdout.decode(), (place, done.stderr)
+    assert server.command("explain", f"nobody/INBOX/{uid}").returncode == 1
+
+
 def test_a_dead_next_hop_delays_and_loses_nothing() -> None:
     """The hop is away: 250 all the same, the mail waits on disk across a kill and goes when the hop is back."""
     with Server(

@@ -1,0 +1,152 @@
+"""LMTP to mailboxes by way of 20 rules each: filterd beside Dovecot with Pigeonhole, same mail, same machine, rounds in turn.
+
+Both have the message on disk before they answer (Dovecot: ``mail_fsync = optimized``, its default). Wanted (issue 7): as many
+messages a second as Dovecot. Both numbers are printed; what is asserted has room for a noisy moment.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from filterd.demo.lab import free_ports
+from tests.e2e.server import DOMAIN, Server
+from tests.perf.authchain import program
+from tests.perf.imaplab import DOVECOT, OWNER
+from tests.perf.test_sieve import mergeable, script
+
+PLUGIN = Path("/usr/lib/dovecot/modules/lib90_sieve_plugin.so")
+MISSING = [name for name in ("dovecot", "smtp-source", "sievec") if program(name) is None] + (
+    [] if PLUGIN.exists() else ["dovecot-sieve"]
+)
+pytestmark = [
+    pytest.mark.perf,
+    pytest.mark.peer,
+    pytest.mark.skipif(bool(MISSING), reason=f"not here: {', '.join(MISSING)}"),
+]
+PEOPLE = tuple(f"user{number}" for number in range(8))
+EACH, OCTETS, RUNS, RULES = 100, 4_000, 3, 20
+BAR = 1.0
+FLOOR = 0.4  # best against best, whatever else the machine does: below this something broke
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Readable by the user that Dovecot becomes, as pytest's own folders are not."""
+    made = Path(tempfile.mkdtemp(prefix="filterd-perf-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def dovecot(folder: Path, text: str) -> Iterator[int]:
+    """Its LMTP port."""
+    (port,) = free_ports(1)
+    for name in PEOPLE:
+        (folder / "mail" / name).mkdir(parents=True)
+    (folder / "rules.sieve").write_text(text)
+    subprocess.run([str(program("sievec")), str(folder / "rules.sieve")], check=True, capture_output=True)
+    subprocess.run(["chown", "-R", f"{OWNER}:{OWNER}", str(folder / "mail")], check=True)
+    (folder / "dovecot.conf").write_text(
+        f"""protocols = lmtp
+listen = 127.0.0.1
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = {folder}/log
+ssl = no
+auth_username_format = %Ln
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
+userdb {{
+  driver = static
+  args = uid={OWNER} gid={OWNER} home={folder}/mail/%n allow_all_users=yes
+}}
+first_valid_uid = 1
+mail_location = maildir:~/Maildir
+postmaster_address = postmaster@{DOMAIN}
+protocol lmtp {{
+  mail_plugins = sieve
+}}
+plugin {{
+  sieve = file:{folder}/rules.sieve
+}}
+service lmtp {{
+  process_min_avail = 4
+  inet_listener lmtp {{
+    port = {port}
+  }}
+}}
+"""
+    )
+    process = subprocess.Popen(
+        [str(DOVECOT), "-F", "-c", str(folder / "dovecot.conf")], stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def load(port: int) -> float:
+    """Messages a second, all people at once, two connections each."""
+    command = [str(program("smtp-source")), "-L", "-d", "-s", "2", "-m", str(EACH), "-l", str(OCTETS)]
+    command += ["-f", "far@away.example"]
+    started = time.perf_counter()
+    runs = [
+        subprocess.Popen([*command, "-t", f"{name}@{DOMAIN}", f"127.0.0.1:{port}"], stderr=subprocess.PIPE)
+        for name in PEOPLE
+    ]
+    for run in runs:
+        said = run.communicate(timeout=120)[1]
+        assert run.returncode == 0 and not said, said.decode()
+    return len(PEOPLE) * EACH / (time.perf_counter() - started)
+
+
+def stored(folder: Path) -> int:
+    return sum(1 for place in ("new", "cur") for _ in folder.rglob(f"{place}/*"))
+
+
+def test_delivered_messages_a_second(folder: Path) -> None:
+    text = script(mergeable, RULES)
+    extra = '[pipeline]\nincoming = ["sieve", "privacy", "srs"]\n'  # as Dovecot: scripts and nothing else
+    ours, theirs = [], []
+    scripts = dict.fromkeys(PEOPLE, text)
+    with (
+        dovecot(folder, text) as there,
+        Server(people=PEOPLE, extra=extra, scripts=scripts, doors=("lmtp",)) as server,
+    ):
+        for number in range(RUNS + 1):
+            figures = load(there), load(server.ports["lmtp"])
+            if number:  # the first warms both
+                theirs.append(figures[0])
+                ours.append(figures[1])
+        total = (RUNS + 1) * len(PEOPLE) * EACH
+        assert stored(folder / "mail") == total
+        assert stored(server.data / "mail") == total
+    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    print(
+        f"\ndelivered/s: filterd {median(ours):.0f}, Dovecot {median(theirs):.0f}; ratio {min(ratios):.2f} to"
+        f" {max(ratios):.2f}, median {median(ratios):.2f} (wanted {BAR})"
+    )
+    assert max(ours) >= FLOOR * max(theirs)
