@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filterd.accounts.scripts_base import ScriptStore, ScriptStoreError
+from filterd.store.nowait import Stamp, stamp_of
 from rules import includes, registry
 from rules.compiler import CompiledScript, compile_script
 from rules.errors import ScriptErrors, render
@@ -40,16 +41,12 @@ def global_script(folder: Path | None, name: str) -> str | None:
         return None
 
 
-Stamp = tuple[int, int, int]
-
-
 def _stamp_of(path: Path) -> Stamp | None:
     """None when it cannot be looked at."""
     try:
-        facts = os.stat(path)  # Path.stat costs three times as much, and this is asked twice a message
+        return stamp_of(str(path))  # asked twice a message
     except OSError:
         return None
-    return (facts.st_ino, facts.st_mtime_ns, facts.st_size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from filterd.accounts.scripts_base import ScriptInfo, ScriptStoreError
 from filterd.store.durable import Dir, Disk, digest, make_dirs, opened, replace_small
+from filterd.store.nowait import Stamp, stamp_of, stamped
 
 FOLDER = "sieve"
 HISTORY = "history"
@@ -39,7 +40,6 @@ BY_HAND = "dovecot"  # the name of an active script that is a plain file
 MAX_NAME = 128  # characters, RFC 5804 1.6
 MAX_FILE_NAME = 240  # octets, with the suffix below 255
 MAX_HISTORY = 200
-Stamp = tuple[int, int, int, int, int]  # device, inode, mtime, size, ctime
 MAX_READ = 4 << 20  # octets of a script that somebody put there by hand
 LOCK_WAIT = 10.0  # seconds
 _BAD_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -83,12 +83,14 @@ class FileScriptStore:
     def active(self) -> tuple[str, str] | None:
         path = os.path.join(self._root, ACTIVE)
         try:
-            leads_to = os.stat(path)  # one call a message: the same file, untouched since, is the same script
+            leads_to = stamp_of(
+                path
+            )  # one call a message: the same file, untouched since, is the same script
         except FileNotFoundError:  # there is none, or the link leads nowhere
             return None
         except OSError:
             leads_to = None
-        if leads_to is not None and self._cached is not None and self._cached[0] == _stamp(leads_to):
+        if leads_to is not None and self._cached is not None and self._cached[0] == leads_to:
             return self._cached[1], self._cached[2]
         file = self._active_file()
         if file is None:
@@ -103,7 +105,7 @@ class FileScriptStore:
             found = os.lstat(path)
         except OSError:
             return None
-        facts = _stamp(found)
+        facts = stamped(found)
         name = BY_HAND if file is None else self._name(file)
         if self._cached is not None and self._cached[:2] == (facts, name):
             return name, self._cached[2]
@@ -119,7 +121,7 @@ class FileScriptStore:
         path = os.path.join(self._root, ACTIVE)
         cached = self._cached
         try:
-            found = _stamp(os.stat(path))
+            found = stamp_of(path)
         except OSError:
             return known is None and not os.path.lexists(path)
         return (
@@ -299,10 +301,6 @@ class FileScriptStore:
                 return None
             data = stream.read(MAX_READ + 1)
         return data if len(data) <= MAX_READ else None
-
-
-def _stamp(found: os.stat_result) -> Stamp:
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_ctime_ns)
 
 
 def _checked(name: str) -> str:
