@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from filterd import __version__, keys, maildrop, signing
+from filterd import __version__, keys, maildrop, milter_profile, signing
 from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase
 from filterd.accounts.directory import Directory
@@ -27,6 +27,7 @@ from filterd.accounts.places import account_folder, database_path, mail_root, sc
 from filterd.accounts.rates import RateLimits, Rates
 from filterd.assembly import (
     TRACES,
+    batv_of,
     departure,
     dns,
     incoming,
@@ -46,13 +47,14 @@ from filterd.config.schema import Config
 from filterd.config.values import Relay as ConfiguredRelay
 from filterd.config.values import SocketAddress
 from filterd.delivery import Delivery, DeliverySettings
-from filterd.doors import PROXIED, Doors, certificate
+from filterd.doors import COMMANDS, PROXIED, Doors, certificate
 from filterd.execbridge import Programs
 from filterd.execclient import CAPABILITIES as PROGRAM_WORDS
 from filterd.execclient import ExecClient, reachable
 from filterd.explain.traces import TraceWriter
 from filterd.imap.events import MailboxEvents
 from filterd.imap.filtering import FilterService
+from filterd.imap.sharing import Sharing
 from filterd.learning.learner import engines_of, recorders_of, work_of
 from filterd.local_delivery import LocalDelivery
 from filterd.local_text import DELIVER_SOCKET
@@ -71,13 +73,14 @@ from filterd.queue.spool import GroupSpool
 from filterd.reception import Reception, ReceptionSettings
 from filterd.reports.tlsrpt_data import DATABASE, SessionLog
 from filterd.scripts import ScriptService
+from filterd.shared_mail import sharing_of
 from filterd.store.changes import NoticeHub
 from filterd.store.choice import ChosenStore
 from filterd.store.durable import RealDisk
 from filterd.store.jobs import AccountJobs
 from filterd.stores import store_of
 from filterd.transport import dialer, tls_policies
-from filterd.workers import RETIRE, Group, Role, fresh_large_buffers
+from filterd.workers import RETIRE, Group, Role, Serving, fresh_large_buffers, unasked
 from pipeline.ports import Clock
 from pipeline.runner import Runner
 from pipeline.srs import Original, Srs
@@ -126,6 +129,7 @@ class Parts:
     runners: tuple[Runner, ...] = ()
     quarantine: Quarantine | None = None
     filters: FilterService | None = None  # FILTER=SIEVE
+    sharing: Sharing | None = None  # other people's mailboxes
 
     async def end(self) -> None:
         """Close the stages, then everything else."""
@@ -151,6 +155,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     )
     notices = NoticeHub(root / "run", name)
     store = message_store(config, quota_of(directory), notices.changed)
+    sharing = sharing_of(config, quota_of(directory), notices.changed)
     notices.follow(store.path, store.watched)
     jobs = AccountJobs(store)
     programs = programs_of(config, jobs)
@@ -183,19 +188,12 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         secret,
         programs,
     )
+    delivery.performer.sharing = mailbox_scripts.sharing = sharing
     screening = milter_reception(config, context, arriving, leaving, traces, sieve_limits(config))
 
-    ends = [
-        quarantine.close,
-        spool.close,
-        rates.close,
-        traces.close,
-        jobs.close,
-        notices.close,
-        store.close,
-        database.close,
-        desk.leave,
-    ]
+    ends = [quarantine.close, spool.close, rates.close, traces.close, jobs.close]
+    ends += [sharing.close] if sharing else []
+    ends += [notices.close, store.close, database.close, desk.leave]
 
     def close() -> None:
         for end in (delivery.close, *([programs.close] if programs else []), *ends):
@@ -218,6 +216,7 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
         (arriving, leaving.runner),
         quarantine,
         filters=mailbox_scripts,
+        sharing=sharing,
     )
 
 
@@ -257,6 +256,7 @@ def reception_settings(config: Config) -> ReceptionSettings:
         time_budget=config.pipeline.time_budget,
         hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
         relay_trusted=tuple(ip_network(network) for network in config.server.relay_trusted),
+        refuse_untagged=config.batv.refuse,
     )
 
 
@@ -374,6 +374,7 @@ async def worker(
     index: int,
     table: ShareTable | None = None,
     board: Board | None = None,
+    serving: Serving = unasked,
 ) -> int:
     """Serve until told to stop, or until replaced and without a client. The process id is part of the name: two generations
     of a worker live side by side for a while."""
@@ -383,6 +384,7 @@ async def worker(
     doors.open()
     gc.freeze()  # what was built so far lives as long as the process: collections need not look at it
     gc.set_threshold(GC_THRESHOLD, 20, 50)
+    serving()
     waiting = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(retired.wait())]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if not stop.is_set():
@@ -430,7 +432,7 @@ def maildrop_of(config: Config, local: LocalDelivery, spool: GroupSpool, clock: 
     )
 
 
-async def sender(config: Config, board: Board | None = None) -> int:
+async def sender(config: Config, board: Board | None = None, serving: Serving = unasked) -> int:
     """Send until told to stop."""
     stop = stop_event()
     parts = build(config, f"sender-{os.getpid()}", board)
@@ -460,6 +462,7 @@ async def sender(config: Config, board: Board | None = None) -> int:
         local.store_later,
         dialer(config, clock, seen.put if config.queue.tls_reports else unheard),
         tls_policies(config, resolver, clock),
+        batv_of(config, clock),
     )
     work = [sending.run(stop)]
     if parts.quarantine is not None:
@@ -478,6 +481,7 @@ async def sender(config: Config, board: Board | None = None) -> int:
         work.append(beside("learning", work_of(config, clock, parts.jobs).run, stop))
     if config.queue.tls_reports:
         work.append(beside("TLS reports", tls_reporting(config, resolver, parts.spool, clock).run, stop))
+    serving()
     await asyncio.gather(*work)
     seen.close()
     await parts.end()
@@ -500,7 +504,7 @@ def commands_door(root: Path) -> list[tuple[str, socket.socket]]:
     path = str(root / "run" / DELIVER_SOCKET)
     if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         return []
-    return [("lmtp", listen.bind(listen.ListenAddress(path=path), mode=0o600))]
+    return [(COMMANDS, listen.bind(listen.ListenAddress(path=path), mode=0o600))]
 
 
 def bind(address: SocketAddress) -> socket.socket:
@@ -538,7 +542,8 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
     certificate(config)  # made or read once before there are several of us; a fault is said at once
     try:
         signing.keyring(config)
-    except signing.SigningProblem as problem:
+        milter_profile.refuse(config, config.listen.milter, sieve_limits(config))
+    except (signing.SigningProblem, ConfigErrors) as problem:
         raise OSError(str(problem)) from problem
     count = config.server.workers or os.cpu_count() or 1
     current = [config]  # what the next child starts with
@@ -549,6 +554,7 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
         try:
             fresh = load(config.path)
             signing.keyring(fresh)
+            milter_profile.refuse(fresh, config.listen.milter, sieve_limits(fresh))
         except (ConfigErrors, signing.SigningProblem) as error:
             what = render(error.errors) if isinstance(error, ConfigErrors) else str(error)
             log.error("SIGHUP: the configuration has errors, the old one stays in force\n%s", what)
@@ -557,10 +563,10 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
         return True
 
     roles = [
-        Role(f"worker-{at}", lambda at=at: run_loop(worker(current[0], sockets, at, table, board)))  # type: ignore[misc]  # at bound now
+        Role(f"worker-{at}", lambda say, at=at: run_loop(worker(current[0], sockets, at, table, board, say)))  # type: ignore[misc]  # at bound now
         for at in range(count)
     ]
-    roles.append(Role("sender", lambda: run_loop(sender(current[0], board)), exclusive=True))
+    roles.append(Role("sender", lambda say: run_loop(sender(current[0], board, say)), exclusive=True))
     pid_file = root / "run" / "filterd.pid"
     return Group(roles, pid_file, ready=lambda: announce(shown), reload=reload).run()
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from filterd import keys, signing
+from filterd import keys, milter_profile, signing
 from filterd.accounts.directory import Directory
 from filterd.config.bridge import filled
 from filterd.config.schema import Config
@@ -23,6 +23,7 @@ from filterd.greylist import SqliteTriplets
 from filterd.learning.learner import classifier_of, learner_of
 from filterd.milter import MilterReception, MilterReceptionSettings
 from filterd.milter_sieve import Screen
+from filterd.milter_srs import MilterSrs
 from filterd.outgoing import Departure, Seal
 from filterd.quarantine.digest import Digests
 from filterd.quarantine.keeper import Quarantine
@@ -37,6 +38,7 @@ from filterd.reports.tlsrpt_data import DATABASE
 from pipeline import authres, registry
 from pipeline.adapters import dkimpy
 from pipeline.adapters.dnspython import DnsResolver
+from pipeline.batv import Batv
 from pipeline.dkim.arc import ArcResult
 from pipeline.dkim.keyring import KeyRing
 from pipeline.dkim.seal import seal as arc_seal
@@ -198,6 +200,16 @@ def srs_of(config: Config, clock: Clock) -> Srs | None:
     )
 
 
+def batv_of(config: Config, clock: Clock) -> Batv | None:
+    """The tags of what our people send; None when it is off."""
+    if not config.batv.enabled:
+        return None
+    secrets = [secret.encode() for secret in config.batv.secrets] or [
+        keys.secret(Path(config.server.data_dir), "batv")
+    ]
+    return Batv([domain.name for domain in config.domain], secrets, clock)
+
+
 def signer(ring: KeyRing, unfinished: bool = False) -> Callable[[bytes, str], bytes]:
     """Signs for the author in From; for mail of our own making (a vacation answer) for the domain it is sent for.
 
@@ -285,11 +297,14 @@ def milter_reception(
         time_budget=config.pipeline.time_budget,
         internal=[ipaddress.ip_network(network) for network in config.milter.internal],
     )
-    scripts = [Path(path) for path in config.stage.sieve.before]
+    scripts = milter_profile.paths(config)
     ring = signing.keyring(config) if "dkim-sign" in config.pipeline.outgoing else KeyRing()
     leaving = replace(leaving, sign=signer(ring, unfinished=True))
     screen = Screen(scripts, hostname, context.clock, limits) if scripts else None
-    return MilterReception(settings, arriving, leaving, traces, context.clock, context.ids, screen)
+    reception = MilterReception(settings, arriving, leaving, traces, context.clock, context.ids, screen)
+    if config.milter.srs and leaving.srs is not None:
+        reception.srs = MilterSrs(leaving.srs, leaving.our_domains, context.clock)
+    return reception
 
 
 def departure(config: Config, context: StageContext, srs: Srs | None) -> Departure:
@@ -323,4 +338,5 @@ def departure(config: Config, context: StageContext, srs: Srs | None) -> Departu
         bounce=bounce,
         seal=sealer(config, context, ring),
         trusted_authserv=frozenset(config.pipeline.trusted_authserv),
+        batv=batv_of(config, context.clock),
     )

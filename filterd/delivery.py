@@ -18,11 +18,13 @@ from filterd.board import Desk
 from filterd.chains import Chains
 from filterd.deliverykey import DeliveryKeys
 from filterd.execbridge import Programs, facts_of
-from filterd.outgoing import Departure
+from filterd.local_text import MAILBOX
+from filterd.outgoing import Departure, aside
 from filterd.perform import Job, Living, Outcome, Performer, Target
 from filterd.proto.smtp_parse import xtext
 from filterd.queue.base import Outgoing, Spool
 from filterd.scripts import ScriptService
+from filterd.shared_delivery import reachable
 from filterd.sieve_host import LIST_PREFIX, AccountHost
 from filterd.store.base import AccountStore, NewMessage, OverQuota, StoreError
 from filterd.store.jobs import AccountJobs
@@ -223,7 +225,8 @@ class Delivery:
         )
         if kind == "forward" and self._departure.loops(job.base, destination.address):
             return await self._loop_found(job, destination, trace, number)
-        outgoing = self._departure.outgoing(
+        make = partial(
+            self._departure.outgoing,
             job.work,
             job.base,
             to=destination.forward,
@@ -232,6 +235,7 @@ class Delivery:
             params=params,
             passed=destination.address,
         )
+        outgoing = await aside(job.work, len(job.base.data), make)
         if kind != "forward" and job.verdict.disposition is Disposition.QUARANTINE:
             outgoing = quarantined(outgoing, job.verdict, hold=kind == "submission")
         outcome = await self.performer.send_on(job, [outgoing], trace)
@@ -267,7 +271,8 @@ class Delivery:
             return outcome
         trace.decision = f"Returned to its sender: {LOOPED}"
         bounce = plans.Bounce(sender, refusal)
-        notes = self._departure.generated(job.work, job.base, bounce, job.keys, destination.address)
+        make = partial(self._departure.generated, job.work, job.base, bounce, job.keys, destination.address)
+        notes = await aside(job.work, len(job.base.data), make)
         outcome.add(await self.performer.send_on(job, notes, RecipientTrace(sender, "")))
         return outcome
 
@@ -295,6 +300,7 @@ class Delivery:
             await self._expand_lists(local.account.id, result)
             settings = replace(
                 self._places("sieve"),
+                default_mailbox=xtext(recipient.params.get(MAILBOX, "")) or plans.INBOX,
                 can_refuse=job.alone,
                 sender_verified=_verified(job.work),
                 report=partial(self._report, job, destination, local.account.id),
@@ -346,7 +352,7 @@ class Delivery:
         elif host.needed_store:
 
             def again(store: AccountStore) -> RunResult:
-                host.store, host.needed_store = store, False
+                host.store, host.needed_store = reachable(self.performer.sharing, account, store), False
                 return run()
 
             result = await self._jobs.run(account, again)
@@ -432,8 +438,7 @@ class Delivery:
             retry=self.performer.unheard,
         )
 
-    @staticmethod
-    def _script_envelope(envelope: Envelope, destination: Destination, base: Message) -> ScriptEnvelope:
+    def _script_envelope(self, envelope: Envelope, destination: Destination, base: Message) -> ScriptEnvelope:
         params: Mapping[str, str] = next(
             (r.params for r in envelope.recipients if r.address == destination.address), {}
         )
@@ -445,7 +450,7 @@ class Delivery:
             told = xtext(params.get("ORCPT", "").partition(";")[2])
             original = told or base.text(b"x-original-to") or original
         return ScriptEnvelope(
-            mail_from=envelope.reverse_path,
+            mail_from=self._departure.plain(envelope.reverse_path),
             rcpt_to=destination.address,
             orig_to=original,
             auth=envelope.client.auth,

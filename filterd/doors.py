@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 Context = Callable[[], ssl.SSLContext]
 SIEVE_PORT = 4190  # RFC 5804 3
 REQUIRABLE = ("dane", "secure")  # words of queue.tls with which a next hop can prove who it is
+COMMANDS = "commands"  # LMTP for the commands of this machine
 PROXIED = "+proxy"  # behind a listener's name: each connection begins with a PROXY header
 TOKENS_AT_ONCE = 8  # that are asked about
 IMPLICIT = frozenset({"submissions", "imaps", "pop3s"})
@@ -112,7 +113,7 @@ class Doors:
         for at, (full_name, sock) in enumerate(self.sockets):
             name = full_name.removesuffix(PROXIED)
             factory, refusal = self._door(name, context, logins)
-            implicit = name in IMPLICIT
+            implicit = name in IMPLICIT or (name == "web" and config.quarantine.https)
             if implicit and context is None:
                 continue  # config check refuses this; nobody may log in without TLS by a door that promises it
             server = Server(
@@ -174,19 +175,22 @@ class Doors:
     def _door(self, name: str, context: Context | None, logins: LoginGuard) -> tuple[Factory, bytes]:
         config = self.parts.config
         plain = config.tls.allow_plaintext_login
-        if name in ("smtp", "submission", "submissions", "lmtp"):
+        if name in ("smtp", "submission", "submissions", "lmtp", COMMANDS):
             smtp = self._smtp(name, context, plain, logins)
             return smtp.connection, smtp.REFUSAL
         if name in ("imap", "imaps"):
             imap = ImapDoor(
                 ImapServerConfig(
                     message_size=config.limits.message_size,
+                    message_limit=config.limits.imap_messages,
+                    save_limit=config.limits.imap_saved,
                     tls=context is not None,
                     allow_plaintext=plain,
                     version=__version__,
                     events=self.parts.events,
                     sieve=self._sieve_url(),
                     filters=self.parts.filters,
+                    sharing=self.parts.sharing,
                     mechanisms=self._mechanisms(),
                 ),
                 logins,
@@ -259,6 +263,7 @@ class Doors:
 
     def _smtp(self, name: str, context: Context | None, plain: bool, logins: LoginGuard) -> SmtpDoor:
         config = self.parts.config
+        own, name = name == COMMANDS, "lmtp" if name == COMMANDS else name
         profile = {"smtp": Profile.MX, "lmtp": Profile.LMTP}.get(name, Profile.SUBMISSION)
         submission = profile is Profile.SUBMISSION
         return SmtpDoor(
@@ -272,6 +277,7 @@ class Doors:
                 allow_plain_auth=plain,
                 prdr=profile is not Profile.LMTP,
                 requiretls=profile is not Profile.LMTP and config.queue.tls in REQUIRABLE,
+                mailbox=own,
                 hold_limit=int(config.queue.future_release) if submission else 0,
                 limits=SmtpLimits(recipients=config.limits.recipients),
                 mechanisms=self._mechanisms(),

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 from filterd.accounts.directory import Account
 from filterd.delivery import Delivery
-from filterd.local_text import NO_ADDRESS, NO_PARAMS, crlf, is_path
+from filterd.local_text import MAILBOX, NO_ADDRESS, NO_PARAMS, crlf, is_path
 from filterd.queue.base import PendingChange, PendingStore
 from filterd.reception import Reception
 from filterd.servers.ports import SmtpSession, SmtpTransaction
 from pipeline.envelope import Client, Profile
 from pipeline.reply import Reply
+
+OF_RECIPIENT = ("NOTIFY", MAILBOX)  # the others belong to MAIL
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class LocalDelivery:
         params: Mapping[str, str] = NO_PARAMS,
     ) -> list[Reply]:
         """One reply a recipient for ``Profile.DELIVER``; refused recipients keep their refusal. ``data``: any line ends;
-        ``params``: NOTIFY for each recipient, RET, ENVID and BODY for the message (RFC 3461, RFC 6152)."""
+        ``params``: NOTIFY and XMAILBOX for each recipient, RET, ENVID and BODY for the message (RFC 3461, RFC 6152)."""
         session = self._session(profile, account)
         await self.reception.connect(session)
         replies: list[Reply] = []
@@ -58,8 +60,8 @@ class LocalDelivery:
         data: bytes,
         params: Mapping[str, str] = NO_PARAMS,
     ) -> Reply:
-        of_recipient = {name: value for name, value in params.items() if name == "NOTIFY"}
-        of_mail = {name: value for name, value in params.items() if name != "NOTIFY"}
+        of_recipient = {name: value for name, value in params.items() if name in OF_RECIPIENT}
+        of_mail = {name: value for name, value in params.items() if name not in OF_RECIPIENT}
         transaction = SmtpTransaction(reverse_path=reverse_path, mail_params=of_mail)
         reply = await self.reception.mail(session, transaction)
         if not reply.positive:

@@ -11,6 +11,7 @@ from pipeline.reply import Reply
 from rules.mail import header, words
 
 DELIVER_SOCKET = "deliver"  # in data_dir/run: LMTP for the commands of this machine
+MAILBOX = "XMAILBOX"  # of RCPT, between our commands and the server: where keep stores, as xtext of UTF-8
 NO_ADDRESS = Reply(553, "5.1.3", "Not an address")
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 DROPPED_FIELDS = frozenset({b"bcc", b"resent-bcc", b"return-path"})
@@ -22,6 +23,12 @@ def is_path(address: str) -> bool:
         return not path(f"<{address}>".encode(), SmtpLimits(), reverse=True)[1]
     except (SyntaxFault, UnicodeEncodeError):
         return False
+
+
+def xtext(text: str) -> str:
+    """RFC 3461 4, of UTF-8."""
+    octets = text.encode("utf-8", "surrogateescape")
+    return "".join(chr(one) if 33 <= one <= 126 and one not in b"+=" else f"+{one:02X}" for one in octets)
 
 
 def crlf(data: bytes) -> bytes:

@@ -27,12 +27,14 @@ from filterd.explain.traces import TraceWriter
 from filterd.imap import events
 from filterd.imap.events import MailboxEvent
 from filterd.imap.filtering import Filter, Filtered
+from filterd.imap.sharing import Sharing
 from filterd.imapsieve import ImapEvent, ImapOutcome, ImapSieve
 from filterd.outgoing import Departure
 from filterd.perform import change_lists, resolve_mailbox
 from filterd.queue.base import Outgoing, Spool
 from filterd.scripts import ScriptService, Sources
 from filterd.servers.ports import Jobs
+from filterd.shared_delivery import seen_by
 from filterd.sieve_host import LIST_PREFIX, AccountHost
 from filterd.store.base import (
     SYSTEM_FLAGS,
@@ -129,6 +131,7 @@ class MailboxScripts:
         self._ids = ids
         self._secret = secret
         self._programs = programs
+        self.sharing: Sharing | None = None  # other people's mailboxes
         self._loop = asyncio.get_running_loop() if programs is not None else None
         self._sieve = ImapSieve(scripts, self._host, settings.limits)
 
@@ -301,7 +304,7 @@ class MailboxScripts:
                 action.flags,
                 rows[0].date if rows and action.message is None else None,
             )
-            stored = _append(store, mailbox, message)
+            stored = _append(seen_by(self.sharing, event.account, store), mailbox, message)
             part.places.append(f"{mailbox} uid {stored}")
         return outcome
 

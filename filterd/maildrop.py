@@ -9,12 +9,14 @@ Invariants: a file goes only when each recipient has come to an end: taken (stor
 sender told. A crash before that brings the file again: Date, Message-ID and ENVID derive from the file, so its delivery keys
 are the same and nothing is stored or sent twice. What is no such file (a link, a device, broken JSON) is put aside once and
 told, never followed. What cannot come to its end now is put off, so that it neither keeps the loop busy nor hides the files
-behind it; no file, and no owner who takes his away meanwhile, ends the loop.
+behind it; no file, and no owner who takes his away meanwhile, ends the loop. How long it is tried counts from the first try, not
+from when it was left: the server may have been away for days.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -52,6 +54,7 @@ MOST_RECIPIENTS = 10_000
 GIVE_UP_SECONDS = 20 * 3600.0  # delivery keys of a first try live for a day
 STALE_SECONDS = 86_400.0  # a file that nobody completes
 ASIDE = ".bad-"
+FIRST = ".first-"  # an empty file of ours: its time is that of the first try of the file it is named for
 PARAMETERS = ("NOTIFY", "RET", "ENVID", "BODY")
 NO_FILE = (errno.ELOOP, errno.ENXIO, errno.ENODEV)  # what opening a link, a socket or a device says
 
@@ -129,6 +132,7 @@ class Maildrop:
     clock: Clock
     _told: set[str] = field(default_factory=set)
     _put_off: dict[str, tuple[int, float]] = field(default_factory=dict)  # name -> (tries, not before)
+    _since: dict[str, float] = field(default_factory=dict)  # name -> its first try
 
     async def run(self, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
@@ -160,9 +164,11 @@ class Maildrop:
     def _waiting(self, now: float) -> list[str]:
         """Complete files that are not put off, the oldest first; what was begun long ago and never completed goes."""
         found: list[tuple[float, str]] = []
-        there = {self.folder}
+        there, marked = {self.folder}, set[str]()
         for entry in os.scandir(self.folder):
             if entry.name.startswith("."):
+                if entry.name.startswith(FIRST):
+                    marked.add(entry.name.removeprefix(FIRST))
                 continue
             try:
                 facts = entry.stat(follow_symlinks=False)
@@ -175,13 +181,36 @@ class Maildrop:
             there.add(entry.name)
             if self._put_off.get(entry.name, (0, now))[1] <= now:
                 found.append((facts.st_mtime, entry.name))
-        for name in {*self._put_off, *self._told} - there:
+        for name in {*self._put_off, *self._told, *self._since} - there:
             self._forget(name)
+        for name in marked - there:
+            with contextlib.suppress(OSError):  # anybody may make such a name: a folder, say
+                os.unlink(self._first(name))
         return [name for _, name in sorted(found)][:MOST_AT_ONCE]
 
     def _forget(self, name: str) -> None:
         self._told.discard(name)
         self._put_off.pop(name, None)
+        self._since.pop(name, None)
+
+    def _first(self, name: str) -> str:
+        return os.path.join(self.folder, FIRST + name)
+
+    def _trying_since(self, name: str, now: float) -> float:
+        """When it was first tried; from now on that is known, in the next process too. A mark that somebody else made is not
+        believed; where none can be made (a full disk) this process at least knows."""
+        path, known = self._first(name), self._since.setdefault(name, now)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                facts = os.stat(path, follow_symlinks=False)
+                if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid():
+                    return min(known, facts.st_mtime)
+                os.unlink(path)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.utime(path, (known, known))
+        except OSError as error:
+            self._once(path, f"cannot be written: {error}")
+        return known
 
     async def _guarded(self, name: str) -> bool:
         """Is it done with? Else it stays and is tried again."""
@@ -226,8 +255,10 @@ class Maildrop:
         )
         params = {"ENVID": name, **drop.params}
         replies = await self.local.dropped(sender, recipients, message, Account(login), params)
-        late = self.clock.time() - facts.st_mtime > GIVE_UP_SECONDS
-        ended = True
+        ended, now = True, self.clock.time()
+        late = any(reply.temporary for reply in replies) and (
+            now - await asyncio.to_thread(self._trying_since, name, now) > GIVE_UP_SECONDS
+        )
         for recipient, reply in zip(recipients, replies, strict=True):
             if reply.positive:
                 continue

@@ -19,13 +19,15 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from filterd import doortrace
 from filterd.explain.traces import TraceWriter
 from filterd.generation import run_stages
 from filterd.milter_packets import Writer
 from filterd.milter_sieve import Screen
-from filterd.outgoing import Departure
+from filterd.milter_srs import MilterSrs
+from filterd.outgoing import Departure, aside
 from filterd.proto.milter import Judge
 from filterd.servers.milter import MilterService
 from pipeline import authres
@@ -125,6 +127,7 @@ class MilterReception(MilterService):
         self._screen = screen
         doubtful = [Uncertain(one) if one.name in ("dkim", "arc") else one for one in incoming.stages]
         self._uncertain = Runner(doubtful, clock, incoming.reject_becomes)
+        self.srs: MilterSrs | None = None  # milter.srs
 
     async def judge(self, message: Judge) -> Sequence[Packet]:
         hops = message.macros.get(HOP, "")
@@ -173,6 +176,9 @@ class MilterReception(MilterService):
                 return self._end(trace, work, verdict)
             if screening.edits is not None:
                 own, forged = screening.edits, []
+        if self.srs is not None:
+            verdict, span = self.srs.over(work.envelope, verdict)
+            trace.spans.extend([span] if span is not None else [])
         writer = Writer(message.actions, message.exact, work.message)
         writer.header(own, [(cut.start, cut.end) for cut in forged])
         self._rest(writer, verdict)
@@ -213,7 +219,8 @@ class MilterReception(MilterService):
         own = (HeaderEdit("remove", TRACE_FIELD), *verdict.edits)
         writer.header(own, cuts)
         self._rest(writer, verdict)
-        signed = self._departure.sign(writer.result(verdict.body), _from_domain(work.message))
+        sign = partial(_signed, self._departure, writer, verdict, _from_domain(work.message))
+        signed = await aside(work, len(work.message.data), sign)
         if signed:
             writer.on_top(signed)
             trace.spans.append(Span("dkim-sign", self._clock.time(), 0.0, "signed", _selector(signed)))
@@ -374,6 +381,10 @@ def address(text: str) -> str | None:
 def _from_domain(message: Message) -> str:
     senders = message.from_addresses()
     return senders[0].domain.lower() if senders else ""
+
+
+def _signed(departure: Departure, writer: Writer, verdict: Verdict, domain: str) -> bytes:
+    return departure.sign(writer.result(verdict.body), domain)
 
 
 def _selector(signature: bytes) -> str:

@@ -1,12 +1,13 @@
 """The administrator's Sieve scripts over mail that another MTA shows us (``stage.sieve.before``).
 
 Specification: RFC 5228, as far as a filter can act: keep, discard, redirect (another recipient instead of this one, or
-beside it with ``:copy``), reject, editheader. Where mail is stored and who gets an automatic answer is the MTA's
-business: fileinto, vacation and the like count as keep there, and the trace says so.
+beside it with ``:copy``), reject, editheader, quarantine. Where mail is stored and who gets an automatic answer is the MTA's
+business: a script with fileinto, vacation and the like is refused (``filterd/milter_profile.py``). A script that is edited
+while we run and has errors then leaves its last good text in force.
 
 A script runs once for each recipient; discard and redirect concern that recipient alone. A reject refuses the message when
-all recipients' runs reject it; else those recipients keep it, since nobody could be told (HOUSE item 5). Header edits count
-when all runs agree on them.
+all recipients' runs reject it; else those recipients keep it, since nobody could be told (HOUSE item 5). One run that wants it
+held holds it: the other server's quarantine takes whole messages. Header edits count when all runs agree on them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from filterd.milter_profile import compile_for_milter
 from filterd.sieve_host import AccountHost
 from pipeline import edits
 from pipeline.envelope import Envelope, Recipient
@@ -26,8 +28,8 @@ from pipeline.trace import Span
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, EnvelopeEdit, HeaderEdit, Verdict
 from rules import interpreter
-from rules.actions import Discard, Keep, Redirect, Reject, RunResult
-from rules.compiler import CompiledScript, compile_script
+from rules.actions import Discard, Keep, Quarantine, Redirect, Reject, RunResult, SetScore
+from rules.compiler import CompiledScript
 from rules.errors import ScriptErrors
 from rules.host import ScriptEnvelope
 from rules.limits import DEFAULT, Limits
@@ -50,6 +52,7 @@ class Screening:
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     edits: tuple[HeaderEdit, ...] | None = None
+    hold: str | None = None  # why it is to be held
 
     def over(self, verdict: Verdict) -> Verdict:
         """The stages' verdict with what the scripts add to it."""
@@ -57,6 +60,13 @@ class Screening:
             return replace(verdict, stage="sieve", disposition=Disposition.REJECT, reply=self.reject)
         if self.discard:
             return replace(verdict, stage="sieve", disposition=Disposition.DISCARD, summary=self.span.summary)
+        if self.hold is not None and verdict.disposition < Disposition.QUARANTINE:
+            verdict = replace(
+                verdict,
+                stage="sieve",
+                disposition=Disposition.QUARANTINE,
+                summary=self.hold or "a script held it",
+            )
         if not (self.add or self.remove):
             return verdict
         known = verdict.envelope or EnvelopeEdit()
@@ -77,7 +87,7 @@ class Screen:
         self._hostname = hostname
         self._clock = clock
         self._limits = limits
-        self._known: dict[Path, tuple[tuple[int, int], CompiledScript | None]] = {}
+        self._known: dict[Path, tuple[tuple[int, int], CompiledScript | None]] = {}  # with the last good text
 
     def run(
         self, work: Transaction, own: Sequence[HeaderEdit], cuts: Sequence[edits.Splice]
@@ -106,6 +116,7 @@ class Screen:
             add=tuple(dict.fromkeys(wishes.added)),
             remove=tuple(wishes.gone),
             edits=edited,
+            hold=wishes.holds[0] if wishes.holds else None,
         )
 
     def _host(self, work: Transaction) -> AccountHost:
@@ -137,15 +148,16 @@ class Screen:
             stamp = (facts.st_mtime_ns, facts.st_size)
             known = self._known.get(path)
             if known is None or known[0] != stamp:
-                known = self._known[path] = (stamp, compile_script(path.read_text("utf-8"), name=path.stem))
+                text = path.read_text("utf-8")
+                known = self._known[path] = (stamp, compile_for_milter(text, path.stem, self._limits))
         except (OSError, UnicodeDecodeError) as error:
             log.warning("script %s: %s", path, error)
-            return None
+            known = self._known.get(path)
+            return known[1] if known is not None else None
         except ScriptErrors as failure:
             first = failure.errors[0]
-            log.warning("script %s does not compile: line %d: %s", path, first.line, first.message)
-            self._known[path] = (stamp, None)
-            return None
+            log.error("script %s is not used: line %d: %s", path, first.line, first.message)
+            known = self._known[path] = (stamp, known[1] if known is not None else None)
         return known[1]
 
 
@@ -156,6 +168,7 @@ class _Wishes:
         self.rejects: list[str] = []
         self.gone: list[str] = []
         self.added: list[str] = []
+        self.holds: list[str] = []
         self.notes: list[str] = []
         self.texts: list[bytes | None] = []
         self.word = ""
@@ -179,6 +192,11 @@ class _Wishes:
                 case Reject(reason=reason):
                     self.rejects.append(reason)
                     kept = True
+                case Quarantine(reason=reason):
+                    self.holds.append(reason)
+                    kept = True
+                case SetScore():
+                    continue  # evidence only
                 case _:
                     kept = True
                     self.notes.append(f"{type(action).__name__.lower()} is not possible here: kept")

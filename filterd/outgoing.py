@@ -3,19 +3,26 @@
 Order (HOUSE items 7 and 8): privacy strips what tells about the sender's machine, never a field that a passing signature
 covers on forwarded mail; SRS rewrites the reverse-path of forwarded mail that really leaves; sealing (ARC, RFC 8617, of
 what is forwarded) and signing come last.
+
+All of it is plain computing. For a message over LARGE octets it is done ``aside``, in a thread, one piece of work a transaction at
+a time: signing 30 MB takes 150 to 450 ms, of which the loop is held for 5 to 20 at a time (copies; the hashes let go of it).
+Below, where it is 3 ms at most, a thread gains nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from filterd.deliverykey import DeliveryKeys
 from filterd.queue.base import Outgoing
-from filterd.queue.rows import FORWARD, HOLD
+from filterd.queue.needs import wishes
+from filterd.queue.rows import FORWARD, HOLD, TAGGED
 from pipeline import edits
+from pipeline.batv import Batv
 from pipeline.envelope import Client
 from pipeline.plan import Answer, Bounce, Send
 from pipeline.reply import Reply
@@ -25,11 +32,26 @@ from pipeline.stages import privacy
 from pipeline.transaction import Transaction
 from rules.mail.message import Message
 
+T = TypeVar("T")
+LARGE = 256 * 1024  # octets that are not signed on the loop
+_TURN = "departure-turn"
+
 Sign = Callable[[bytes, str], bytes]  # (message, From domain) -> DKIM-Signature field or b""
 Seal = Callable[[Transaction, bytes, str], bytes]  # (work, message, address of ours) -> ARC set or b""
 Compose = Callable[
     [Message, str, str, Reply], bytes
 ]  # the DSN of a late, verified refusal: text, to whom, for whom
+
+
+async def aside(work: Transaction, octets: int, make: Callable[[], T]) -> T:
+    """What ``make`` makes of a message of so many octets. The copies of one large message are made one after the other: that bounds
+    the threads, and what the first one signed serves the others."""
+    if octets <= LARGE:
+        return make()
+    turn = work.state.setdefault(_TURN, asyncio.Lock())
+    assert isinstance(turn, asyncio.Lock)
+    async with turn:
+        return await asyncio.to_thread(make)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,7 @@ class Departure:
     bounce: Compose
     seal: Seal | None = None
     trusted_authserv: frozenset[str] = frozenset()
+    batv: Batv | None = None
 
     def outgoing(
         self,
@@ -87,7 +110,7 @@ class Departure:
             data=data,
             kind=kind,
             trace=work.trace_id,
-            params=relayed(work.envelope.mail_params, params),
+            params={**_params(work, base, params), **self._mark(work, reverse_path, to)},
             hold_until=float(work.envelope.mail_params.get(HOLD, 0)),
         )
 
@@ -112,7 +135,11 @@ class Departure:
             data=base.data,
             kind="relay",
             trace=work.trace_id,
-            params={**relayed(work.envelope.mail_params, params), FORWARD: facts},
+            params={
+                **_params(work, base, params),
+                **self._mark(work, work.envelope.reverse_path, to, True),
+                FORWARD: facts,
+            },
         )
 
     def redirected(self, work: Transaction, base: Message, step: Send, key: bytes, account: str) -> Outgoing:
@@ -128,9 +155,8 @@ class Departure:
         if step.by_time is not None:
             params["BY"] = f"{step.by_time};{step.by_mode or 'N'}{'T' if step.by_trace else ''}"
         reverse_path = self._rewritten(step.reverse_path, step.to, account)
-        if (
-            params and step.reverse_path
-        ):  # RFC 6009 6.1, 7.1: who asks for reports gets them, not the first sender
+        asked = bool(params and step.reverse_path)
+        if asked:  # RFC 6009 6.1, 7.1: who asks for reports gets them, not the first sender
             reverse_path = account
         return Outgoing(
             key=key,
@@ -139,7 +165,10 @@ class Departure:
             data=self._sealed(work, marks.encode() + data, account),
             kind="redirect",
             trace=work.trace_id,
-            params=relayed(work.envelope.mail_params, params),
+            params={
+                **_params(work, base, params),
+                **self._mark(work, reverse_path, step.to, asked),
+            },
         )
 
     def generated(
@@ -163,6 +192,19 @@ class Departure:
             )
             for address in to
         ]
+
+    def plain(self, address: str) -> str:
+        """An address as people know it: a tag of ours (BATV) taken off."""
+        tagged = self.batv.open(address) if self.batv is not None else None
+        return tagged.address if tagged is not None else address
+
+    def _mark(self, work: Transaction, reverse_path: str, to: str, ours: bool = False) -> dict[str, str]:
+        """What tells the queue to tag the reverse-path. A stranger who claims to be one of us gets none: a tag says that the
+        message is ours. ``ours``: known without a log-in."""
+        if self.batv is None or not (ours or work.envelope.client.auth):
+            return {}
+        leaves = to.rpartition("@")[2].lower() not in self.our_domains
+        return {TAGGED: "1"} if leaves and reverse_path.rpartition("@")[2].lower() in self.our_domains else {}
 
     def _sealed(self, work: Transaction, data: bytes, passed: str) -> bytes:
         return self.seal(work, data, passed) + data if self.seal is not None else data
@@ -222,6 +264,12 @@ def forward_facts(client: Client, ident: str) -> dict[str, str]:
         "IDENT": ident,
         "SOURCE": "LOCAL" if local and ip else "REMOTE",
     }
+
+
+def _params(work: Transaction, base: Message, rcpt_params: Mapping[str, str]) -> dict[str, str]:
+    """What goes on to the next hop, and how the message wants to come there."""
+    params = relayed(work.envelope.mail_params, rcpt_params)
+    return {**params, **wishes(base.header, params)}
 
 
 def relayed(mail_params: Mapping[str, str], rcpt_params: Mapping[str, str]) -> dict[str, str]:

@@ -24,10 +24,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from filterd import shared_delivery
 from filterd.board import Desk, alone
 from filterd.deliverykey import DeliveryKeys
 from filterd.execbridge import Programs, facts_of
-from filterd.outgoing import Departure
+from filterd.imap.sharing import Sharing
+from filterd.outgoing import Departure, aside
 from filterd.quarantine.base import Facts, Hold, Keeper
 from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool
 from filterd.sieve_host import LIST_PREFIX
@@ -154,6 +156,7 @@ class Performer:
         self._live: Counter[bytes] = Counter()  # keys of messages whose sessions of this process still live
         self._desk = desk or alone(clock)
         self.programs: Programs | None = None  # set where there is a service for them
+        self.sharing: Sharing | None = None  # None: all mailboxes are one's own
         self.quarantine: Keeper | None = None  # None: what is held back is in the Junk folder
 
     def fresh(self, key: bytes, created: float) -> bool:
@@ -301,13 +304,14 @@ class Performer:
                     effects.stores.append(await self._pending(job, step, plan, target, effects))
                 case plans.Send():
                     key = job.keys.key(target.account, f"send:{step.to}")
-                    effects.outgoing.append(
-                        self._departure.redirected(job.work, job.base, step, key, target.account)
-                    )
+                    send = partial(self._departure.redirected, job.work, job.base, step, key, target.account)
+                    octets = len(job.base.data if step.data is None else step.data)
+                    effects.outgoing.append(await aside(job.work, octets, send))
                 case plans.Answer() | plans.Bounce():
-                    effects.outgoing.extend(
-                        self._departure.generated(job.work, job.base, step, job.keys, target.account)
+                    reply = partial(
+                        self._departure.generated, job.work, job.base, step, job.keys, target.account
                     )
+                    effects.outgoing.extend(await aside(job.work, len(job.base.data), reply))
                 case plans.Execute():
                     if await self._execute(job, step, plan, target, trace):
                         kept = plans.Store(step.mailbox, data=step.data)
@@ -367,19 +371,25 @@ class Performer:
         mailbox = step.mailbox
         if step.special_use or step.mailbox_id or step.quarantine:
             mailbox = await self._jobs.run(target.account, lambda store: resolve_mailbox(store, step))
+        account, asked = target.account, mailbox
+        if shared_delivery.foreign(self.sharing, account, mailbox) and (sharing := self.sharing) is not None:
+            place = partial(shared_delivery.destination, sharing, account, mailbox)
+            account, mailbox = await self._jobs.run(account, place)
         body = step.data if step.data is not None else job.base.data
         if not step.generated:
             body = _final_fields(job, target) + body
-        state, effects.state = effects.state, None
+        mine, state = account == target.account, None
+        if mine:
+            state, effects.state = effects.state, None
         message = NewMessage(
             data=body,
             flags=step.flags,
-            key=job.keys.key(target.account, f"{'fcc' if step.generated else 'store'}:{mailbox}"),
-            trace=f"{job.trace.id}.{target.number}",
-            decision=plan.decision,
+            key=job.keys.key(target.account, f"{'fcc' if step.generated else 'store'}:{asked}"),
+            trace=f"{job.trace.id}.{target.number}" if mine else "",  # what happened is the recipient's own business
+            decision=plan.decision if mine else "",
             crlf=step.data is None and job.base.crlf,
         )
-        return PendingStore(target.account, mailbox, message, state, job.trace.id)
+        return PendingStore(account, mailbox, message, state, job.trace.id)
 
     async def store(
         self, pending: PendingStore, trace: RecipientTrace | None = None, again: bool = False

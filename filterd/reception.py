@@ -41,6 +41,7 @@ from filterd.outgoing import Departure
 from filterd.perform import Living, Outcome
 from filterd.proto.smtp_parse import held_until
 from filterd.queue.rows import HOLD
+from filterd.returns import Returns
 from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
 from pipeline import authres, edits, received
 from pipeline.envelope import Client, Envelope, Profile, Recipient
@@ -106,6 +107,7 @@ class ReceptionSettings:
     split_reject: bool = True
     hide_client: bool = True
     relay_trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    refuse_untagged: bool = True  # reports, where BATV is on
 
 
 def _each(session: SmtpSession, what: SmtpTransaction | Envelope) -> bool:
@@ -150,6 +152,7 @@ class Reception(SmtpService):
         self._ids = ids
         self._secret = secret
         self.rates = None
+        self.returns = Returns(clock, departure.batv, settings.refuse_untagged)
         self._early = [early for stage in incoming.stages if (early := getattr(stage, "prefetch", None))]
 
     # -- the dialogue ---------------------------------------------------------------------------
@@ -184,9 +187,11 @@ class Reception(SmtpService):
     ) -> Reply:
         pending = transaction.state
         assert isinstance(pending, Pending)
-        found = self._resolve(address)
+        asked = self.returns.asked(address)
+        address, found = asked.address, self._resolve(asked.address)
         reply, destinations = self._judge(session, transaction, address, found)
-        if not destinations:
+        reply = self.returns.judged(reply, session, transaction.reverse_path, asked, found)
+        if not reply.positive:
             return reply
         if session.profile is Profile.SUBMISSION and _held(transaction):
             # RFC 4865: nobody has it before its time, our own people neither: the queue delivers to them then
@@ -569,15 +574,13 @@ class Reception(SmtpService):
     def _envelope(self, session: SmtpSession, transaction: SmtpTransaction, pending: Pending) -> Envelope:
         recipients = tuple(
             Recipient(
-                address=address,
+                address=where[0].address,  # without its tag
                 params=params,
                 account=next((d.local.account.id for d in where if d.local is not None), ""),
                 detail=next((d.local.detail for d in where if d.local is not None), ""),
                 via=where[0].via,
             )
-            for address, params, where in zip(
-                transaction.recipients, transaction.rcpt_params, pending.destinations, strict=True
-            )
+            for params, where in zip(transaction.rcpt_params, pending.destinations, strict=True)
         )
         return Envelope(
             reverse_path=transaction.reverse_path,

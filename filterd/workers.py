@@ -8,7 +8,9 @@ is killed its children die with it, so that the next start finds the ports free.
 No signal is lost while a process starts: the parent holds them back from before the fork until the child has let go of the
 parent's handlers; what came meanwhile ends the child then, which has begun nothing yet. SIGHUP is the parent's alone: its
 children ignore it, so that one sent to the whole group (a closed terminal, ``pkill -HUP``) cuts nobody off.
-systemd: READY, STOPPING and STATUS are told through NOTIFY_SOCKET (sd_notify protocol).
+Ready is who serves, not who was forked: each child tells the parent, by its process id down a pipe, that it has built itself and
+takes connections. When all have, or after READY_SECONDS those that can, ``ready`` is called and systemd is told READY through
+NOTIFY_SOCKET (sd_notify protocol; also RELOADING, STOPPING, STATUS). Meanwhile the parent does what it always does.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from typing import NoReturn
 log = logging.getLogger("filterd.workers")
 
 STOP_SECONDS = 10.0  # after SIGTERM, before SIGKILL
+READY_SECONDS = 60.0  # systemd waits 90 by default
+PID_OCTETS = 4
 RESTART_PAUSE = (0.1, 0.5, 2.0, 5.0, 15.0)
 STEADY_SECONDS = 30.0  # a process that lived this long starts again with the first pause
 RETIRE = signal.SIGUSR1  # to a worker of the last generation
@@ -73,31 +77,45 @@ def hold_reload() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
 
 
+Serving = Callable[[], None]  # "from now on I serve"
+
+
+def unasked() -> None:
+    """For who runs alone: nobody waits for it."""
+
+
 @dataclass(slots=True)
 class Role:
-    """One process to keep alive. ``main`` runs in the child and returns its exit code. ``exclusive``: never two at once."""
+    """One process to keep alive. ``main`` runs in the child and returns its exit code; it calls what it is given as soon as it
+    serves. ``exclusive``: never two at once."""
 
     name: str
-    main: Callable[[], int]
+    main: Callable[[Serving], int]
     exclusive: bool = False
     pid: int = 0
     started: float = 0.0
     failures: int = 0
     due: float = 0.0
     replacing: bool = False  # told to end, to be started anew
+    serving: bool = False
 
 
 @dataclass(slots=True)
 class Group:
-    """All processes of one server. ``reload``: asked at SIGHUP; False = everything stays as it is."""
+    """All processes of one server. ``ready``: called once, when they serve. ``reload``: asked at SIGHUP; False = everything stays
+    as it is. ``patience``: seconds that they may take to begin."""
 
     roles: list[Role]
     pid_file: Path | None = None
     ready: Callable[[], None] = lambda: None
     reload: Callable[[], bool] = lambda: True
+    patience: float = READY_SECONDS
     _stop: bool = False
     _reload: bool = False
     _wake: int = -1
+    _told: int = -1  # where a child writes that it serves
+    _awaited: float = 0.0  # until then we wait for the others; 0: nobody is waited for
+    _announced: bool = False
     _children: dict[int, Role] = field(default_factory=dict)
 
     def run(self) -> int:
@@ -109,6 +127,7 @@ class Group:
         wake, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        heard, self._told = os.pipe()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGHUP,))  # see hold_reload
         if self.pid_file is not None:
             self.pid_file.write_text(f"{os.getpid()}\n")
@@ -116,17 +135,19 @@ class Group:
             for role in self.roles:
                 if not self._stop:
                     self._start(role)
-            if not self._stop:
-                self.ready()
-                sd_notify("READY=1\nSTATUS=serving")
+            self._awaited = time.monotonic() + self.patience
             while not self._stop:
                 self._reap()
                 self._restart_due()
                 if self._reload:
                     self._reload = False
                     self._replace()
-                if select.select([wake], [], [], 0.5)[0]:
+                self._look()
+                found = select.select([wake, heard], [], [], 0.5)[0]
+                if wake in found:
                     os.read(wake, 4096)
+                if heard in found:
+                    self._hear(os.read(heard, 1024 * PID_OCTETS))
             sd_notify("STOPPING=1")
             self._end()
         finally:
@@ -140,7 +161,33 @@ class Group:
     def _on_reload(self, _number: int, _frame: FrameType | None) -> None:
         self._reload = True
 
+    def _hear(self, said: bytes) -> None:
+        """Whole records, as a write of so few octets is."""
+        for at in range(0, len(said), PID_OCTETS):
+            role = self._children.get(int.from_bytes(said[at : at + PID_OCTETS], "little"))
+            if role is not None and role.pid == int.from_bytes(said[at : at + PID_OCTETS], "little"):
+                role.serving = not role.replacing
+
+    def _look(self) -> None:
+        """Do all serve who were started? Then say so. Who takes too long is named; when nobody serves nothing is announced."""
+        if not self._awaited:
+            return
+        late = [role.name for role in self.roles if not role.serving]
+        if late and time.monotonic() < self._awaited:
+            return
+        if late:
+            log.error("after %.0f s these do not serve: %s", self.patience, ", ".join(late))
+            if len(late) == len(self.roles):
+                self._awaited = float("inf")
+                return
+        self._awaited = 0.0
+        if not self._announced:
+            self._announced = True
+            self.ready()
+        sd_notify(f"READY=1\nSTATUS={'serving without ' + ', '.join(late) if late else 'serving'}")
+
     def _start(self, role: Role) -> None:
+        role.serving = False
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
@@ -148,7 +195,7 @@ class Group:
         try:
             pid = os.fork()
             if pid == 0:
-                _child(role, parent, mask)
+                _child(role, parent, mask, self._told)
         except OSError as error:  # too many processes: the others serve on, this one starts later
             log.error("process %s cannot be started: %s", role.name, error)
             role.pid, role.due, role.replacing = 0, time.monotonic() + RESTART_PAUSE[-1], False
@@ -170,7 +217,7 @@ class Group:
             if role is None or role.pid != pid:
                 continue
             lived = time.monotonic() - role.started
-            role.pid = 0
+            role.pid, role.serving = 0, False
             if role.replacing:
                 self._start(role)
                 continue
@@ -192,17 +239,18 @@ class Group:
                 self._start(role)
 
     def _replace(self) -> None:
-        sd_notify("RELOADING=1")
+        sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self._awaited = self._awaited or time.monotonic() + self.patience
         if self.reload():
             for role in self.roles:
                 old = role.pid
                 role.replacing = role.exclusive and bool(old)
+                role.serving = False
                 if not role.replacing:
                     self._start(role)
                 if old:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(old, signal.SIGTERM if role.exclusive else RETIRE)
-        sd_notify("READY=1")
 
     def _end(self) -> None:
         for pid in self._children:
@@ -231,9 +279,14 @@ class Group:
         return len(self._children)
 
 
-def _child(role: Role, parent: int, mask: set[int | signal.Signals]) -> NoReturn:
+def _child(role: Role, parent: int, mask: set[int | signal.Signals], told: int) -> NoReturn:
     """In the forked process, with the signals still held back: run the role and exit. Never returns to the parent's code."""
     code = 70
+
+    def serving() -> None:
+        with contextlib.suppress(OSError):
+            os.write(told, os.getpid().to_bytes(PID_OCTETS, "little"))
+
     try:
         signal.set_wakeup_fd(-1)
         for number in (*ENDING, signal.SIGCHLD):
@@ -241,7 +294,7 @@ def _child(role: Role, parent: int, mask: set[int | signal.Signals]) -> NoReturn
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         die_with(parent)
-        code = role.main()
+        code = role.main(serving)
     except SystemExit as exit_:
         code = int(exit_.code or 0) if not isinstance(exit_.code, str) else 70
     except BaseException:  # the last line of defence of a forked child: report, never run the parent's code

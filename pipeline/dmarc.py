@@ -1,10 +1,11 @@
 """DMARC, without IO: records, the names to ask, alignment, the policy that follows.
 
-Specification: RFC 7489 (6.3 record, 6.6 processing, 3.1 alignment), RFC 9091 (np, psd), and of its successor the tree
-walk and t=. Complete: yes but for ``ri`` and ``rf``, which are obsolete.
+Specification: RFC 7489 (6.3 record, 6.6 processing, 3.1 alignment), RFC 9091 (np), and of RFC 9989 the tree walk (4.10:
+discovery, psd=, organisational domains) and t=. Complete: yes but for ``ri`` and ``rf``, which are obsolete.
 
 The order of a check: ``author_domains`` of From; ``Discovery`` says which name to ask next, until it has a record or
-knows that there is none; ``evaluate`` puts SPF and DKIM results beside it. Invariants: nothing raises on any input;
+knows that there is none, then for which identifiers below the organisation a walk of their own is needed (``branches``);
+``evaluate`` puts SPF and DKIM results beside it. Invariants: nothing raises on any input;
 at most WALK look-ups a domain; a record that breaks the grammar is no record.
 """
 
@@ -27,6 +28,7 @@ RECORD_LIMIT: Final = 4096
 AUTHORS: Final = 4  # domains in From that are evaluated
 _VERSION: Final = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _TAG: Final = re.compile(r"[A-Za-z]+")
+_OPTIONS: Final = re.compile(r"[01dsDS](?::[01dsDS]){0,3}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Record:
     rua: tuple[str, ...] = ()
     ruf: tuple[str, ...] = ()
     text: str = ""
+    failure_options: str = "0"  # fo=, repeated in reports
 
 
 def parse(text: str, domain: str) -> Record | None:
@@ -67,26 +70,30 @@ def _parse(text: str, domain: str) -> Record | None:
         if not rua and "p" in tags:
             return None
         policy = "none"  # 6.6.3 step 6: a report address is enough to be treated as p=none
+    below = [tags.get(name, "").lower() for name in ("sp", "np")]
+    if any(
+        value and value not in POLICIES for value in below
+    ):  # the same step (RFC 9989 4.10.1): as p=none, or not at all
+        if not rua:
+            return None
+        policy, below = "none", ["", ""]
     percent = tags.get("pct", "100")
+    options = "".join(tags.get("fo", "0").split())
     return Record(
         domain=domain,
         policy=policy,
-        subdomain_policy=_policy(tags.get("sp", "")),
-        absent_policy=_policy(tags.get("np", "")),
+        subdomain_policy=below[0],
+        absent_policy=below[1],
         strict_dkim=tags.get("adkim", "r").lower() == "s",
         strict_spf=tags.get("aspf", "r").lower() == "s",
         percent=int(percent) if percent.isascii() and percent.isdigit() and len(percent) < 4 else 100,
         testing=tags.get("t", "n").lower() == "y",
         public_suffix=tags.get("psd", "u").lower()[:1],
+        failure_options=options if _OPTIONS.fullmatch(options) else "0",
         rua=rua,
         ruf=_addresses(tags.get("ruf", "")),
         text=text,
     )
-
-
-def _policy(value: str) -> str:
-    value = value.lower()
-    return value if value in POLICIES else ""
 
 
 def _addresses(value: str) -> tuple[str, ...]:
@@ -126,17 +133,18 @@ def author_domains(message: Message) -> tuple[tuple[str, ...], str]:
 class Discovery:
     """Finds the record that speaks for a domain: ask ``name``, ``give`` the answer, until ``done``.
 
-    ``tree`` False: the domain, then its organisational domain by the list. True: up the tree (WALK look-ups), and the
-    organisational domain is where the walk ends.
+    ``tree`` False: the domain, then its organisational domain by the list. True: up the tree (WALK look-ups); the
+    organisational domain is where the walk ends, and after the domain's own record comes that of the organisation, then
+    that of the public suffix (RFC 9989 4.10.1): what lies between says nothing.
     """
 
     def __init__(self, domain: str, tree: bool = False) -> None:
         self.domain = domain
-        self.record: Record | None = None
         self.failure = ""
         self._tree = tree
         self._found: list[Record] = []
         self._left = _walk(domain) if tree else list(dict.fromkeys((domain, organisational(domain))))
+        self._apart: dict[str, str] = {}  # organisation of identifiers with a record of their own below ours
 
     @property
     def done(self) -> bool:
@@ -155,26 +163,46 @@ class Discovery:
         record = select(answer, domain)
         if record is None:
             return
-        if self.record is None:
-            self.record = record
         self._found.append(record)
-        if not self._tree or (
-            record.public_suffix == "n" or (record.public_suffix == "y" and domain != self.domain)
-        ):
+        if not self._tree or record.public_suffix in ("n", "y"):
             self._left.clear()
+
+    @property
+    def record(self) -> Record | None:
+        """The record to apply, known when ``done``."""
+        if not self._tree or not self._found or self._found[0].domain == self.domain:
+            return self._found[0] if self._found else None
+        organisation = self.organisation
+        at_home = next((record for record in self._found if record.domain == organisation), None)
+        return at_home or self._found[-1]
 
     @property
     def organisation(self) -> str:
         """The organisational domain, known when ``done``."""
-        if not self._tree or not self._found:
-            return organisational(self.domain)
-        for record in self._found:
-            if record.public_suffix == "n":
-                return record.domain
-            if record.public_suffix == "y" and record.domain != self.domain:
-                labels = record.domain.count(".") + 2
-                return ".".join(self.domain.split(".")[-labels:])
-        return self._found[-1].domain
+        return _organisation(self.domain, self._found) if self._tree else organisational(self.domain)
+
+    def branches(self, identifiers: Iterable[Authenticated]) -> list[str]:
+        """Domains that passed and lie below the organisation: by the tree they may be of one of their own. Give each the
+        answers to its ``branch``."""
+        if not self._tree or self.record is None:
+            return []
+        below = "." + self.organisation
+        passed = (one.domain.lower().rstrip(".") for one in identifiers if one.result == "pass")
+        return list(dict.fromkeys(one for one in passed if one != self.domain and one.endswith(below)))
+
+    def branch(self, domain: str) -> list[str]:
+        """The names between an identifier and our organisation whose TXT records are wanted."""
+        return [f"_dmarc.{one}" for one in _walk(domain) if one.endswith("." + self.organisation)]
+
+    def give_branch(self, domain: str, answers: Iterable[DnsAnswer]) -> None:
+        """The answers, in the order of ``branch``. A DNS failure leaves it with us: nobody is refused for it."""
+        found = []
+        for name, answer in zip(self.branch(domain), answers, strict=True):
+            record = select(answer, name.removeprefix("_dmarc."))
+            if record is not None and record.public_suffix in ("n", "y"):
+                found.append(record)
+                break
+        self._apart[domain] = _organisation(domain, found) if found else self.organisation
 
     def aligned(self, domain: str, strict: bool) -> bool:
         """RFC 7489 3.1: equal, or (relaxed) of one organisation that is not a public suffix. Ask when ``done``."""
@@ -186,7 +214,19 @@ class Discovery:
             return False
         if not self._tree:
             return organisational(domain) == organisation
+        if self._apart.get(domain, organisation) != organisation:
+            return False
         return domain == organisation or domain.endswith("." + organisation)
+
+
+def _organisation(domain: str, found: list[Record]) -> str:
+    """RFC 9989 4.10.2: of the records of a walk that began at ``domain``, the longest name first."""
+    for record in found:
+        if record.public_suffix == "n":
+            return record.domain
+        if record.public_suffix == "y" and record.domain != domain:
+            return ".".join(domain.split(".")[-record.domain.count(".") - 2 :])
+    return found[-1].domain if found else domain
 
 
 def _walk(domain: str) -> list[str]:

@@ -27,6 +27,7 @@ from rules.actions import (
     Notify,
     Pipe,
     Place,
+    Quarantine,
     Redirect,
     Reject,
     Remember,
@@ -161,6 +162,9 @@ def _collect(
                 draft.answers.append(Answer((action.to,), settings.report(action), "report", action.place))
         case ListStore():
             draft.lists.append(action)
+        case Quarantine():
+            _store(draft, _held(settings))
+            draft.notes.append(f"quarantined: {action.reason}")
         case _:  # SetScore: evidence only
             pass
 

@@ -170,6 +170,14 @@ class ListStore:
     place: Place | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """vnd.filterd.quarantine: hold the message, one line says why."""
+
+    reason: str
+    place: Place | None = None
+
+
 Action = (
     Keep
     | FileInto
@@ -183,6 +191,7 @@ Action = (
     | Report
     | SetScore
     | ListStore
+    | Quarantine
 )
 
 

@@ -127,8 +127,9 @@ class Checker:
         self.active.add(capability)
         self.active.update(self.registry.implies.get(capability, ()))
         self._plans = {key: plan for key, plan in self._plans.items() if not plan.problems}
-        self._variables = "variables" in self.active
-        self._encoded = "encoded-character" in self.active
+        refers = "${" in self.script.text or "$\\{" in self.script.text
+        self._variables = refers and "variables" in self.active
+        self._encoded = refers and "encoded-character" in self.active
         return True
 
     def available(self, capability: str) -> bool:
@@ -174,7 +175,9 @@ class Checker:
         return self._block(commands[count:])
 
     def _require(self, command: Command) -> None:
-        if command.shape not in (("S",), ("L",)) or command.tests or command.block is not None:
+        if command.shape in (("S",), ("L",)) and command.tests and self._no_semicolon(command):
+            pass  # what it requires counts all the same
+        elif command.shape not in (("S",), ("L",)) or command.tests or command.block is not None:
             self.error(
                 command.pos,
                 "arguments",
@@ -213,7 +216,7 @@ class Checker:
                 message = f'"{command.name}" must follow an if or elsif'
                 self.error(command.pos, "elsif-place", message, "write if, or remove what stands between")
             bound = self._command(command)
-            previous = command.name
+            previous = "elsif" if command.name == "else" and command.tests else command.name
             if ended is not None:
                 line = self.place(ended.pos)[0]
                 message = f'this is never reached: "{ended.name}" in line {line} ends the script'
@@ -276,13 +279,15 @@ class Checker:
     def _shape_of_body(self, bound: Bound, command: Command, spec: CommandSpec, told: bool) -> None:
         if command.tests and spec.tests is Tests.NONE and self._no_semicolon(command):
             return
-        if not self._count_tests(command, spec.tests, told) or told:
+        if not self._count_tests(command, spec.tests, told):
             return
-        if spec.tests is not Tests.NONE:
+        if spec.tests is not Tests.NONE and not told:
             self._bind_tests(bound)
             if any(self._strange(test) for test in bound.tests):
                 return
-        if spec.block and command.block is None:
+        if spec.block and command.block is None and not told:
+            if any(self._command_inside(test) for test in command.tests):
+                return
             self.error(command.pos, "block", f'"{command.name}" needs a block', "write { ... } behind it")
         elif not spec.block and command.block is not None:
             self.error(command.pos, "block", f'"{command.name}" takes no block', "end it with ;")
@@ -292,9 +297,20 @@ class Checker:
         name = command.tests[0].name
         if command.listed or (name in self.registry.tests and name not in self.registry.commands):
             return False
+        if command.name == "else" and name == "if":
+            self.error(command.pos, "elsif", 'there is no "else if"', "write elsif")
+            return True
         message = f'"{command.name}" has no semicolon at its end'
         self.error(command.pos, "semicolon", message, f'add ; before "{name}"')
         return True
+
+    def _command_inside(self, test: Test) -> bool:
+        """Does a command stand where the arguments of a test end? Then { is missing before it."""
+        return any(
+            (inner.name in self.registry.commands and inner.name not in self.registry.tests)
+            or self._command_inside(inner)
+            for inner in test.tests
+        )
 
     def _count_tests(self, node: Command | Test, wanted: Tests, told: bool) -> bool:
         """Is the number of tests right? When something else is told of the word already, this is not."""
@@ -309,10 +325,19 @@ class Checker:
             if isinstance(node, Test) and first in tags and first not in self.registry.tests:
                 self.error(node.tests[0].pos, "colon", f'the tag "{first}" has no colon', f"write :{first}")
                 return False
+            if (
+                isinstance(node, Test)
+                and first in self.registry.commands
+                and first not in self.registry.tests
+            ):
+                message = f'"{first}" is a command: a block is missing here'
+                self.error(node.tests[0].pos, "block", message, "write { ... } around what the test decides")
+                return False
             if not told:
                 self.error(node.pos, "tests", f'"{node.name}" takes no test', "end the arguments before it")
             for inner in node.tests:
                 self._test(inner)
+            return told and isinstance(node, Command)  # a block would be a further fault
         elif wanted is Tests.ONE and (count != 1 or node.listed):
             message = f'"{node.name}" takes exactly one test'
             self.error(node.pos, "tests", message, "join several with anyof (...) or allof (...)")
@@ -372,6 +397,15 @@ class Checker:
         pos = node.pos
         line = bisect_right(self._lines, pos)
         bound = Bound(node.name, spec, node, plan, line, pos - self._lines[line - 1] + 1, NO_TAGS)
+        if plan.simple and not self._variables and not self._encoded:
+            # Nothing but strings, without references: what most words have.
+            args = node.args
+            bound.args = [args[place].values for place in plan.positional]  # type: ignore[union-attr]  # all are Strings
+            bound.tags = plan.plain_tags or NO_TAGS
+            if spec.matches:
+                self._matching(bound, plan)
+            bound.part = plan.part
+            return bound
         if plan.problems:
             if self._deferring and all(problem.code in _ABSENT for problem in plan.problems):
                 return self._unavailable(node)

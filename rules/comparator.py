@@ -48,6 +48,15 @@ def _title(char: str) -> str:
     return unicodedata.normalize("NFKD", title if len(title) == 1 else char)
 
 
+def search_form(text: str) -> str:
+    """What is looked for and looked in when case and form do not matter: whatever i;unicode-casemap calls equal becomes the same
+    text, and ``ß`` is ``ss`` besides (full case folding). For finding only: its order is not the comparator's."""
+    if text.isascii():
+        return text.lower()
+    # U+0131 has no case folding, but I as its titlecase.
+    return unicodedata.normalize("NFKD", text).casefold().replace("\u0131", "i")
+
+
 def unicode_casemap(text: str) -> str:
     """i;unicode-casemap: titlecase, then compatibility decomposition."""
     if text.isascii():

@@ -73,12 +73,17 @@ def entity(text: str) -> tuple[bytes, bytes] | None:
     return b"\r\n".join(head) + b"\r\n", data[place:]
 
 
-def thread_fields(message_ids: Sequence[bytes], references: bytes) -> list[tuple[bytes, bytes]]:
-    """In-Reply-To and References of an answer (RFC 5322 3.6.4)."""
+def thread_fields(
+    message_ids: Sequence[bytes], references: bytes, in_reply_to: bytes = b""
+) -> list[tuple[bytes, bytes]]:
+    """In-Reply-To and References of an answer (RFC 5322 3.6.4): without References one single In-Reply-To stands in."""
     found = _MESSAGE_ID.findall(message_ids[0]) if message_ids else []
     if not found:
         return []
-    parents = [one for one in _MESSAGE_ID.findall(references) if one != found[0]]
+    parents = _MESSAGE_ID.findall(references)
+    if not parents and len(answered := _MESSAGE_ID.findall(in_reply_to)) == 1:
+        parents = answered
+    parents = [one for one in parents if one != found[0]]
     if len(parents) >= _REFERENCES:
         parents = [parents[0], *parents[-(_REFERENCES - 2) :]]
     return [(b"In-Reply-To", found[0]), (b"References", b" ".join([*parents, found[0]]))]

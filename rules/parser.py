@@ -236,7 +236,8 @@ class Parser:
         self._index = index
         if args:
             node.args = args
-            node.shape = self._shapes.setdefault(tuple(shape), tuple(shape))
+            key = tuple(shape)
+            node.shape = self._shapes.setdefault(key, key)
         if len(args) > self._limits.arguments:
             self._fault(
                 index, "arguments", "too many arguments", f"a command takes at most {self._limits.arguments}"

@@ -77,6 +77,7 @@ class Plan:
     checks: tuple[TagSpec, ...] = ()
     constants: tuple[int, ...] = ()
     plain_tags: Mapping[str, Value | None] | None = None  # the tags, when none of them has an argument
+    simple: bool = False  # strings only, none left out, tags without arguments and checks, no problems
 
 
 def unavailable_plan() -> Plan:
@@ -119,6 +120,12 @@ class Planner:
         plan.constants = tuple(self.constants)
         if all(place < 0 for place in self.tags.values()):
             plan.plain_tags = MappingProxyType(dict.fromkeys(self.tags))
+        plan.simple = (
+            plan.plain_tags is not None
+            and not plan.checks
+            and not plan.problems
+            and all(place >= 0 and self.node.shape[place] in ("S", "L") for place in positional)
+        )
         return plan
 
     def _problem(self, arg: int, code: str, message: str, cure: str) -> None:
@@ -202,7 +209,7 @@ class Planner:
                 self._problem(-1, "arguments", _too_few(self.node.name, params, len(free)), _usage(self.spec))
             elif missing < 0:
                 message = f'"{self.node.name}" has {-missing} argument{"s" if missing < -1 else ""} too many'
-                self._problem(free[missing], "arguments", message, _usage(self.spec))
+                self._problem(free[missing], "arguments", message, self._tag_for(free) or _usage(self.spec))
         places: list[int] = []
         rest = iter(free)
         for index, param in enumerate(params):
@@ -211,6 +218,21 @@ class Planner:
             if place >= 0:
                 self._fits(param, place)
         return tuple(places)
+
+    def _tag_for(self, free: list[int]) -> str:
+        """When an argument too many would fit a tag that was not written: that it may be missing."""
+        shapes = {self.node.shape[place] for place in free}
+        names = [
+            f":{name}"
+            for name, tag in self.known.items()
+            if tag.kind is not None
+            and name not in self.used
+            and tag.group not in ("comparator", "match type")
+            and not shapes.isdisjoint(_KIND_SHAPE[tag.kind])
+            and (not tag.needs or not self.checker.active.isdisjoint(tag.needs))
+            and not any(tag.group and tag.group == other.group for other in self.used.values())
+        ]
+        return f"is {' or '.join(names)} missing before it?" if 0 < len(names) <= 3 else ""
 
     def _left_out(self, free: list[int], optional: list[int], missing: int) -> set[int]:
         """Which optional parameters are absent: the first choice that fits the kinds, else the first ones."""

@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import unpacked
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("rules", "pipeline", "filterd", "tests", "examples")
 TYPED = ("rules", "pipeline", "filterd")
@@ -92,8 +94,7 @@ def say(name: str, outcome: str, seconds: float) -> None:
 def set_up_peers() -> None:
     """Install the Debian programs that are missing, when we are root on a Debian; otherwise say what will skip."""
     start = time.monotonic()
-    lines = (ROOT / "tests" / "debian-packages.txt").read_text("utf-8").splitlines()
-    wanted = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    wanted = packages("debian-packages.txt")
     if shutil.which("dpkg-query") is None or shutil.which("apt-get") is None:
         say("peers", "skipped", time.monotonic() - start)
         print("no Debian here: tests that need other mail programs skip when those are not installed")
@@ -109,6 +110,14 @@ def set_up_peers() -> None:
     if missing:
         why = "apt-get could not install" if os.geteuid() == 0 else "not root, so not installed"
         print(f"{why}: {' '.join(missing)} (their tests skip)")
+    for name in packages("debian-unpacked.txt"):
+        if not unpacked.unpack(name):
+            print(f"apt-get could not fetch: {name} (its tests skip)")
+
+
+def packages(file: str) -> list[str]:
+    lines = (ROOT / "tests" / file).read_text("utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def installed(package: str) -> bool:

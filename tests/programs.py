@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -50,3 +52,52 @@ def spamd(home: Path, *more: str) -> Iterator[str]:
     command += ["-x", "-H", str(home), "-s", str(home / "log"), "-r", str(home / "pid"), *more]
     with running(command, int(port), home / "out"):
         yield where
+
+
+@contextmanager
+def clamd(home: Path, signatures: str) -> Iterator[str]:
+    """``unix:PATH`` of the real one with a signature file (.ndb) of our own; skips where it is not installed."""
+    program = shutil.which("clamd") or "/usr/sbin/clamd"
+    if not Path(program).exists():
+        pytest.skip("clamd is not installed (Debian: clamav-daemon)")
+    database, port = home / "db", int(faultserver.refused().rpartition(":")[2])
+    database.mkdir()
+    (database / "own.ndb").write_text(signatures)
+    config = home / "clamd.conf"
+    config.write_text(
+        f"LocalSocket {home}/ctl\nTCPSocket {port}\nTCPAddr 127.0.0.1\nDatabaseDirectory {database}\nForeground yes\n"
+        f"User {pwd.getpwuid(os.getuid()).pw_name}\nLogFile {home}/log\nTemporaryDirectory {home}\n"
+        "ConcurrentDatabaseReload no\nSelfCheck 0\n"
+    )
+    with running([program, "-c", str(config)], port, home / "out"):
+        yield f"unix:{home}/ctl"
+
+
+@contextmanager
+def clamav_milter(home: Path, clamd: str, infected: str = "Reject") -> Iterator[str]:
+    """``127.0.0.1:port`` of Debian's clamav-milter asking ``clamd`` (``unix:PATH``); skips where it is not installed."""
+    program = shutil.which("clamav-milter") or "/usr/sbin/clamav-milter"
+    if not Path(program).exists():
+        pytest.skip("clamav-milter is not installed (Debian: clamav-milter)")
+    port = int(faultserver.refused().rpartition(":")[2])
+    config = home / "clamav-milter.conf"
+    config.write_text(
+        f"MilterSocket inet:{port}@127.0.0.1\nForeground yes\nUser {pwd.getpwuid(os.getuid()).pw_name}\n"
+        f"ClamdSocket {clamd}\nOnInfected {infected}\nOnFail Defer\nAddHeader Replace\nLogFile {home}/milter.log\n"
+        f"TemporaryDirectory {home}\nRejectMsg Refused: %v\n"
+    )
+    with running([program, "-c", str(config)], port, home / "milter.out"):
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def spamass_milter(home: Path, spamd: str, *more: str) -> Iterator[str]:
+    """``127.0.0.1:port`` of Debian's spamass-milter asking ``spamd`` (HOST:PORT); skips where it is not installed."""
+    program = shutil.which("spamass-milter") or "/usr/sbin/spamass-milter"
+    if not Path(program).exists() or shutil.which("spamc") is None:
+        pytest.skip("spamass-milter is not installed (Debian: spamass-milter, spamc)")
+    port = int(faultserver.refused().rpartition(":")[2])
+    host, _, where = spamd.rpartition(":")
+    command = [program, "-p", f"inet:{port}@127.0.0.1", *more, "--", "-d", host, "-p", where]
+    with running(command, port, home / "spamass.out"):
+        yield f"127.0.0.1:{port}"

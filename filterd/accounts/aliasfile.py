@@ -29,6 +29,7 @@ MAX_DEPTH = 5  # of :include:
 MAX_RULES = 2_000  # expressions of one file: each address is looked up in all of them
 FLAGS = "imsxAEUX"
 _LIMITS = Limits()
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _PLACEHOLDER = re.compile(r"\$(?:\$|(\d{1,2})|\{(\d{1,2})\}|\((\d{1,2})\))")
 
 Include = Callable[
@@ -167,8 +168,8 @@ def items(text: str, blanks: bool) -> list[str]:
 def target_address(text: str, domain: str) -> str:
     """``bob`` -> ``bob@domain``. Raises ValueError for what is no address."""
     local, place = split(text)
-    odd = any(ch.isspace() or not ch.isprintable() or ch in "<>,;:|" for ch in text.replace('"', ""))
-    if not local or odd:  # octets that are no UTF-8 are not printable either
+    odd = any(ch.isspace() or ch in '<>,;:|"' for ch in _QUOTED.sub("", text))
+    if not local or odd or not text.isprintable():  # octets that are no UTF-8 are not printable either
         raise ValueError(f'"{text}" is not an address')
     return text if place else f"{text}@{domain}"
 
@@ -235,6 +236,13 @@ class _Aliases:
             return str(error)
         words = [word for _, line in logical_lines(text) for word in items(line, blanks=False)]
         return self._targets(words, out, depth + 1)
+
+
+def targets_of(lines: list[str], domain: str) -> tuple[list[str], str]:
+    """(addresses, why they cannot be followed or "") of lines with comma-separated targets. Raises ValueError."""
+    out: list[str] = []
+    words = [word for line in lines for word in items(line, blanks=False)]
+    return out, _Aliases("", domain, None)._targets(words, out, 0)
 
 
 @dataclass(slots=True)

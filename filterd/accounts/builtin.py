@@ -1,9 +1,9 @@
 """The directory that comes with filterd: domains and aliases of the configuration, accounts of the database.
 
-Order of a look-up in a domain of ours: alias (``filterd.accounts.aliases``), account, the same without the subaddress,
-alias pattern, SRS return address, postmaster and abuse (RFC 5321 4.5.1, RFC 2142: somebody must read them), catch-all,
-unknown. Everything is answered from memory; when the database or an alias file cannot be read, or a loop asks while a thread
-reads it again, an address that was known stays known and any other is TryLater, never unknown.
+Order of a look-up in a domain of ours: alias (``filterd.accounts.aliases``), account or where its .forward leads, the same
+without the subaddress, alias pattern, SRS return address, postmaster and abuse (RFC 5321 4.5.1, RFC 2142: somebody must read
+them), catch-all, unknown. Everything is answered from memory; when the database or an alias file cannot be read, or a loop asks
+while a thread reads it again, an address that was known stays known and any other is TryLater, never unknown.
 An alias that leads back to an address already passed means the account of that name there (as in other mail systems),
 so circles end; expansion is bounded by MAX_TARGETS and MAX_DEPTH.
 """
@@ -31,6 +31,7 @@ from filterd.accounts.directory import (
     Unknown,
 )
 from filterd.accounts.errors import AccountsUnavailable
+from filterd.accounts.forwardfiles import ForwardFiles, Later
 from filterd.accounts.names import fold, fold_domain, fold_local, split
 from filterd.accounts.password import Passwords
 from filterd.accounts.relayed import Recipients
@@ -63,6 +64,7 @@ class _Expansion:
 
     local: dict[str, Local] = field(default_factory=dict)
     foreign: dict[str, Forward] = field(default_factory=dict)
+    forwards: ForwardFiles | None = None
     unknown: str = ""
     later: str = ""
 
@@ -102,6 +104,11 @@ class BuiltinDirectory:
         self._first = config.domain[0].name if config.domain else ""
         self._quota = config.accounts.quota
         self._subaddress = config.accounts.subaddress
+        self._forwards = (
+            ForwardFiles(self._first, config.accounts.forward.path)
+            if config.accounts.forward.enabled
+            else None
+        )
         self._srs_domain = fold_domain(config.srs.domain) or self._first
         self._database = database
         self._passwords = passwords
@@ -117,6 +124,10 @@ class BuiltinDirectory:
     # -- addresses ----------------------------------------------------------------------------------------------------
 
     def lookup(self, address: str) -> Resolution:
+        return self._lookup(address, self._forwards)
+
+    def _lookup(self, address: str, forwards: ForwardFiles | None) -> Resolution:
+        """``forwards`` None: whose the address is, wherever he has his mail sent."""
         local, domain = split(address.strip())
         if not domain:
             if (
@@ -136,7 +147,7 @@ class BuiltinDirectory:
             back = self._srs_return(local, name)
             if back is not None:
                 return back
-        found = _Expansion()
+        found = _Expansion(forwards=forwards)
         key = f"{fold_local(local)}@{name}"
         self._expand(fold_local(local), name, (), found, records)
         asked = found.foreign.get(key)
@@ -194,14 +205,43 @@ class BuiltinDirectory:
                 self._relayed(behind, f"{name}{self._subaddress}{rest}" if rest else name, domain, via, found)
                 continue
             if targets is None:
-                self._account(records.get(address), detail, via, found)
-                continue
+                record = records.get(address)
+                targets = self._forwarded(record, via, found)
+                if targets is None:
+                    self._account(record, detail, via, found)
+                    continue
             for target in reversed(targets):
                 target_local, target_domain = split(target)
                 target_domain = fold_domain(target_domain)
                 if target_domain in self._domains:
                     target_local = fold_local(target_local)
                 waiting.append((target_local, target_domain, detail, (*via, address)))
+
+    @staticmethod
+    def _forwarded(record: Record | None, via: tuple[str, ...], found: _Expansion) -> tuple[str, ...] | None:
+        """What the account's .forward says; one that leads back to itself means the mailbox, as with aliases."""
+        files = found.forwards
+        if files is None or record is None or not record.enabled or record.id in via:
+            return None
+        local, domain = split(record.id)
+        if domain != files.domain:
+            return None
+        try:
+            entry = files.find(local)
+        except Later:
+            found.later = "a forward file cannot be read"
+            return ()
+        return entry.targets if entry is not None and not entry.refused else None
+
+    def forward_of(self, account_id: str) -> Entry | None:
+        """What stands in an account's .forward, followed or not."""
+        local, domain = split(account_id)
+        if self._forwards is None or domain != self._forwards.domain:
+            return None
+        try:
+            return self._forwards.find(local)
+        except Later:
+            return None
 
     def _candidate(
         self, local: str, domain: str, records: Mapping[str, Record]
@@ -228,7 +268,8 @@ class BuiltinDirectory:
         records, _ = self._records()
         if known is None or records is None:
             return None
-        return self._candidate(fold_local(local), known.name, records)[2]
+        entry = self._candidate(fold_local(local), known.name, records)[2]
+        return entry if entry is not None else self.forward_of(f"{fold_local(local)}@{known.name}")
 
     def _account(self, record: Record | None, detail: str, via: tuple[str, ...], found: _Expansion) -> None:
         if record is None:
@@ -340,7 +381,9 @@ class BuiltinDirectory:
     def may_send_as(self, account: Account, address: str) -> bool:
         if not split(address)[1]:
             return False
-        found = self.lookup(address)
+        if fold(address) == account.id:  # wherever its mail goes
+            return True
+        found = self._lookup(address, None)
         targets = found.targets if isinstance(found, Targets) else (found,)
         return any(
             (isinstance(target, Local) and target.account.id == account.id and not target.catch_all)
@@ -373,7 +416,7 @@ class BuiltinDirectory:
     def _make_own(self) -> None:
         state, own = self._state(), dict[str, list[str]]()
         for alias in self._aliases():
-            found = self.lookup(alias)
+            found = self._lookup(alias, None)
             if isinstance(found, Local) and not found.catch_all:
                 own.setdefault(found.account.id, []).append(alias)
         self._own = own

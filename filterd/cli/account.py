@@ -6,6 +6,7 @@ Examples:
   filterd account show ann@example.org --json
   filterd account passwd ann@example.org
   filterd account app-password add ann@example.org telephone      a password for one program
+  filterd account share ann@example.org INBOX bob@example.org lrs
 
 See also: filterd sieve --help, filterd help configuration
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import sqlite3
@@ -28,6 +30,7 @@ from filterd.accounts.password import Passwords, generate
 from filterd.accounts.places import account_folder, database_path, scripts_of
 from filterd.accounts.provision import provision
 from filterd.cli import FOUND, OK, CliError, apppasswords
+from filterd.cli import share as sharing
 from filterd.cli.options import add_config, add_json, confirm, load_config, print_json, read_password
 from filterd.cli.ownership import down_to, hand_over
 from filterd.cli.storage import open_store
@@ -38,7 +41,9 @@ from filterd.learning.learner import forget_learned
 from filterd.ports import SystemClock
 from filterd.quarantine.database import QuarantineDatabase
 from filterd.quarantine.database import database_path as database_file
+from filterd.shared_mail import shares_of
 from filterd.store.durable import RealDisk
+from filterd.store.snapshot import rebuilt_in, told
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     apppasswords.configure(
         actions.add_parser("app-password", help="passwords for single programs: add, list, remove")
     )
+    sharing.configure(actions.add_parser("share", help="who may use the account's mailboxes, and how"))
     for one in (add, passwd, show, listing, remove):
         add_config(one)
         add_json(one)
@@ -78,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     database = AccountDatabase(database_path(config), SystemClock())
     actions = {
         "add": add, "passwd": passwd, "show": show, "list": listing, "remove": remove, "app-password": app_password,
+        "share": share,
     }  # fmt: skip
     try:
         return actions[arguments.action](arguments, config, database)
@@ -135,6 +142,17 @@ def app_password(arguments: argparse.Namespace, config: Config, database: Accoun
     return result
 
 
+def share(arguments: argparse.Namespace, config: Config, database: AccountDatabase) -> int:
+    return sharing.run(arguments, _existing(arguments.address, database), config)
+
+
+def _forget_shares(config: Config, account: str) -> None:
+    shares = shares_of(config)
+    if shares.path.exists():
+        with contextlib.closing(shares):
+            shares.forget(account)
+
+
 def show(arguments: argparse.Namespace, config: Config, database: AccountDatabase) -> int:
     record = _existing(arguments.address, database)
     directory = BuiltinDirectory(config, database, Passwords(SystemClock()))
@@ -153,6 +171,9 @@ def show(arguments: argparse.Namespace, config: Config, database: AccountDatabas
         "scripts": [info.name for info in scripts.list()],
         "active_script": active[0] if active else None,
     }
+    rebuilt = rebuilt_in(account_folder(config, record.id), SystemClock().time())
+    if rebuilt:
+        facts["index"] = json.loads(rebuilt) if arguments.json else told(rebuilt)
     if arguments.json:
         print_json(facts)
         return OK
@@ -189,6 +210,7 @@ def remove(arguments: argparse.Namespace, config: Config, database: AccountDatab
     loses = f" and all its mail in {folder}" if arguments.purge else ""
     confirm(f"Remove {record.id}{loses}?", arguments.yes)
     database.remove(record.id)
+    _forget_shares(config, record.id)  # who has the name next must not find what was shared with this one
     with contextlib.suppress(sqlite3.Error):  # busy or damaged: they end by their age
         forget_account(Path(config.server.data_dir) / "traces.db", record.id)
     if arguments.purge:

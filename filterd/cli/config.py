@@ -72,14 +72,15 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _keys(config: schema.Config, path: str) -> tuple[Problem, ...]:
-    """What of the DKIM keys and tables the server could not start with."""
-    from filterd import signing
+    """What of the DKIM keys and tables, and of the milter door's scripts, the server could not start with."""
+    from filterd import app, milter_profile, signing
 
+    scripts = tuple(milter_profile.problems(config, config.listen.milter, app.sieve_limits(config)))
     try:
         signing.keyring(config)
     except signing.SigningProblem as problem:
-        return (Problem(path, 0, 0, "bad value", "dkim", str(problem)),)
-    return ()
+        return (Problem(path, 0, 0, "bad value", "dkim", str(problem)), *scripts)
+    return scripts
 
 
 def show(arguments: argparse.Namespace) -> int:

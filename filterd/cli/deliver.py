@@ -3,6 +3,7 @@
 Examples:
   filterd-deliver -c /etc/filterd/filterd.toml -f "$SENDER" -a "$RECIPIENT"      Postfix, mailbox_command
   filterd deliver -c filterd.toml ann@example.org < message.eml
+  filterd-deliver -c filterd.toml -d ann -m Lists/rust < message.eml
 
 Exit codes (sysexits.h): 0 delivered, 64 used wrongly, 65 message too large, 67 no such user, 69 mailbox cannot take it,
 75 try again later (anything unexpected), 77 refused, 78 configuration. Never 1: senders read that as a bounce.
@@ -28,6 +29,7 @@ from filterd.cli.localmail import (
     read_message,
     with_domain,
 )
+from filterd.local_text import MAILBOX, xtext
 
 PROGRAM = "filterd-deliver"
 _FROM_LINE = re.compile(rb"From (\S*) [^\r\n]*\r?\n")  # the mbox line that some servers put in front
@@ -47,6 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-d", dest="user", metavar="USER", help="the account (default: who the address leads to)"
+    )
+    parser.add_argument(
+        "-m",
+        dest="mailbox",
+        metavar="FOLDER",
+        help="where it is kept unless a script files it elsewhere; made when missing (default: INBOX)",
     )
     parser.add_argument("-e", dest="reason", action="store_true", help="refusals are told on standard error")
     parser.add_argument("recipients", nargs="*", metavar="ADDRESS")
@@ -84,7 +92,9 @@ def deliver(arguments: argparse.Namespace) -> int:
         raise ExitWith(EX_USAGE, "who is it for? name the account with -d, or an ADDRESS")
     data, named = _without_envelope(read_message(config.limits.message_size))
     sender = named if arguments.sender is None else arguments.sender
-    replies = hand_in(config, with_domain(sender, config), recipients, data)
+    named = (arguments.mailbox or "INBOX").upper() != "INBOX"
+    params = {MAILBOX: xtext(arguments.mailbox)} if named else {}
+    replies = hand_in(config, with_domain(sender, config), recipients, data, params=params)
     codes = [exit_code(reply) for reply in replies]
     for address, reply, code in zip(recipients, replies, codes, strict=True):
         if code != EX_OK and (arguments.reason or code == EX_TEMPFAIL or sys.stderr.isatty()):

@@ -18,7 +18,7 @@ from filterd.cli.options import config_path
 from filterd.config.errors import ConfigErrors, render
 from filterd.config.load import load
 from filterd.config.schema import Config
-from filterd.local_text import DELIVER_SOCKET, NO_ADDRESS, NO_PARAMS, crlf, is_path
+from filterd.local_text import DELIVER_SOCKET, MAILBOX, NO_ADDRESS, NO_PARAMS, crlf, is_path
 from pipeline.reply import Reply
 
 EX_OK, EX_USAGE, EX_DATAERR, EX_NOUSER, EX_UNAVAILABLE = 0, 64, 65, 67, 69
@@ -89,7 +89,7 @@ def hand_in(
     params: Mapping[str, str] = NO_PARAMS,
 ) -> list[Reply]:
     """One reply a recipient. ``account``: who is sending, when one of ours is; only then may mail leave, with ``params`` of
-    SMTP (NOTIFY, RET, ENVID, BODY).
+    SMTP (NOTIFY, RET, ENVID, BODY). XMAILBOX among them: where a recipient of ours keeps it.
 
     Arguments may be anything: what is no address is refused as a recipient, and as a sender counts as unknown, like ``<>``.
     """
@@ -110,7 +110,7 @@ def _hand_in(
     params: Mapping[str, str],
 ) -> list[Reply]:
     if account is None:
-        answered = by_socket(config, sender, recipients, data)
+        answered = by_socket(config, sender, recipients, data, params.get(MAILBOX, ""))
         if answered is not None:
             return answered
     from filterd import app
@@ -143,26 +143,31 @@ def prepare(config: Config) -> None:
         os.makedirs(os.path.join(config.server.data_dir, name), mode=0o700, exist_ok=True)
 
 
-def by_socket(config: Config, sender: str, recipients: Sequence[str], data: bytes) -> list[Reply] | None:
+def by_socket(
+    config: Config, sender: str, recipients: Sequence[str], data: bytes, mailbox: str = ""
+) -> list[Reply] | None:
     """Hand the message to the running server by its own LMTP socket: much cheaper than starting all of it here.
 
-    None: there is no server, or it did not even take the sender; nothing was done.
+    None: there is no server, it did not even take the sender, or it is older than ``mailbox``; nothing was done.
     """
     socket_path = os.path.join(config.server.data_dir, "run", DELIVER_SOCKET)
     try:
         with smtplib.LMTP(socket_path, local_hostname="localhost", timeout=SOCKET_SECONDS) as lmtp:
             lmtp.ehlo_or_helo_if_needed()
+            if mailbox and not lmtp.has_extn(MAILBOX):
+                return None
             utf8 = not all(map(str.isascii, (sender, *recipients)))
             lmtp.command_encoding = "utf-8"
             code, _ = lmtp.docmd("MAIL", f"FROM:<{sender}>{' SMTPUTF8' if utf8 else ''}")
-            return _dialogue(lmtp, recipients, data) if code == 250 else None
+            return _dialogue(lmtp, recipients, data, mailbox) if code == 250 else None
     except (OSError, smtplib.SMTPConnectError, smtplib.SMTPHeloError):
         return None
 
 
-def _dialogue(lmtp: smtplib.LMTP, recipients: Sequence[str], data: bytes) -> list[Reply]:
+def _dialogue(lmtp: smtplib.LMTP, recipients: Sequence[str], data: bytes, mailbox: str) -> list[Reply]:
     """From the text on whatever breaks is 'try again': the server may have stored the message."""
-    replies = [_reply(*lmtp.docmd("RCPT", f"TO:<{address}>")) for address in recipients]
+    where = f" {MAILBOX}={mailbox}" if mailbox else ""
+    replies = [_reply(*lmtp.docmd("RCPT", f"TO:<{address}>{where}")) for address in recipients]
     if not any(reply.positive for reply in replies):
         return replies
     try:

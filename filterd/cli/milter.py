@@ -22,6 +22,7 @@ from pathlib import Path
 
 from filterd.cli import CliError
 from filterd.cli.options import add_config, load_config
+from filterd.config.errors import ConfigErrors, render
 from filterd.config.schema import Config
 from filterd.config.values import BadValue, SocketAddress, socket_address
 
@@ -37,9 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     addresses = _addresses(arguments.socket, config)
-    from filterd import app, log
-    from filterd.workers import Group, Role
+    from filterd import app, log, milter_profile
+    from filterd.workers import Group, Role, Serving
 
+    try:
+        milter_profile.refuse(config, addresses, app.sieve_limits(config))
+    except ConfigErrors as error:
+        print(render(error.errors), file=sys.stderr)
+        raise CliError("the scripts cannot run here; nothing was started", 78) from None
     log.configure(config.log.format, config.log.level)
     root = app.data_dir(config)
     for folder in (root, root / "run", root / "queue", root / "mail"):
@@ -50,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise CliError(str(error.args[1]) if len(error.args) > 1 else str(error), 78) from None
     app.drop_rights(config)
 
-    def one(index: int) -> Callable[[], int]:
-        return lambda: app.run_loop(app.worker(config, sockets, index))
+    def one(index: int) -> Callable[[Serving], int]:
+        return lambda serving: app.run_loop(app.worker(config, sockets, index, serving=serving))
 
     def announce() -> None:
         if not arguments.quiet:

@@ -42,7 +42,7 @@ ADDRESSES_SHOWN = 4  # of a domain's hosts
 
 @dataclass(slots=True)
 class Step:
-    """One line of the story. ``kind``: alias, here, relay, route, mx, srs, refused, later."""
+    """One line of the story. ``kind``: alias, forward, here, relay, route, mx, srs, refused, later."""
 
     address: str
     kind: str
@@ -136,6 +136,9 @@ def _one(
     match target:
         case Local(account=account, detail=detail):
             text = "mailbox here" + (f', detail "{detail}"' if detail else "")
+            entry = directory.forward_of(account.id)
+            if entry is not None and entry.refused:
+                story.add(account.id, "forward", f"{entry.source} is not followed: {entry.refused}")
             story.add(account.id, "here", text if account.enabled else f"{text}, disabled")
         case Forward(address=there, relayed=True):
             domain = next(one for one in config.domain if there.endswith(f"@{one.name}"))

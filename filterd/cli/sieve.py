@@ -2,6 +2,7 @@
 
 Examples:
   filterd sieve check main.sieve                          every error, with line, column and cure
+  filterd sieve check --profile milter admin.sieve        is it fit for the mail of another server?
   filterd sieve run --script main.sieve --message a.eml   what it would do; nothing is done
   filterd sieve test mails/                               the mails of a folder against its expect.toml
   filterd sieve put ann@example.org main.sieve --activate            in the server's own files
@@ -37,6 +38,7 @@ from filterd.cli.sieve_run import (
     script_name,
 )
 from filterd.ports import SystemClock
+from rules.compiler import CompiledScript
 from rules.errors import ScriptErrors, render
 
 MANAGESIEVE_PORT = 4190  # RFC 5804 1.8
@@ -58,6 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser("check", help="look for errors; exit 1 when there are any")
     check.add_argument("files", nargs="+", metavar="FILE")
+    check.add_argument(
+        "--profile",
+        choices=("delivery", "milter"),
+        default="delivery",
+        help="milter: scripts over the mail of another server, which file and answer nothing",
+    )
     add_json(check)
     run_one = actions.add_parser("run", help="run one script on one message and print what it would do")
     _configure_run(run_one)
@@ -130,7 +138,10 @@ def check(arguments: argparse.Namespace) -> int:
     report: list[dict[str, object]] = []
     for path in arguments.files:
         text = _read(path)
-        compiled = compiled_script(text, script_name(path), cache)
+        name = script_name(path)
+        compiled = (
+            _for_milter(text, name) if arguments.profile == "milter" else compiled_script(text, name, cache)
+        )
         errors = compiled.errors if isinstance(compiled, ScriptErrors) else []
         warnings = [] if isinstance(compiled, ScriptErrors) else compiled.warnings
         bad += bool(errors)
@@ -150,6 +161,15 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report)
     return FOUND if bad else OK
+
+
+def _for_milter(text: str, name: str) -> CompiledScript | ScriptErrors:
+    from filterd.milter_profile import compile_for_milter
+
+    try:
+        return compile_for_milter(text, name)
+    except ScriptErrors as errors:
+        return errors
 
 
 def run_one(arguments: argparse.Namespace) -> int:

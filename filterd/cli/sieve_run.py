@@ -25,6 +25,7 @@ from rules.actions import (
     ListStore,
     Notify,
     Pipe,
+    Quarantine,
     Redirect,
     Reject,
     Remember,
@@ -248,6 +249,8 @@ def action_as_json(
             return [{"type": "pipe", "program": action.program, "arguments": list(action.arguments)}]
         case Report():
             return [{"type": "report", "feedback_type": action.feedback_type, "to": action.to}]
+        case Quarantine():
+            return [{"type": "quarantine", "reason": action.reason}]
         case SetScore():
             return [{"type": "score", "value": action.value}]
         case ListStore():

@@ -90,6 +90,8 @@ def _tls(config: schema.Config) -> Iterator[Finding]:
         for door in IMPLICIT_TLS:
             if getattr(config.listen, door) and f"listen.{door}" in _written(config):
                 yield ("listen", door), "conflict", f"listen.{door}", 'needs TLS, and tls.mode = "off"'
+        if config.quarantine.https:
+            yield ("quarantine", "https"), "conflict", "quarantine.https", 'needs TLS, and tls.mode = "off"'
 
 
 def _oauth(config: schema.Config) -> Iterator[Finding]:
@@ -489,9 +491,9 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
         if domain.relay is not None and (not domain.recipients or "any" in domain.recipients):
             text = "unknown people are found out behind us only, and bounces go to forged senders: list the recipients"
             yield ("domain", index, "relay"), "warning", f"domain.relay of {domain.name}", text
-    for secret in config.srs.secrets:
-        if len(secret) < MIN_SECRET:
-            yield ("srs", "secrets"), "warning", "srs.secrets", f"shorter than {MIN_SECRET} characters"
+    for table, secrets in (("srs", config.srs.secrets), ("batv", config.batv.secrets)):
+        if any(len(secret) < MIN_SECRET for secret in secrets):
+            yield (table, "secrets"), "warning", f"{table}.secrets", f"shorter than {MIN_SECRET} characters"
     for name in ("spf", "dkim", "arc", "dmarc", "dnsbl", "clamav", "spamassassin"):
         timeout = getattr(config.stage, name).timeout
         if timeout > config.pipeline.time_budget:

@@ -40,6 +40,38 @@ class StoreMbox:
 
 
 @dataclass(frozen=True, slots=True)
+class ForwardFiles:
+    enabled: bool = setting(
+        False,
+        "Follow the .forward files of this machine's users: an account of the first [[domain]] that is named like one of them.",
+        Kind.FLAG,
+    )
+    path: str = setting(
+        "%{home}/.forward",
+        "Where such a file is, with %{home} or %{user} in it. The server must be able to read it: it is not root.",
+        Kind.TEXT,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batv:
+    enabled: bool = setting(
+        False,
+        "Tag the reverse-path of what our people send, so that a real bounce is known by its tag.",
+        Kind.FLAG,
+    )
+    refuse: bool = setting(
+        True,
+        "Refuse delivery reports for our people that have no good tag. Leave it off for the first week, and where people send by "
+        "other servers, too.",
+        Kind.FLAG,
+    )
+    secrets: tuple[str, ...] = setting(
+        (), "The first signs, all verify. Default: one is made once and kept in data_dir.", Kind.SECRETS
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class QueueTls:
     domain: str = setting(
         "",
@@ -55,4 +87,21 @@ class QueueTls:
         'With "secure": names that its certificate may have; ".example.net" = any below it. Default: the mail host when DNSSEC '
         "or MTA-STS vouches for it, else the domain and what is below it.",
         Kind.TEXTS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMail:
+    scope: str = setting(
+        "domain",
+        "With whom people may share mailboxes by their mail program (IMAP ACL): accounts of the same domain, of the whole "
+        "server, or nobody.",
+        Kind.CHOICE,
+        choices=("domain", "server", "nobody"),
+    )
+    public: str = setting(
+        "",
+        'The account whose mailboxes everybody has under "Public/", as far as their rights go (`filterd account share`); '
+        '"" = none.',
+        Kind.TEXT,
     )

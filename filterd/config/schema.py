@@ -16,8 +16,8 @@ from typing import cast
 from filterd.config.auth import Auth
 from filterd.config.errors import Problem
 from filterd.config.fields import setting, table, tables
-from filterd.config.parts import TLS_WORDS, QueueTls, StoreMbox
-from filterd.config.stages import ON_ERROR, Stages
+from filterd.config.parts import TLS_WORDS, Batv, ForwardFiles, QueueTls, SharedMail, StoreMbox
+from filterd.config.stages import ON_ERROR, Milter, Stages
 from filterd.config.values import Kind, Relay, SocketAddress
 
 VERSION = 1
@@ -205,6 +205,7 @@ class Accounts:
     alias_includes: bool = setting(
         False, "Follow :include:/PATH in alias files. Such a file must not be writable by others.", Kind.FLAG
     )
+    forward: ForwardFiles = table(ForwardFiles, "What users of this machine wrote into .forward.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +234,7 @@ class Listen:
     )
     web: tuple[SocketAddress, ...] = setting(
         (),
-        "The page that the links of a quarantine digest lead to. Plain HTTP: keep it on loopback, behind your web server.",
+        "The page that the links of a quarantine digest lead to. Plain HTTP: keep it on loopback (or quarantine.https).",
         Kind.LISTEN,
     )
     metrics: tuple[SocketAddress, ...] = setting(
@@ -272,6 +273,10 @@ class Limits:
     recipients_per_hour: int = setting(
         0, "To how many recipients one account may send in an hour; 0 = no limit.", Kind.COUNT
     )
+    imap_messages: int = setting(
+        0, "What one IMAP command handles (MESSAGELIMIT); 0 = any number.", Kind.COUNT
+    )
+    imap_saved: int = setting(0, "What one COPY or APPEND saves (SAVELIMIT); 0 = any number.", Kind.COUNT)
     connections: Connections = table(Connections, "How many clients at once.")
 
 
@@ -442,16 +447,6 @@ class Dns:
 
 
 @dataclass(frozen=True, slots=True)
-class Milter:
-    internal: tuple[str, ...] = setting(
-        (),
-        "Clients of the other mail server whose mail counts as our own people's, besides those who log in: it takes the "
-        "outgoing list and is signed.",
-        Kind.NETWORKS,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Exec:
     socket: str = setting(
         "",
@@ -504,6 +499,9 @@ class Quarantine:
         'each message. "" = they have its number.',
         Kind.TEXT,
     )
+    https: bool = setting(
+        False, "listen.web speaks TLS, with the certificate of the server (tls).", Kind.FLAG
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,7 +525,9 @@ class Config:
     stage: Stages = table(Stages, "The settings of each stage.")
     milter: Milter = table(Milter, "filterd as the mail filter of another server (listen.milter).")
     srs: Srs = table(Srs, "Forwarding under our own name.")
+    batv: Batv = table(Batv, "Bounces of mail that we never sent.")
     store: Store = table(Store, "Where mail is kept.")
+    sharing: SharedMail = table(SharedMail, "Mailboxes that several people use.")
     queue: Queue = table(Queue, "Mail on its way out.")
     quarantine: Quarantine = table(
         Quarantine, "What a check or a late refusal held back: `filterd quarantine list`."

@@ -164,6 +164,19 @@ class ClamavStage:
     oversize: str = setting(
         "skip", "What happens to larger messages.", Kind.CHOICE, choices=("skip", "reject", "defer")
     )
+    parts: str = setting(
+        "all",
+        "all: the message and each decoded part of it are scanned; ambiguous: the parts only where readers could disagree.",
+        Kind.CHOICE,
+        choices=("all", "ambiguous"),
+    )
+    ambiguous: str = setting(
+        "note",
+        "Mail that programs may read in more than one way (two Content-Types, base64 with junk, uuencoded files, ...): note, "
+        "tag (X-Virus-Ambiguous), quarantine or reject.",
+        Kind.CHOICE,
+        choices=("note", "tag", "quarantine", "reject"),
+    )
     parallel: int = setting(8, "Scans at the same time; at most clamd's MaxThreads.", Kind.COUNT)
 
 
@@ -289,6 +302,27 @@ class MilterFilter:
         "The doors whose mail it sees: smtp, submission, lmtp, deliver, milter.",
         Kind.CHOICES,
         choices=("smtp", "submission", "lmtp", "deliver", "milter"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Milter:
+    internal: tuple[str, ...] = setting(
+        (),
+        "Clients of the other mail server whose mail counts as our own people's, besides those who log in: it takes the "
+        "outgoing list and is signed.",
+        Kind.NETWORKS,
+    )
+    scripts: tuple[str, ...] = setting(
+        (),
+        "The administrator's scripts for mail of this door: keep, discard, reject, redirect, editheader, quarantine. Default: "
+        "stage.sieve.before.",
+        Kind.PATHS,
+    )
+    srs: bool = setting(
+        False,
+        "Rewrite the sender (SRS) of mail whose recipients are all in other domains. The other server must send bounces to us.",
+        Kind.FLAG,
     )
 
 

@@ -1,7 +1,7 @@
 """Which mailboxes a client means: the filters that NOTIFY and ESEARCH share.
 
-Specification: RFC 5465 6 (``filter-mailboxes``), RFC 7377 2.2 (``subtree-one``). There is one namespace, the personal one, and any
-mailbox of it may receive mail by a script: INBOXES and PERSONAL are the same here. A name that is no mailbox is left out.
+Specification: RFC 5465 6 (``filter-mailboxes``), RFC 7377 2.2 (``subtree-one``). Any mailbox of the personal
+namespace may receive mail by a script: INBOXES and PERSONAL are the same here. A name that is no mailbox is left out.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ class Boxes:
 
     kind: bytes
     names: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()  # how names begin that are not in the personal namespace
 
     def has(self, name: str, subscribed: bool) -> bool:
         match self.kind:
             case b"INBOXES" | b"PERSONAL":
-                return True
+                return not name.startswith(self.others)
             case b"SUBSCRIBED":
                 return subscribed
             case b"MAILBOXES":
@@ -39,13 +40,13 @@ class Boxes:
         return False
 
 
-def parse(p: Parser, kinds: frozenset[bytes]) -> Boxes:
+def parse(p: Parser, kinds: frozenset[bytes], others: tuple[str, ...] = ()) -> Boxes:
     """A filter of these ``kinds``, with its mailboxes."""
     kind = p.word()
     if kind not in kinds:
         raise Bad("Unknown mailbox filter")
     if kind not in _NAMED:
-        return Boxes(kind)
+        return Boxes(kind, (), others)
     p.sp()
     if p.peek() != b"(":
         return Boxes(kind, (p.mailbox(),))

@@ -51,7 +51,19 @@ class Spec:
 class Call:
     """``write`` collects untagged responses; ``full`` says that a step has produced enough."""
 
-    __slots__ = ("_out", "_size", "_store", "at_once", "events", "later", "progress", "session", "tag", "uid")
+    __slots__ = (
+        "_out",
+        "_size",
+        "_store",
+        "at_once",
+        "events",
+        "later",
+        "limited",
+        "progress",
+        "session",
+        "tag",
+        "uid",
+    )
 
     def __init__(self, session: Session, tag: bytes, uid: bool) -> None:
         self.session = session
@@ -63,6 +75,7 @@ class Call:
         self.at_once = False  # on the loop: there is little time
         self.progress: tuple[int, int] | None = None  # messages done, of how many: for INPROGRESS
         self.later = False  # the tagged answer comes from elsewhere
+        self.limited = ""  # the code that says how far the command came (RFC 9738)
         self.events: list[MailboxEvent] = []  # told by the shell when the answer is out
 
     @property
@@ -106,12 +119,12 @@ class Call:
     def spans(self, wanted: NumSet) -> Spans:
         """Positions of the messages that a command's set names, by number or by UID as the command says."""
         view = self.view
+        if self.session.uidonly and not self.uid:  # RFC 9586 3: the commands without UID are not used at all
+            raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")
         if wanted.saved:
             return self.session.saved_spans(view)
         if self.uid:
             return wanted.spans_of_uids(view.uids)
-        if self.session.uidonly:
-            raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")
         if wanted.beyond(len(view)):
             raise Bad("No such message number")
         return wanted.spans_of_numbers(len(view))

@@ -32,7 +32,7 @@ Piece = Callable[["Call"], bytes]
 def parse(p: Parser) -> Piece:
     pieces: list[Piece] = []
     p.open()
-    while not p.close():
+    while not pieces or not p.close():
         if pieces:
             p.sp()
         pieces.append(_piece(p))

@@ -13,6 +13,7 @@ from filterd.proto import sasl
 if TYPE_CHECKING:
     from filterd.imap.events import MailboxEvents
     from filterd.imap.filtering import FilterService
+    from filterd.imap.sharing import Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,14 @@ class ImapServerConfig:
     ``tls``: a TLS context exists, so STARTTLS is offered on clear connections. ``allow_plaintext``: LOGIN and
     AUTHENTICATE are taken without TLS. ``message_size``: octets, for APPEND (APPENDLIMIT). ``name``/``version`` are what
     ID tells ("" = nothing). ``events``: who is told of changed mailboxes; ``sieve``: the ManageSieve server's URL when
-    scripts run on them (RFC 6785 2.2). ``filters``: who runs scripts for FILTER=SIEVE.
+    scripts run on them (RFC 6785 2.2). ``filters``: who runs scripts for FILTER=SIEVE. ``message_limit`` and
+    ``save_limit``: messages one command handles or saves (RFC 9738; 0 = any number). ``sharing``: the way into other
+    people's mailboxes (ACL); None: there is none.
     """
 
     message_size: int = 52_428_800
+    message_limit: int = 0
+    save_limit: int = 0
     tls: bool = False
     allow_plaintext: bool = False
     compress: bool = True
@@ -67,3 +72,4 @@ class ImapServerConfig:
     sieve: str = ""
     filters: FilterService | None = None
     mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS
+    sharing: Sharing | None = None

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from filterd.imap import acl
 from filterd.store.base import SYSTEM_FLAGS, AccountStore, Copied, FlagChange, Stored
 
 if TYPE_CHECKING:
@@ -175,8 +176,8 @@ def _account(call: Call) -> str:
 
 def _report(call: Call, event: MailboxEvent) -> None:
     events = call.session.config.events
-    if events is None:
-        return
+    if events is None or acl.foreign(call.session, event.mailbox):
+        return  # scripts and learning are about one's own mail
     events.record(call.store, event)
     if events.wants(call.store, event.mailbox, event.cause):
         call.events.append(event)

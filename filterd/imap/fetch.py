@@ -19,7 +19,7 @@ from filterd.imap.columns import Block, Column
 from filterd.imap.errors import No
 from filterd.imap.events import FlagWatch
 from filterd.imap.section import Body
-from filterd.store.base import SEEN, Facts
+from filterd.store.base import SEEN, Facts, NoPermission
 
 _ARRAY_BLOCK = 8_000  # messages a step when only the arrays are needed
 _GROUP = 256  # messages whose texts are read together, at most
@@ -261,7 +261,10 @@ def _mark_seen(call: Call, masks: dict[int, int]) -> set[int]:
     if not unseen:
         return set()
     watch = FlagWatch.of(call, call.view.mailbox, array("I", unseen), "add", ("\\Seen",))
-    result = call.store.set_flags(call.view.mailbox, unseen, "add", ("\\Seen",))
+    try:
+        result = call.store.set_flags(call.view.mailbox, unseen, "add", ("\\Seen",))
+    except NoPermission:  # RFC 4314 4: to read is allowed without the right to remember it
+        return set()
     if watch is not None:
         watch.changed(result)
     call.view.told(result)

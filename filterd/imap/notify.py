@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filterd.imap import names
+from filterd.imap import acl, names
 from filterd.imap.boxes import Boxes
 from filterd.imap.errors import Fatal
 from filterd.imap.fetch import Plan
@@ -250,7 +250,7 @@ class NotifyWork(IdleWork):
             return []
         news: list[bytes] = []
         try:
-            for line in notify.news(session, store, self._dirty):
+            for line in notify.news(session, acl.stored(session, store), self._dirty):
                 news.append(line)
         except Fatal as error:
             self.fatal = True

@@ -1,19 +1,25 @@
 """Results of SEARCH, SORT and their extended forms.
 
-Specification: RFC 4731 (ESEARCH), RFC 5182 (SEARCHRES), RFC 5267 (ESORT), RFC 9394 (PARTIAL), RFC 7162 3.1.6 (MODSEQ). Complete.
+Specification: RFC 4731 (ESEARCH), RFC 5182 (SEARCHRES), RFC 5267 (ESORT), RFC 9394 (PARTIAL), RFC 7162 3.1.6 (MODSEQ),
+RFC 6203 4 (RELEVANCY). Complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from filterd.imap import numset
 from filterd.imap.call import Call
-from filterd.imap.errors import Bad
+from filterd.imap.errors import Bad, No
 from filterd.imap.names import astring
 from filterd.imap.parse import Parser
 from filterd.imap.partial import Partial
+
+if TYPE_CHECKING:
+    from filterd.imap.session import Session
 
 
 @dataclass(slots=True)
@@ -27,6 +33,7 @@ class Options:
     save: bool = False
     context: bool = False
     update: bool = False
+    relevancy: bool = False
     partial: Partial | None = None
 
 
@@ -42,9 +49,9 @@ def parse_options(p: Parser) -> Options | None:
             p.sp()
         first = False
         word = p.word()
-        if word in (b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE", b"CONTEXT", b"UPDATE"):
+        if word in (b"MIN", b"MAX", b"ALL", b"COUNT", b"SAVE", b"CONTEXT", b"UPDATE", b"RELEVANCY"):
             setattr(found, word.decode("ascii").lower(), True)
-        elif word == b"PARTIAL":
+        elif word == b"PARTIAL" and found.partial is None:  # RFC 5267 4.4: one at most
             p.sp()
             found.partial = Partial.parse(p)
         else:
@@ -55,6 +62,12 @@ def parse_options(p: Parser) -> Options | None:
         found.all = True
     p.sp()
     return found
+
+
+def require_fuzzy(options: Options | None, fuzzy: bool) -> None:
+    """RFC 6203 4: scores are of FUZZY keys."""
+    if options is not None and options.relevancy and not fuzzy:
+        raise Bad("RELEVANCY needs a FUZZY key")
 
 
 def numbers(call: Call, places: Sequence[int]) -> Sequence[int]:
@@ -79,10 +92,15 @@ def write_list(call: Call, name: bytes, places: Sequence[int], highest: int) -> 
 
 
 def write_esearch(
-    call: Call, options: Options, places: Sequence[int], highest: int, where: bytes = b""
+    call: Call,
+    options: Options,
+    places: Sequence[int],
+    highest: int,
+    where: bytes = b"",
+    relevancy: Callable[[int], int] | None = None,
 ) -> None:
     """``where``: the mailbox, when it may be another than the selected one (RFC 7377). With SAVE alone
-    nothing is told (RFC 5182 2.1)."""
+    nothing is told (RFC 5182 2.1). ``relevancy``: of a position, for RETURN (RELEVANCY)."""
     if options.save and not (options.min or options.max or options.all or options.count or options.partial):
         return
     parts = [b"* ESEARCH (TAG %b%b)" % (astring(call.tag), where)]
@@ -101,6 +119,9 @@ def write_esearch(
         window = options.partial.cut(found)
         shown = numset.render(window) if window else b"NIL"
         parts.append(b"PARTIAL (%b %b)" % (options.partial.text, shown))
+    if options.relevancy and relevancy is not None and places:
+        told = places if options.partial is None else options.partial.cut(places)
+        parts.append(b"RELEVANCY (%b)" % " ".join([str(relevancy(place)) for place in told]).encode("ascii"))
     if highest:
         parts.append(b"MODSEQ %d" % highest)
     call.write(b" ".join(parts) + b"\r\n")
@@ -115,6 +136,17 @@ def save(call: Call, options: Options, places: Sequence[int]) -> None:
         ends = ([places[0]] if options.min else []) + ([places[-1]] if options.max else []) if places else []
         places = sorted(set(ends))
     call.session.saved = tuple(sorted(uids[place] for place in places))
+
+
+@contextmanager
+def saving(session: Session, options: Options | None) -> Iterator[None]:
+    """RFC 5182 2.1: where the command that should save is answered NO, nothing is saved; BAD changes nothing."""
+    try:
+        yield
+    except No:
+        if options is not None and options.save:
+            session.saved = ()
+        raise
 
 
 def highest_modseq(call: Call, places: Sequence[int]) -> Generator[None, None, int]:

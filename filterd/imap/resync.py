@@ -41,8 +41,9 @@ def vanished(call: Call, view: View, since: int, known: NumSet | None) -> bytes:
     ranges = _known_ranges(known, view.snapshot.uidnext - 1)
     if changes.complete:
         lows = [low for low, _ in ranges]
-        present = [uid for uid in changes.expunged if _inside(uid, lows, ranges) and not view.number_of(uid)]
-        return numset.render(present)
+        # Also those that came after ``since``: a client may name an early modseq and UIDs that it has seen later.
+        gone = sorted((*changes.expunged, *changes.fleeting))
+        return numset.render([uid for uid in gone if _inside(uid, lows, ranges) and not view.number_of(uid)])
     return b",".join(
         b"%d" % low if low == high else b"%d:%d" % (low, high) for low, high in _gaps(view.uids, ranges)
     )

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from itertools import compress
 from typing import assert_never
 
-from filterd.imap import numset
+from filterd.imap import fuzzy, numset
 from filterd.imap.call import Call
 from filterd.imap.errors import Bad
 from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
@@ -28,6 +28,7 @@ from filterd.imap.search_keys import (
     Flag,
     Header,
     Key,
+    Loose,
     ModSeq,
     Moment,
     Not,
@@ -52,11 +53,17 @@ _TEXTS = 256  # messages read together, at most
 
 
 class Searcher:
-    """One search over one view. ``now`` in seconds since the epoch, for YOUNGER and OLDER."""
+    """One search over one view. ``now`` in seconds since the epoch, for YOUNGER and OLDER. ``scores``: of FUZZY, by position."""
 
     def __init__(self, call: Call, now: float) -> None:
         self._call = call
         self._now = int(now)
+        self.scores: dict[int, list[int]] = {}
+
+    def relevancy(self, place: int) -> int:
+        """RFC 6203 4: 1 to 100."""
+        several = self.scores.get(place)
+        return round(sum(several) / len(several)) if several else fuzzy.AS_IT_IS
 
     def run(self, key: Key, places: Sequence[int]) -> Found:
         """The positions of ``places`` (ascending) that match, ascending."""
@@ -77,6 +84,8 @@ class Searcher:
                 return found if found is not None else (yield from self._by_rows([key], places))
             case Text():
                 return (yield from self._by_text(key, places))
+            case Loose(inner):
+                return (yield from fuzzy.run(self, self._call, inner, places))
             case _:
                 assert_never(key)
 
@@ -312,7 +321,7 @@ def cost(key: Key) -> int:
             return 2 if field == "sent" else 1
         case Header(name):
             return 2 if name in CACHED_FIELDS else 3
-        case Text():
+        case Text() | Loose():
             return 3
         case Not(inner):
             return cost(inner)

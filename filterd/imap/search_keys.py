@@ -1,7 +1,8 @@
 """The grammar of SEARCH: octets to a tree of keys.
 
 Specification: RFC 9051 6.4.4, RFC 3501 6.4.4 (NEW, OLD, RECENT), RFC 5032 (WITHIN), RFC 5182 ($), RFC 7162 3.1.5 (MODSEQ),
-RFC 8474 5.5, RFC 8514. Complete. Depth and the number of keys are limited; OR chains are flattened.
+RFC 8474 5.5, RFC 8514, RFC 6203 (FUZZY),
+RFC 9738 (UIDAFTER, UIDBEFORE). Complete. Depth and the number of keys are limited; OR chains are flattened.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from datetime import date
 from types import MappingProxyType
 
 from filterd.imap.errors import Bad, No
-from filterd.imap.numset import NumSet
+from filterd.imap.numset import MAX_NUMBER, NumSet
 from filterd.imap.parse import Parser
+from rules.comparator import search_form
 from rules.mail import charset as charsets
 
 _MAX_DEPTH = 100  # NOT and OR; a chain of ORs is as deep as it is long
@@ -93,6 +95,13 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Loose:
+    """FUZZY: how it matches is in ``fuzzy``."""
+
+    key: Header | Text
+
+
+@dataclass(frozen=True, slots=True)
 class Not:
     key: Key
 
@@ -107,7 +116,7 @@ class And:
     keys: tuple[Key, ...]
 
 
-Key = All | Flag | Numbers | Size | Moment | Age | ModSeq | ObjectId | Header | Text | Not | Or | And
+Key = All | Flag | Numbers | Size | Moment | Age | ModSeq | ObjectId | Header | Text | Loose | Not | Or | And
 
 _FLAGS: Mapping[bytes, Key] = MappingProxyType(
     {
@@ -146,19 +155,22 @@ _ADDRESSES = frozenset((b"FROM", b"TO", b"CC", b"BCC", b"SUBJECT"))
 
 
 class KeyParser:
-    """Reads keys with one charset. ``modseq`` tells afterwards whether MODSEQ was among them."""
+    """Reads keys with one charset. ``modseq`` and ``fuzzy`` tell afterwards whether MODSEQ and FUZZY were among them."""
 
     def __init__(self, p: Parser, charset: str = "utf-8") -> None:
         self._p = p
         self._charset = charset
         self._count = 0
         self.modseq = False
+        self.fuzzy = False
         self._more: Mapping[bytes, Callable[[], Key]] = {
             b"LARGER": lambda: Size(True, self._number()),
             b"SMALLER": lambda: Size(False, self._number()),
             b"KEYWORD": lambda: Flag(self._atom(), True),
             b"UNKEYWORD": lambda: Flag(self._atom(), False),
             b"UID": self._uid,
+            b"UIDAFTER": lambda: self._side(True),
+            b"UIDBEFORE": lambda: self._side(False),
             b"HEADER": self._header,
             b"BODY": lambda: Text(self._text(), False),
             b"TEXT": lambda: Text(self._text(), True),
@@ -198,6 +210,10 @@ class KeyParser:
         if word == b"NOT":
             p.sp()
             return Not(self.key(depth + 1))
+        if word == b"FUZZY":
+            p.sp()
+            self.fuzzy = True
+            return _loosened(self.key(depth + 1))
         if word == b"OR":
             return self._or(depth)
         if word in self._more:
@@ -239,6 +255,15 @@ class KeyParser:
         self._p.sp()
         return Numbers(self._p.set(), True)
 
+    def _side(self, after: bool) -> Key:
+        """RFC 9738 3.2: the UID itself is on neither side."""
+        self._p.sp()
+        uid = self._p.number()
+        if not uid:
+            raise Bad("Expected a UID")
+        first, last = (uid + 1, MAX_NUMBER) if after else (1, uid - 1)
+        return Numbers(NumSet(((first, last),)), True) if first <= last else Not(All())
+
     def _text(self) -> str:
         self._p.sp()
         raw = self._p.astring()
@@ -265,9 +290,21 @@ class KeyParser:
         return ModSeq(p.modseq())
 
 
+def _loosened(key: Key) -> Key:
+    """What is said not to be there is not there as it is written."""
+    match key:
+        case And(keys):
+            return And(tuple(map(_loosened, keys)))
+        case Or(keys):
+            return Or(tuple(map(_loosened, keys)))
+        case Header(_, text) | Text(text, _):
+            return Loose(key) if text else key
+    return key
+
+
 def fold(text: str) -> str:
-    """One case for all letters. Specification: RFC 5051 in spirit, Unicode full case folding."""
-    return text.casefold()
+    """What SEARCH compares. Specification: RFC 5255 4.2 (I18NLEVEL=1), RFC 5051; and full case folding."""
+    return search_form(text)
 
 
 def decode(raw: bytes, charset: str) -> str:

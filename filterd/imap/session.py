@@ -34,6 +34,7 @@ from filterd.imap.filtering import Filter
 from filterd.imap.notify import FLAG_CHANGE, Notify, NotifyWork
 from filterd.imap.parse import Parser
 from filterd.imap.registry import capabilities, find
+from filterd.imap.shared import SharedStore
 from filterd.imap.state import State
 from filterd.imap.view import Style, View
 from filterd.imap.watching import Watching
@@ -123,6 +124,7 @@ class Session:
         "rev2",
         "saved",
         "settled",
+        "shared",
         "state",
         "tls",
         "uidonly",
@@ -172,6 +174,7 @@ class Session:
     def _forget(self) -> None:
         """Everything that belongs to a login."""
         self.account: Account | None = None
+        self.shared: SharedStore | None = None
         self.view: View | None = None
         self.notify = None
         self._dirty = set()
@@ -417,6 +420,8 @@ class Session:
             return
         self._forget()
         self.account = account
+        if self.config.sharing is not None:
+            self.shared = SharedStore(self.config.sharing, account.id)
         self.move(State.AUTHENTICATED)
         self.settled = True
         self._reader.authenticated = True
@@ -509,6 +514,11 @@ class Session:
         self.saved = None
         self.move(State.SELECTED)
         self._watch_again()
+
+    def place_of(self, mailbox: str) -> tuple[str, str]:
+        """The account and its mailbox whose changes are news of this one."""
+        assert self.account is not None
+        return (self.account.id, mailbox) if self.shared is None else self.shared.place_of(mailbox)
 
     def capabilities(self) -> bytes:
         return capabilities(self)

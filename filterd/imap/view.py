@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING
 from filterd.imap import numset
 from filterd.imap.errors import Fatal
 from filterd.imap.flags import FlagTable
+from filterd.store.acl import ALL, permitted
+from filterd.store.acl import read_only as read_only_with
 from filterd.store.base import (
     MAX_KEYWORDS,
     SYSTEM_FLAGS,
     AccountStore,
     Changes,
     FlagChange,
+    NoPermission,
     NoSuchMailbox,
     Snapshot,
 )
@@ -46,16 +49,18 @@ class View:
         "mailbox",
         "mailbox_id",
         "read_only",
+        "rights",
         "snapshot",
         "table",
         "uids",
         "watching",
     )
 
-    def __init__(self, snapshot: Snapshot, read_only: bool) -> None:
+    def __init__(self, snapshot: Snapshot, read_only: bool, rights: frozenset[str] = ALL) -> None:
         self.mailbox = snapshot.info.name
         self.mailbox_id = snapshot.info.id
-        self.read_only = read_only
+        self.read_only = read_only or read_only_with(rights)
+        self.rights = rights
         self.snapshot = snapshot
         self.uids: array[int] = snapshot.uids
         self.flags: array[int] = snapshot.flags
@@ -128,7 +133,10 @@ class View:
         for info in store.mailboxes():
             if info.id == self.mailbox_id:
                 self.mailbox = info.name
-                return store.snapshot(info.name)
+                try:
+                    return store.snapshot(info.name)
+                except NoPermission:
+                    raise Fatal("The right to read the selected mailbox was taken away") from None
         raise Fatal("The selected mailbox was deleted")
 
     def _follow(self, store: AccountStore, new: Snapshot, style: Style) -> Iterator[bytes]:
@@ -201,10 +209,11 @@ class View:
         if style.vanished:
             yield b"* VANISHED %b\r\n" % numset.render(gone)
         else:
-            yield b"".join(
-                b"* %d EXPUNGE\r\n" % (bisect_left(self.uids, uid) + 1 - already)
-                for already, uid in enumerate(gone)
-            )
+            numbers = self.numbers_of(gone)
+            if isinstance(numbers, range):  # each one gone, the next has its number
+                yield b"* %d EXPUNGE\r\n" % numbers[0] * len(gone)
+            else:
+                yield b"".join([b"* %d EXPUNGE\r\n" % (n - already) for already, n in enumerate(numbers)])
         self.gone = set()
         self.uids, self.flags = self.snapshot.uids, self.snapshot.flags
 
@@ -214,8 +223,10 @@ class View:
         if self.read_only:
             permanent = b""
         else:
-            room = len(names.split(b" ")) < len(SYSTEM_FLAGS) + MAX_KEYWORDS
-            permanent = names + (b" \\*" if room else b"")
+            # RFC 4314 5.1.1: those that the reader's rights let him change.
+            room = len(names.split(b" ")) < len(SYSTEM_FLAGS) + MAX_KEYWORDS and "w" in self.rights
+            kept = permitted(names.decode("ascii").split(" "), self.rights)
+            permanent = " ".join(kept + ["\\*"] * room).encode("ascii")
         return b"* FLAGS (%b)\r\n* OK [PERMANENTFLAGS (%b)] Flags kept\r\n" % (names, permanent)
 
 

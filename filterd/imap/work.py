@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from filterd.imap import acl
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, Fatal, ImapError, No
 from filterd.imap.names import astring
 from filterd.imap.watching import follow
-from filterd.store.base import AccountStore, NoSuchMailbox, StoreError
+from filterd.store.base import AccountStore, NoPermission, NoSuchMailbox, StoreError
 from filterd.store.ready import NotReady
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _TEXTS = {
     "OVERQUOTA": "Over quota",
     "LIMIT": "A limit is reached",
     "UNAVAILABLE": "Try again later",
+    "NOPERM": "Permission denied",
 }
 
 
@@ -68,7 +70,7 @@ class Work:
         call, run = self.call, self._run
         call.at_once = True
         try:
-            return self._step(store)
+            return self._step(acl.stored(call.session, store, at_once=True))
         except NotReady:
             call.take()
             if self._steps is not None:
@@ -81,6 +83,7 @@ class Work:
     def step(self, store: AccountStore, sink: Sink | None = None) -> list[bytes]:
         """Some of the answer, as pieces to be written one behind the other; the last one has the tagged line. With a
         ``sink`` several steps are done, and what it takes is not in the result."""
+        store = acl.stored(self.call.session, store)
         pieces = self._step(store)
         while sink is not None:
             pieces = sink.write(pieces)
@@ -147,6 +150,10 @@ class Work:
             fresh = self._first and self._spec.still and self._spec.look
             for line in follow(session, store, expunge=expunge, uid=call.uid, fresh=fresh):
                 call.write(line)
+        if call.limited and not text.startswith("["):
+            text = f"[{call.limited}] {text}, in part"
+        elif call.limited:  # one code to a response: that of the tagged one is asked for by others
+            call.write(b"* OK [%b] In part\r\n" % call.limited.encode("ascii"))
         call.write(b"%b OK %b\r\n" % (call.tag, text.encode("ascii", "replace")))
         self.done = True
 
@@ -180,14 +187,14 @@ class IdleWork:
 
     def attempt(self, store: AccountStore) -> list[bytes]:
         """As ``Work.attempt``."""
-        news = list(follow(self._session, store, expunge=True))
+        news = list(follow(self._session, acl.stored(self._session, store, at_once=True), expunge=True))
         self.done = True
         return news
 
     def step(self, store: AccountStore, sink: Sink | None = None) -> list[bytes]:
         self.done = True
         try:
-            news = list(follow(self._session, store, expunge=True))
+            news = list(follow(self._session, acl.stored(self._session, store), expunge=True))
             return news if sink is None or not news else sink.write(news)
         except Fatal as error:
             self.fatal = True
@@ -201,6 +208,6 @@ class IdleWork:
 
 def translate(error: StoreError, create: bool = False) -> No:
     """The store's refusal as the client sees it; ``create``: creating the mailbox would help."""
-    if create and isinstance(error, NoSuchMailbox):
+    if create and isinstance(error, NoSuchMailbox) and not isinstance(error, NoPermission):
         return No("No such mailbox", "TRYCREATE")
     return No(_TEXTS.get(error.code, "Not done"), error.code)

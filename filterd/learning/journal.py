@@ -10,7 +10,7 @@ message replaces an earlier one that still waits; what waits and what is remembe
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +123,14 @@ class Journal:
             )
         return min(len(uids), room)
 
-    def looks(self, limit: int) -> list[Look]:
-        query = "select id, account, mailbox, uid, kind from look order by id limit ?"
-        return [Look(*row) for row in self._db.execute(query, (limit,))]
+    def looks(self, limit: int, without: Collection[str] = ()) -> list[Look]:
+        """The oldest; ``without`` these accounts."""
+        names = tuple(without)
+        query = (
+            "select id, account, mailbox, uid, kind from look"
+            f" where account not in ({','.join('?' * len(names))}) order by id limit ?"
+        )
+        return [Look(*row) for row in self._db.execute(query, (*names, limit))]
 
     def looked(self, look: Look, text: bytes | None, engines: Sequence[str], now: float) -> None:
         """The message was read (None: it is gone)."""

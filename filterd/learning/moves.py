@@ -1,7 +1,8 @@
 """What a person's moves and flags by IMAP teach: a recorder of ``filterd.imap.events``.
 
 Into Junk (APPEND, COPY, MOVE) is spam; out of Junk into anything but Trash is ham. ``$Junk`` is spam, ``$NotJunk`` is ham
-(``Junk``, ``NonJunk`` and ``NotJunk`` mean the same), taking either away forgets the message. Moves into Trash and expunging
+(``Junk``, ``NonJunk`` and ``NotJunk`` mean the same), on messages that are appended too; taking either away forgets the
+message. Moves into Trash and expunging
 teach nothing, nor does what deliveries and scripts store: they cause no events.
 
 The lesson is in the journal, on disk, before the command is answered; a failure to write it is logged and never fails the
@@ -13,14 +14,15 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from filterd.imap.events import APPEND, FLAG, MailboxEvent
+from filterd.imap.events import APPEND, FLAG, MailboxEvent, flag_names
 from filterd.learning.journal import Journal, journal_path
 from filterd.learning.lesson import HAM, NONE, SPAM
-from filterd.store.base import AccountStore, NoSuchMailbox
+from filterd.store.base import SYSTEM_FLAGS, AccountStore, NoSuchMailbox
 from pipeline.ports import Clock
 
 log = logging.getLogger("filterd.learning")
@@ -91,9 +93,27 @@ def lessons(store: AccountStore, event: MailboxEvent) -> dict[str, list[int]]:
     came_from = _use(store, event.source) if event.cause != APPEND else ""
     if into == JUNK and came_from != JUNK:
         return {SPAM: list(event.uids)}
+    if event.cause == APPEND:
+        return _flagged(store, event)
     if came_from == JUNK and into not in (JUNK, TRASH):
         return {HAM: list(event.uids)}
     return {}
+
+
+def _flagged(store: AccountStore, event: MailboxEvent) -> dict[str, list[int]]:
+    """What the flags say that messages were appended with."""
+    snapshot = store.snapshot(event.mailbox)
+    names = (*SYSTEM_FLAGS, *snapshot.keywords)
+    out: dict[str, list[int]] = {}
+    if not any(name.lower() in SPAM_FLAGS or name.lower() in HAM_FLAGS for name in snapshot.keywords):
+        return out
+    for uid in event.uids:
+        at = bisect_left(snapshot.uids, uid)
+        if at < len(snapshot.uids) and snapshot.uids[at] == uid:
+            kind = _by_flags(flag_names(snapshot.flags[at], names), ())
+            if kind:
+                out.setdefault(kind, []).append(uid)
+    return out
 
 
 def _by_flags(added: Sequence[str], removed: Sequence[str]) -> str:

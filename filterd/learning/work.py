@@ -24,6 +24,9 @@ log = logging.getLogger("filterd.learning")
 LOCK: Final = "work.lock"
 PAUSE_SECONDS: Final = 1.0
 BATCH: Final = 50
+APART_SECONDS: Final = 30.0  # an account that cannot be read is left alone
+APART: Final = 500  # accounts; more are asked again each time
+READ_SECONDS: Final = 20.0  # for one message (TimeoutError is an OSError)
 SMALL_BATCH: Final = 5  # lessons of a daemon before the journal hears of it
 
 
@@ -44,6 +47,9 @@ class Work:
         self._clock, self._reader = clock, reader
         self._journal: Journal | None = None
         self._stop = asyncio.Event()
+        self._apart: dict[
+            str, float
+        ] = {}  # accounts that could not be read, and until when they are left alone
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until told to stop; a daemon that does not answer is not waited for then."""
@@ -91,9 +97,19 @@ class Work:
     async def _look(self, journal: Journal) -> bool:
         if self._reader is None:
             return False
-        looks = await asyncio.to_thread(journal.looks, BATCH)
+        now = self._clock.time()
+        self._apart = {account: until for account, until in self._apart.items() if until > now}
+        looks = await asyncio.to_thread(journal.looks, BATCH, tuple(self._apart)[:APART])
         for look in looks:
-            text = await self._text(look)
+            if look.account in self._apart:
+                continue
+            try:
+                async with asyncio.timeout(READ_SECONDS):
+                    text = await self._text(look)
+            except (StoreUnavailable, OSError, sqlite3.Error) as error:  # this account later, the others now
+                log.warning("learning: %s cannot be read now: %s", look.account, error or "no answer")
+                self._apart[look.account] = now + APART_SECONDS
+                continue
             await asyncio.to_thread(journal.looked, look, text, tuple(self._teachers), self._clock.time())
         return len(looks) == BATCH
 

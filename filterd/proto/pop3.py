@@ -284,11 +284,12 @@ class Pop3Core:
         if self.state is State.CLOSED:
             return
         self.state = State.AUTHORIZATION
-        self._err(why.value)
-        if why is Refusal.CREDENTIALS:
-            self._auth_failures += 1
-            if self._auth_failures >= self.config.auth_failures:
-                self._end()
+        self._auth_failures += why is Refusal.CREDENTIALS
+        if self._auth_failures >= self.config.auth_failures:
+            self._err(why.value + b"; too many failures, closing")
+            self._end()
+        else:
+            self._err(why.value)
 
     def text(self, data: bytes | None, event: Retrieve) -> None:
         """The whole message with CR LF line ends, None when it is gone; cut and dot-stuffed here."""
@@ -326,10 +327,13 @@ class Pop3Core:
 
     def _error(self, text: bytes) -> None:
         """An answer to what the client should not have sent."""
-        self._err(text)
         self._errors += 1
         if self._errors >= self.config.errors:
+            code = b"" if text.startswith(b"[") else b"[SYS/PERM] "
+            self._err(code + text + b"; too many errors, closing")
             self._end()
+        else:
+            self._err(text)
 
     def _ask(self, event: Event) -> None:
         self._asked = True
@@ -390,14 +394,14 @@ class Pop3Core:
             b"UTF8 USER",
             b"EXPIRE NEVER",
         ]
-        if self.state is State.AUTHORIZATION:
-            if self.config.starttls and not self.tls:
-                lines.append(b"STLS")
-            if self._may_log_in():
-                lines.append(b"USER")
-            offered = self._offered()
-            if offered:
-                lines.append(b"SASL " + " ".join(offered).encode())
+        # RFC 2449 5: also after log-in.
+        if self.config.starttls and not self.tls:
+            lines.append(b"STLS")
+        if self._may_log_in():
+            lines.append(b"USER")
+        offered = self._offered()
+        if offered:
+            lines.append(b"SASL " + " ".join(offered).encode())
         self._ok(b"Capabilities")
         self._out.append(b"\r\n".join((*lines, b".", b"")))
 

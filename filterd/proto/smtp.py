@@ -222,7 +222,7 @@ class SmtpCore(SmtpBase):
 
     def _rcpt(self, argument: bytes) -> None:
         limits = self.config.limits
-        forward_path, params = smtp_parse.rcpt(argument, limits, self.esmtp, self._utf8)
+        forward_path, params = smtp_parse.rcpt(argument, limits, self.esmtp, self._utf8, self.config.mailbox)
         if self.recipients >= limits.recipients:
             # RFC 5321 4.5.3.1.10: temporary, so that the client sends the others in a further transaction.
             self._put(Reply(452, "4.5.3", "Too many recipients"))

@@ -60,6 +60,7 @@ class SmtpConfig:
     before it; ``allow_plain_auth`` offers it without TLS; ``mechanisms`` are what it offers.
     ``prdr`` offers PRDR: the application answers for each recipient.
     ``requiretls`` offers REQUIRETLS in TLS sessions.
+    ``mailbox`` offers XMAILBOX, a word of ours between our own commands and the server: where a recipient's keep stores.
     ``hold_limit`` offers FUTURERELEASE up to so many seconds. XCLIENT and XFORWARD for a trusted client: the shell decides.
     """
 
@@ -72,6 +73,7 @@ class SmtpConfig:
     allow_plain_auth: bool = False
     prdr: bool = False
     requiretls: bool = False
+    mailbox: bool = False
     hold_limit: int = 0
     banner: str = "ESMTP"
     mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS

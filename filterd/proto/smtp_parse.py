@@ -257,6 +257,12 @@ def _require_tls(value: str) -> None:
         raise _refuse("REQUIRETLS")
 
 
+def _kept_in(value: str) -> None:
+    # xtext of the name in UTF-8
+    if not value or not xtext(value):
+        raise _refuse("XMAILBOX")
+
+
 def _hold_for(value: str) -> None:
     # RFC 4865 4: one to nine digits, no leading zero.
     if not re.fullmatch(r"[1-9][0-9]{0,8}", value):
@@ -278,6 +284,7 @@ MAIL_PARAMETERS: Mapping[str, Callable[[str], None]] = {
 MAIL_PARAMETERS_AUTH: Mapping[str, Callable[[str], None]] = {**MAIL_PARAMETERS, "AUTH": _auth}
 MAIL_PARAMETERS_HOLD: Mapping[str, Callable[[str], None]] = {"HOLDFOR": _hold_for, "HOLDUNTIL": _hold_until}
 RCPT_PARAMETERS: Mapping[str, Callable[[str], None]] = {"NOTIFY": _notify, "ORCPT": _orcpt}
+RCPT_PARAMETERS_OWN: Mapping[str, Callable[[str], None]] = {**RCPT_PARAMETERS, "XMAILBOX": _kept_in}
 
 
 def printable(text: str) -> bool:
@@ -353,12 +360,15 @@ def mail(argument: bytes, config: SmtpConfig, esmtp: bool) -> tuple[str, dict[st
     return reverse_path, params
 
 
-def rcpt(argument: bytes, limits: SmtpLimits, esmtp: bool, utf8: bool) -> tuple[str, dict[str, str]]:
-    """The argument of RCPT: forward path and parameters. ``utf8``: SMTPUTF8 was given with MAIL."""
+def rcpt(
+    argument: bytes, limits: SmtpLimits, esmtp: bool, utf8: bool, mailbox: bool = False
+) -> tuple[str, dict[str, str]]:
+    """The argument of RCPT: forward path and parameters. ``utf8``: SMTPUTF8 came with MAIL; ``mailbox``: XMAILBOX is offered."""
     if argument[:3].upper() != b"TO:":
         raise SyntaxFault(501, "5.5.4", "Syntax: RCPT TO:<address>")
     forward_path, rest = path(argument[3:].lstrip(b" "), limits, reverse=False, utf8=utf8)
-    return forward_path, _extensions(rest, RCPT_PARAMETERS, esmtp) if rest else {}
+    checks = RCPT_PARAMETERS_OWN if mailbox else RCPT_PARAMETERS
+    return forward_path, _extensions(rest, checks, esmtp) if rest else {}
 
 
 def bdat(argument: bytes) -> tuple[int, bool] | None:

@@ -137,6 +137,8 @@ def capabilities(config: SmtpConfig, standing: Standing) -> list[str]:
         lines.append("PRDR")
     if config.requiretls and standing.tls:  # RFC 8689 2
         lines.append("REQUIRETLS")
+    if config.mailbox:
+        lines.append("XMAILBOX")
     if config.hold_limit:
         last = datetime.fromtimestamp(standing.now + config.hold_limit, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         lines.append(f"FUTURERELEASE {config.hold_limit} {last}")

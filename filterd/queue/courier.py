@@ -14,17 +14,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from filterd.explain.traces import TraceWriter
+from filterd.queue import deliverby
 from filterd.queue.destinations import Destination
 from filterd.queue.dialogue import Mail
 from filterd.queue.ends import HERE, Ends, Result
 from filterd.queue.journal import Journal
 from filterd.queue.link import Broken, Link
+from filterd.queue.needs import Need, Unfit, fits, need_of, strict
 from filterd.queue.outbound import Connector
 from filterd.queue.replies import RemoteReply
 from filterd.queue.route import Hop, NoRoute
-from filterd.queue.rows import FORWARD, Item, PutOff, forwarded
+from filterd.queue.rows import FORWARD, TAGGED, TLS_REQUIRED, Item, PutOff, forwarded
 from filterd.queue.writer import Writer
 from filterd.store.base import StoreUnavailable
+from pipeline.batv import Batv
 from pipeline.ports import Clock
 from pipeline.reply import Reply
 
@@ -38,7 +41,9 @@ TOO_MANY = (452, 552)  # RFC 5321 4.5.3.1.10
 log = logging.getLogger("filterd.queue")
 
 Local = Callable[[str, str, bytes], Awaitable[Reply]]  # (reverse-path, recipient, text)
-Route = Callable[[str], Awaitable[Sequence[Hop] | NoRoute]]
+Route = Callable[
+    [str, bool], Awaitable[Sequence[Hop] | NoRoute]
+]  # (lane, without the recipient's demands on TLS)
 
 
 @dataclass(slots=True)
@@ -53,10 +58,15 @@ class Office:
     local: Local
     route: Route
     here: tuple[str, ...]
+    batv: Batv | None = None
     busy: set[int] = field(default_factory=set)
     dialling: set[asyncio.Task[object]] = field(default_factory=set)  # couriers that have said nothing yet
     stopping: bool = False
     look: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def sender_of(self, item: Item) -> str:
+        """The reverse-path as it leaves, with its tag where it gets one."""
+        return self.batv.sign(item.reverse_path) if self.batv and TAGGED in item.params else item.reverse_path
 
     async def record(self, result: Result) -> None:
         """Write an end down, however long it takes; the items are free afterwards."""
@@ -81,6 +91,7 @@ class Courier:
     office: Office
     place: Destination
     link: Link | None = None
+    loose: bool = False  # the link was opened without the recipient's demands
 
     async def run(self) -> None:
         """Until nothing is due any more."""
@@ -176,12 +187,16 @@ class Courier:
         if self.place.resting(self.office.clock.time()):  # too old to be put off
             await self._all(items, RemoteReply(451, (self.place.reply.partition(" ")[2],)))
             return
-        groups = grouped(items)
+        groups = sorted(grouped(items), key=lambda group: need_of(group[0]))
         while groups:
             if self.office.stopping:
                 self._give_back([item for group in groups for item in group])
                 return
-            failed = await self._connect(groups[0][0].domain)
+            need = need_of(groups[0][0])
+            failed = await self._connect(groups[0][0].domain, need)
+            if isinstance(failed, Unfit):
+                await self._all(groups.pop(0), failed)
+                continue
             if failed is not None:
                 await self._unreachable([item for group in groups for item in group], failed)
                 return
@@ -192,10 +207,11 @@ class Courier:
     def _give_back(self, items: Sequence[Item]) -> None:
         self.office.busy.difference_update(item.number for item in items)
 
-    async def _connect(self, domain: str) -> RemoteReply | None:
+    async def _connect(self, domain: str, need: Need = Need.PLAIN) -> RemoteReply | None:
         """A usable link, or the reply that says why there is none."""
         if self.link is not None:
-            if self.link.fresh and self.link.used < MAX_PER_LINK:
+            good = need is Need.LOOSE or not self.loose
+            if self.link.fresh and self.link.used < MAX_PER_LINK and good and fits(self.link, need):
                 return None
             await self.link.close()
             self.link = None
@@ -203,15 +219,18 @@ class Courier:
         assert me is not None
         office.dialling.add(me)
         try:
-            way = await office.route(domain)
+            way = await office.route(domain, need is Need.LOOSE)
             if isinstance(way, NoRoute):
                 return RemoteReply(550 if way.permanent else 451, (way.text,))
-            found = await office.connector.first(way)
+            if need is Need.STRICT:
+                found = await strict(office.connector, way)
+            else:
+                found = await office.connector.first(way)
         finally:
             office.dialling.discard(me)
         if isinstance(found, RemoteReply):
             return found
-        self.link = found
+        self.link, self.loose = found, need is Need.LOOSE
         self.place.worked()
         return None
 
@@ -238,10 +257,10 @@ class Courier:
         for item in group:
             by_address.setdefault(item.recipient, item)
         mail = Mail(
-            reverse_path=group[0].reverse_path,
+            reverse_path=office.sender_of(group[0]),
             recipients=tuple(by_address),
             data=data,
-            params=[item.params for item in by_address.values()],
+            params=[deliverby.params_now(item, started) for item in by_address.values()],
             forward=forwarded(group[0].params) if link.hop.ours else {},
         )
         try:
@@ -289,7 +308,17 @@ def grouped(items: Sequence[Item]) -> list[list[Item]]:
     for item in items:
         said = tuple(
             item.params.get(name)
-            for name in ("RET", "ENVID", "BODY", "SMTPUTF8", "BY", "REQUIRETLS", FORWARD)
+            for name in (
+                "RET",
+                "ENVID",
+                "BODY",
+                "SMTPUTF8",
+                "BY",
+                "REQUIRETLS",
+                TLS_REQUIRED,
+                TAGGED,
+                FORWARD,
+            )
         )
         groups[(item.body, item.reverse_path, said)].append(item)
     return list(groups.values())

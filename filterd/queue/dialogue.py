@@ -23,6 +23,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from filterd.proto.smtp_xclient import XFORWARD_NAMES, written
+from filterd.queue import deliverby
 from filterd.queue.replies import RemoteReply, features_of
 from pipeline.dns_name import to_ascii
 
@@ -261,6 +262,8 @@ class Conversation:
                 return RemoteReply(550, ("5.7.30 REQUIRETLS: nothing proves who the next host is",))
             if "REQUIRETLS" not in self.features:
                 return RemoteReply(550, ("5.7.30 REQUIRETLS: the next host does not know it",))
+        if (late := deliverby.refusal(first, self.lmtp or "DELIVERBY" in self.features)) is not None:
+            return late
         limit = self.features.get("SIZE", "")
         if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < len(mail.data):
             return RemoteReply(552, (f"5.3.4 the next host takes at most {limit} octets",))

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from filterd.queue import dsn
+from filterd.queue import deliverby, dsn
 from filterd.queue.base import Outgoing
 from filterd.queue.journal import Journal
 from filterd.queue.replies import RemoteReply
@@ -39,8 +39,10 @@ class Schedule:
     def next_try(self, item: Item, now: float) -> float:
         """The last try is made when the message is as old as it may get."""
         at = now + self.retry[min(item.attempts, len(self.retry) - 1)]
-        end = item.since + self.max_age
-        return end if now < end < at else at
+        ends = [item.since + self.max_age]
+        if (by := deliverby.deadline(item)) is not None:
+            ends.append(by.at)
+        return min([at, *(end for end in ends if now < end)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,15 @@ class Ends:
                 self._notify(journal, item, action, reply, result.host, now, notes)
             journal.end(item.id, "sent", now)
             return "sent"
-        expired = now - item.since >= self.schedule.max_age
+        by = deliverby.deadline(item)
+        permanent, expired = reply.permanent, now - item.since >= self.schedule.max_age
+        if by is not None and by.returned and by.passed(now) and not permanent:
+            reply, expired = deliverby.TOO_LATE, True
         if reply.permanent or expired:
             before = len(notes)
             if dsn.wanted(item.params, "FAILURE"):
                 self._notify(journal, item, "failed", reply, result.host, now, notes)
-            state = "bounced" if reply.permanent else "expired"
+            state = "bounced" if permanent else "expired"
             if not journal.end(item.id, state, now):  # dropped by hand meanwhile
                 del notes[before:]
                 return "dropped"
@@ -116,7 +121,8 @@ class Ends:
             return state
         journal.again(item.id, self.schedule.next_try(item, now))
         warn = self.schedule.warn_after
-        if warn and not item.warned and now - item.since >= warn and dsn.wanted(item.params, "DELAY"):
+        late = (warn and now - item.since >= warn) or (by is not None and by.passed(now))
+        if late and not item.warned and dsn.wanted(item.params, "DELAY"):
             journal.set_warned(item.id)
             self._notify(journal, item, "delayed", reply, result.host, now, notes)
         return "waits"

@@ -15,6 +15,8 @@ ENDS = ("sent", "bounced", "expired", "dropped")
 LIVE = ("queued", "held")
 HOLD = "HOLDUNTIL"  # among an item's params: seconds since the epoch
 FORWARD = "XFORWARD"  # among an item's params: JSON, attribute to value
+TAGGED = "BATV"  # among an item's params: our domain may tag its reverse-path (pipeline.batv)
+TLS_REQUIRED = "TLS-REQUIRED"  # among an item's params: what the field of this name says ("no")
 
 SCHEMA = (
     """

@@ -35,6 +35,7 @@ from filterd.queue.tlspolicy import TlsPolicies
 from filterd.queue.writer import Writer
 from filterd.store import durable
 from filterd.store.base import StoreError, StoreUnavailable
+from pipeline.batv import Batv
 from pipeline.ports import Clock, Ids, Resolver
 
 log = logging.getLogger("filterd.queue")
@@ -90,6 +91,7 @@ class Sender:
     store: StoreLater
     connector: Connector | None = None  # None: the network
     tls: TlsPolicies | None = None  # None: TLS when it is offered
+    batv: Batv | None = None  # tags what leaves; None: nothing
     _office: Office = field(init=False, repr=False)
     _routes: Routes = field(init=False, repr=False)
     _ready: bool = False
@@ -165,15 +167,16 @@ class Sender:
             self.local,
             self._guarded,
             here=("", *sorted({*settings.our_domains, *settings.relays})),
+            batv=self.batv,
         )
 
-    async def _guarded(self, lane: str) -> Sequence[Hop] | NoRoute:
-        """The addresses, each with what is demanded of TLS there."""
+    async def _guarded(self, lane: str, loose: bool = False) -> Sequence[Hop] | NoRoute:
+        """The addresses, each with what is demanded of TLS there; ``loose``: by our own configuration only."""
         hops = await self._way(lane)
         if isinstance(hops, NoRoute) or self.tls is None:
             return hops
         taken = self._routes.way(lane) if is_route(lane) else None
-        return await self.tls.guard(taken.domain if taken is not None else lane, hops)
+        return await self.tls.guard(taken.domain if taken is not None else lane, hops, loose)
 
     async def _way(self, lane: str) -> Sequence[Hop] | NoRoute:
         """The addresses to try for a lane."""

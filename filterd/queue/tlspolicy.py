@@ -50,8 +50,9 @@ class TlsPolicies:
             found = self.wishes.get(f".{name}")
         return found or Wish(self.default)
 
-    async def guard(self, domain: str, hops: Sequence[Hop]) -> Sequence[Hop]:
-        """The same hops, each with its demand."""
+    async def guard(self, domain: str, hops: Sequence[Hop], loose: bool = False) -> Sequence[Hop]:
+        """The same hops, each with its demand. ``loose``: the message asks us to go past what the domain has published
+        (``TLS-Required: No``, RFC 8689 5)."""
         if not hops or hops[0].path or hops[0].lmtp:
             return hops
         if hops[0].ours:
@@ -59,6 +60,9 @@ class TlsPolicies:
         wish = self.wish(domain)
         if wish.word in (NONE, OPPORTUNISTIC) or domain.startswith("["):
             demand = _plain(wish, domain)
+            return [replace(hop, demand=demand) for hop in hops]
+        if loose and wish.word == PUBLISHED:
+            demand = Demand(Level.TRY, "the message says TLS-Required: No")
             return [replace(hop, demand=demand) for hop in hops]
         domain = normalise(domain) or domain
         answer = await self.resolver.query(domain, "MX")

@@ -103,7 +103,7 @@ def xml(
     out += [_tag("begin", str(begin), 6), _tag("end", str(begin + DAY - 1), 6), "    </date_range>"]
     out += ["  </report_metadata>", "  <policy_published>", _tag("domain", policy.domain, 4)]
     out += [_tag(name, getattr(policy, name), 4) for name in ("adkim", "aspf", "p", "sp")]
-    out += [_tag("pct", str(policy.pct), 4), "  </policy_published>"]
+    out += [_tag("pct", str(policy.pct), 4), _tag("fo", policy.fo, 4), "  </policy_published>"]
     for row, count in rows:
         out += _record(row, count)
     out.append("</feedback>\n")

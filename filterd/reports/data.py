@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filterd.reports import days
-from pipeline.dmarc import Observation
+from pipeline.dmarc import Authenticated, Observation
 
 REPORTS = "reports.db"
 ROWS_A_DOMAIN = 10_000  # different rows of one domain and day; more are not told apart any more, nor reported
@@ -36,6 +36,7 @@ class Policy:
     sp: str
     pct: int
     rua: tuple[str, ...]
+    fo: str = "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def policy_of(seen: Observation) -> Policy | None:
         sp=record.subdomain_policy or record.policy,
         pct=record.percent,
         rua=record.rua,
+        fo=record.failure_options,
     )
 
 
@@ -88,9 +90,17 @@ def row_of(seen: Observation) -> Row:
         header_from=outcome.domain,
         envelope_from=seen.envelope_from,
         identities=tuple(
-            Identity(one.method, one.domain, one.result, one.note) for one in seen.identifiers if one.domain
+            Identity(one.method, one.domain, one.result, one.note)
+            for one in sorted(
+                seen.identifiers, key=_is_dkim
+            )  # the one of SPF is told however many have signed
+            if one.domain
         )[:8],
     )
+
+
+def _is_dkim(one: Authenticated) -> bool:
+    return one.method == "dkim"
 
 
 def connect(path: Path) -> sqlite3.Connection:

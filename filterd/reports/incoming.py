@@ -2,7 +2,7 @@
 (RFC 8460 4, JSON), recognised in a message by what is in its parts, not by its Subject.
 
 Invariants: nothing here raises on any input; at most PARTS attachments, UNPACKED octets each, RECORDS records, DEPTH
-levels; a document type declaration ends the reading (no entities of strangers are expanded).
+levels, NODES elements at a time; a document type declaration ends the reading (no entities of strangers are expanded).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ UNPACKED = 20 << 20
 PARTS = 20
 RECORDS = 100_000
 DEPTH = 12
+NODES = 20_000  # elements that are remembered at a time: the head, and one record
 TEXT = 1024  # characters of one value
 _TYPES = (b"gzip", b"zip", b"xml", b"tlsrpt", b"octet-stream")
 
@@ -148,6 +149,8 @@ def _unpacked(data: bytes) -> bytes:
         if data[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 for entry in archive.infolist()[:PARTS]:
+                    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        continue  # LZMA takes the memory that the file asks for
                     if not entry.is_dir() and entry.file_size <= UNPACKED:
                         with archive.open(entry) as file:
                             return file.read(UNPACKED)
@@ -191,11 +194,16 @@ class _Reader:
         self.root = _Node("")
         self.lines: list[Line] = []
         self._stack = [self.root]
+        self._nodes = 0
+        self._before = 0  # the record under way
 
     def start(self, name: str, _attributes: dict[str, str]) -> None:
-        if len(self._stack) > DEPTH or len(self.lines) >= RECORDS:
+        self._nodes += 1
+        if len(self._stack) > DEPTH or len(self.lines) >= RECORDS or self._nodes > NODES:
             raise _Refused
         node = _Node(name.rpartition(":")[2])
+        if node.name == "record" and len(self._stack) == 2:
+            self._before = self._nodes - 1
         parent = self._stack[-1]
         if len(parent.children) > 1000:
             raise _Refused
@@ -206,6 +214,7 @@ class _Reader:
         node = self._stack.pop()
         if node.name == "record" and len(self._stack) == 2:
             self._stack[-1].children.pop()
+            self._nodes = self._before
             self.lines.append(_line(node))
 
     def text(self, data: str) -> None:

@@ -180,7 +180,7 @@ class ImapConnection(Connection[Session]):
     def _watch(self, mailbox: str | None) -> None:
         account = self.core.account
         if mailbox is not None and account is not None and not self._lost:
-            self._unwatch = self.door.notices.watch(account.id, mailbox, self._woken)
+            self._unwatch = self.door.notices.watch(*self.core.place_of(mailbox), self._woken)
         self._alive = self.loop.call_later(self.door.config.limits.idle_refresh, self._still_here)
 
     def _woken(self) -> None:
@@ -209,7 +209,7 @@ class ImapConnection(Connection[Session]):
         for mailbox in wanted:
             if mailbox not in self._watches and account is not None:
                 notice = partial(self._changed, mailbox)
-                self._watches[mailbox] = self.door.notices.watch(account.id, mailbox, notice)
+                self._watches[mailbox] = self.door.notices.watch(*self.core.place_of(mailbox), notice)
             self.core.mailbox_changed(mailbox)
 
     def _changed(self, mailbox: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,6 +35,12 @@ class StoreError(Exception):
 
 class NoSuchMailbox(StoreError):
     code = "NONEXISTENT"
+
+
+class NoPermission(NoSuchMailbox):
+    """It is there, and may be known of, but not be used so (``acl``). Whoever leaves out what is not there leaves it out too."""
+
+    code = "NOPERM"
 
 
 class MailboxExists(StoreError):
@@ -104,9 +111,10 @@ class Changes:
     uidnext: int
     appended: tuple[tuple[int, int], ...]  # (uid, flags), ascending
     flags: tuple[tuple[int, int, int], ...]  # ascending by uid
-    expunged: tuple[int, ...]  # ascending
+    expunged: tuple[int, ...]  # ascending; of those that existed then
     keywords: tuple[str, ...]
     complete: bool = True  # False: the record of expunged messages does not reach back; take a new snapshot
+    fleeting: tuple[int, ...] = ()  # ascending; came and were expunged since
 
 
 @dataclass(slots=True)
@@ -355,6 +363,15 @@ class AccountStore(Protocol):
     def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:
         """Remove \\Deleted messages (of ``uids``, or all); the UIDs removed, ascending. Durable."""
         ...
+
+    def advance(self, mailbox: str) -> int:
+        """A modseq of the mailbox for something that is kept elsewhere (a reader's own \\Seen): given out, and the mailbox is
+        at it. No message has it."""
+        ...
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Nobody else writes to the account meanwhile, in this process or another."""
+        return nullcontext()
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         """The client went on after our reply: these delivery keys suppress nothing any more. Need not be durable."""

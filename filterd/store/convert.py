@@ -33,6 +33,7 @@ from filterd.store.layout import MBOX_HOME
 from filterd.store.mbox_delivery import Appending, area_of, prepared
 from filterd.store.mbox_file import CHUNK, MboxFile, mbox_of
 from filterd.store.record import to_disk
+from filterd.store.snapshot_text import SNAPSHOT_FILE
 
 WORK = "filterd-convert"
 OLD = "filterd-old"
@@ -257,6 +258,7 @@ class _Conversion:
                     *(row.directory for row in rows if row.directory),
                     MAILBOX_FILE,
                     KEYWORDS_FILE,
+                    SNAPSHOT_FILE,
                 ]
             else:
                 self._place_maildir(work)

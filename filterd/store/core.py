@@ -24,7 +24,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from filterd.store import adopt_journal, durable, mounts, names, textpack
+from filterd.store import adopt_journal, durable, mounts, names, snapshot, textpack
 from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
@@ -165,6 +165,7 @@ class Core:
 
     def put_aside_index(self) -> None:
         """Under the lock: whoever comes next makes it anew."""
+        snapshot.write_account(self)
         self._put_aside()
 
     def _put_aside(self) -> None:
@@ -242,6 +243,7 @@ class Core:
             self._open_index()
             self.settings.layout.finish(self)
             self.settings.layout.discover(self)
+            snapshot.restore_account(self)
             self.settings.layout.sweep(self)
             textpack.sweep(self)
         note = self.lock.note()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
 from filterd.store.base import Facts, HeaderTexts, Snapshot
 from filterd.store.views import numbers
+from rules.comparator import search_form
 from rules.mail import header, words
 
 if TYPE_CHECKING:
@@ -184,4 +185,4 @@ def _joined(values: Sequence[bytes]) -> bytes:
 
 def _folded(value: bytes) -> str:
     """As SEARCH compares: unfolded, decoded, case-folded; an LF inside (it was encoded) becomes NUL, which nobody can ask for."""
-    return words.decode(header.unfold(value).strip()).casefold().replace("\n", "\0")
+    return search_form(words.decode(header.unfold(value).strip())).replace("\n", "\0")

@@ -66,7 +66,9 @@ class IndexingStore(Protocol):
     """An account that has work for idle times."""
 
     @property
-    def unfinished(self) -> bool: ...
+    def unfinished(self) -> float | None:
+        """In so many seconds; None: nothing."""
+        ...
 
     def step(self, seconds: float) -> None: ...
 
@@ -80,7 +82,7 @@ def _is_indexing(opened: object) -> TypeGuard[IndexingStore]:
     return hasattr(opened, "step")
 
 
-def _is_bounded(store: object) -> TypeGuard[BoundedStore]:
+def is_bounded(store: object) -> TypeGuard[BoundedStore]:
     return hasattr(store, "surplus")
 
 
@@ -156,6 +158,7 @@ class AccountJobs:
         self._flush: asyncio.TimerHandle | None = None
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._wakes: dict[str, float] = {}  # account -> when its background work goes on, in the loop's time
 
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
         """Do ``work`` with the account's store in the pool; its result or exception."""
@@ -204,14 +207,15 @@ class AccountJobs:
 
     def _ready(self, account: str) -> AccountStore | None:
         store = self._store
-        opened = store.opened(account) if _is_bounded(store) else None
+        opened = store.opened(account) if is_bounded(store) else None
         return opened.ready() if opened is not None else None
 
     async def deliver(
         self, account: str, mailbox: str, message: NewMessage, state: SieveState | None = None
     ) -> Stored:
         """Like ``AccountStore.deliver``, together with all other deliveries that wait for the account."""
-        future: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Stored] = loop.create_future()
         with self._lock:
             self._lane(account).deliveries.append(_Delivery((mailbox, message, state), future))
         return await future
@@ -282,11 +286,11 @@ class AccountJobs:
                 run(opened)
             if idle and _is_indexing(opened):
                 _step(opened)
-            if closing and _is_bounded(self._store):
+            if closing and is_bounded(self._store):
                 self._store.close_account(account)
         finally:
-            more = _is_indexing(opened) and not closing and opened.unfinished
-            self._done(account, lane, more)
+            pause = opened.unfinished if _is_indexing(opened) and not closing else None
+            self._done(account, lane, pause)
 
     @staticmethod
     def _acknowledge(opened: AccountStore, acks: list[bytes], riding: bool) -> None:
@@ -301,11 +305,14 @@ class AccountJobs:
     def _idle(self, account: str) -> None:
         """On the loop, after a pause: nobody else wants the account, go on with its background work."""
         with self._lock:
+            self._wakes.pop(account, None)
+            if is_bounded(self._store) and self._store.opened(account) is None:
+                return  # closed since: whoever opens it finds the rest
             if not self._closed and account not in self._lanes:
                 self._lane(account).idle = True
 
-    def _done(self, account: str, lane: _Lane, more: bool) -> None:
-        surplus = self._store.surplus() if _is_bounded(self._store) else []
+    def _done(self, account: str, lane: _Lane, pause: float | None) -> None:
+        surplus = self._store.surplus() if is_bounded(self._store) else []
         with self._lock:
             if lane.deliveries or lane.runs:
                 self._pool.submit(partial(self._work, account, lane))
@@ -313,8 +320,12 @@ class AccountJobs:
                 lane.running = False
                 if not lane.acks:
                     del self._lanes[account]
-                if more and self._loop is not None and not self._closed:
-                    _soon(self._loop, PAUSE_SECONDS, lambda: self._idle(account))
+                if pause is not None and self._loop is not None and not self._closed:
+                    pause = max(pause, PAUSE_SECONDS)
+                    when = self._loop.time() + pause
+                    if when < self._wakes.get(account, float("inf")):
+                        self._wakes[account] = when
+                        _soon(self._loop, pause, lambda: self._idle(account))
             for other in surplus:
                 if other not in self._lanes and not self._closed:
                     self._lane(other).closing = True

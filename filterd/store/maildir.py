@@ -8,14 +8,29 @@ them behind the contract of ``base`` and turns what disk and database say into S
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from filterd.store import delivery, facts, names, quota, ready, textpack, transfer, tree, uidl, views
+from filterd.store import (
+    delivery,
+    facts,
+    names,
+    quota,
+    ready,
+    snapshot,
+    textpack,
+    transfer,
+    tree,
+    uidl,
+    views,
+)
 from filterd.store.base import (
     AccountStore,
     Changes,
@@ -26,6 +41,7 @@ from filterd.store.base import (
     HeaderTexts,
     MailboxInfo,
     NewMessage,
+    NoSuchMailbox,
     Quota,
     Row,
     SieveState,
@@ -39,11 +55,15 @@ from filterd.store.base import (
 )
 from filterd.store.core import INDEX_DIRECTORY, Core, Settings
 from filterd.store.durable import Disk, RealDisk
+from filterd.store.flags import LETTER_KEYWORDS
 from pipeline.ports import Clock, Ids
+
+log = logging.getLogger("filterd.store")
 
 OPEN_ACCOUNTS = 300  # descriptors: 5 an account and 3 an open folder
 NEWLINES = ("crlf", "lf")
 MAX_METADATA_OCTETS = 64 * 1024
+CLOSING_SECONDS = 2.0  # for the snapshots, all accounts together
 
 
 class Boxes(Protocol):
@@ -89,6 +109,7 @@ class MaildirAccount(AccountStore):
         self._core = core
         self._views = views.Views(core)
         self._texts = textpack.TextPacks(core)
+        self._snapshots = snapshot.Snapshots(core)
         self._ready: AccountStore | None = None
 
     # -- mailboxes ------------------------------------------------------------------------------------------------
@@ -154,7 +175,7 @@ class MaildirAccount(AccountStore):
 
     def fields(self, mailbox: str, uids: Sequence[int], wanted: Sequence[str]) -> list[tuple[Field, ...]]:
         with self._core.guard():
-            return views.fields(self._core, mailbox, uids, wanted)
+            return self._views.fields(mailbox, uids, wanted)
 
     def read_many(self, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
         with self._core.guard():
@@ -188,13 +209,23 @@ class MaildirAccount(AccountStore):
         return self._core.moved
 
     @property
-    def unfinished(self) -> bool:
-        """Texts wait to be packed: call ``step`` when there is nothing better to do."""
-        return bool(self._texts.unfinished)
+    def unfinished(self) -> float | None:
+        """Call ``step`` in so many seconds, when there is nothing better to do: texts wait to be packed, snapshots to be written.
+        None: nothing waits."""
+        return 0.0 if self._texts.unfinished else self._snapshots.due()
 
     def step(self, seconds: float) -> None:
         with self._core.guard():
-            self._texts.step(seconds)
+            if self._texts.unfinished:
+                self._texts.step(seconds)
+            else:
+                self._snapshots.step(seconds)
+
+    @property
+    def rebuilt(self) -> str:
+        """What is known of an index that was made anew: JSON, "" when it never was."""
+        with self._core.guard():
+            return self._core.index.meta(snapshot.REBUILT)
 
     # -- writing --------------------------------------------------------------------------------------------------
     def deliver(self, mailbox: str, message: NewMessage, state: SieveState | None = None) -> Stored:
@@ -207,6 +238,11 @@ class MaildirAccount(AccountStore):
         """Many deliveries with one lock, one sync a directory and one index transaction; each its own result."""
         try:
             with self._core.guard():
+                if any(state is not None for _, _, state in items):
+                    self._snapshots.changed("")
+                for mailbox, message, _ in items:
+                    if message.flags:
+                        self._keywords_come(mailbox, message.flags)
                 stored = delivery.store_many(self._core, items, self.batch)
                 self._texts.arrived(item[0] for item in items)
                 return stored
@@ -216,6 +252,8 @@ class MaildirAccount(AccountStore):
     def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
         with self._core.guard():
             self._core.box(mailbox)
+            for message in messages:
+                self._keywords_come(mailbox, message.flags)
             stored = delivery.store_all(self._core, mailbox, messages, self.batch)
             self._texts.arrived((mailbox,))
             return stored
@@ -228,20 +266,41 @@ class MaildirAccount(AccountStore):
         flags: Iterable[str],
         unchanged_since: int | None = None,
     ) -> FlagChange:
+        flags = tuple(flags)
         with self._core.guard():
+            self._keywords_come(mailbox, flags, mode == "set")
             return self.moves.set_flags(self._core, mailbox, uids, mode, flags, unchanged_since)
+
+    def _keywords_come(self, mailbox: str, flags: Sequence[str], or_go: bool = False) -> None:
+        """Perhaps some that no file name can tell."""
+        new = sum(flag[:1] != "\\" for flag in flags)
+        if new or or_go:
+            with contextlib.suppress(NoSuchMailbox):
+                if len(self._core.box(mailbox)[1].keyword_list) + new > LETTER_KEYWORDS // 2:
+                    self._snapshots.changed(mailbox)
 
     def copy(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
         with self._core.guard():
+            self._snapshots.changed(destination)
             return self.moves.copy(self._core, mailbox, uids, destination)
 
     def move(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
         with self._core.guard():
+            self._snapshots.changed(destination)
             return self.moves.move(self._core, mailbox, uids, destination)
 
     def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:
         with self._core.guard():
             return self.moves.expunge(self._core, mailbox, uids)
+
+    def advance(self, mailbox: str) -> int:
+        with self._core.guard():
+            return transfer.advance(self._core, mailbox)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        with self._core.guard(), self._core.locked():
+            yield
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         """Kept in memory until the next transaction, ``flush`` or ``close``."""
@@ -261,8 +320,10 @@ class MaildirAccount(AccountStore):
 
     def remember(self, state: SieveState) -> None:
         core = self._core
-        with core.guard(), core.locked(), core.index.transaction(durable=True):
-            delivery.remember(core, state)
+        with core.guard(), core.locked():
+            self._snapshots.changed("")
+            with core.index.transaction(durable=True):
+                delivery.remember(core, state)
 
     def get_metadata(self, mailbox: str | None, name: str) -> str | None:
         with self._core.guard():
@@ -276,6 +337,7 @@ class MaildirAccount(AccountStore):
         core = self._core
         with core.guard(), core.locked():
             owner = self._metadata_owner(mailbox)
+            self._snapshots.changed(mailbox or "")
             core.account_changed()
             with core.index.transaction(durable=True):
                 if value is None:
@@ -292,13 +354,18 @@ class MaildirAccount(AccountStore):
         with self._core.guard():
             return quota.current(self._core)
 
-    def close(self) -> None:
+    def close(self, seconds: float = CLOSING_SECONDS) -> None:
         if self._core.closed:
             return
         try:
             self.flush()
         except StoreError:
             self._core.acks.clear()  # need not be durable
+        try:
+            with self._core.guard():
+                self._snapshots.finish(seconds)
+        except StoreError as error:
+            log.warning("snapshots of %s wait for the next time: %s", self._core.account, error)
         self._texts.close()
         self._core.close()
 
@@ -371,10 +438,13 @@ class MaildirStore(Store):
 
     def close_account(self, account: str) -> None:
         """Let go of its descriptors; not while another thread uses it."""
+        self._close(account, CLOSING_SECONDS)
+
+    def _close(self, account: str, seconds: float) -> None:
         with self._lock:
             found = self._open.pop(account, None)
         if found is not None:
-            found.close()
+            found.close(seconds)
 
     def path(self, account: str) -> str:
         below = self._below(account)
@@ -391,5 +461,6 @@ class MaildirStore(Store):
         return "/".join(parts)
 
     def close(self) -> None:
+        until = self._settings.clock.monotonic() + CLOSING_SECONDS
         for account in list(self._open):
-            self.close_account(account)
+            self._close(account, until - self._settings.clock.monotonic())

@@ -160,6 +160,7 @@ class MemoryAccount(AccountStore):
                 sorted(u for seq, u, born in box.expunged if seq > since_modseq and born <= since_modseq)
             ),
             keywords=box.keywords,
+            fleeting=tuple(sorted(u for _, u, born in box.expunged if born > since_modseq)),
         )
 
     def rows(self, mailbox: str, uids: Sequence[int], cold: bool = False) -> list[Row]:
@@ -248,6 +249,11 @@ class MemoryAccount(AccountStore):
         ]
         self._remove(box, gone)
         return tuple(gone)
+
+    def advance(self, mailbox: str) -> int:
+        box = self._box(mailbox)
+        box.modseq += 1
+        return box.modseq
 
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         for key in keys:

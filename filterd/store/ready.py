@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
-from filterd.store import facts, views
-from filterd.store.base import AccountStore, Facts, HeaderTexts, MailboxInfo, Snapshot, Status
-from filterd.store.nowait import CachedOpen, read_cached
+from filterd.store import facts, rowcache, views
+from filterd.store.base import AccountStore, Facts, Field, HeaderTexts, MailboxInfo, Snapshot, Status
+from filterd.store.nowait import CachedOpen
 from filterd.store.record import CRLF_FORM, to_crlf
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Ready:
             raise NotReady("header")
         return found
 
+    def fields(self, mailbox: str, uids: Sequence[int], wanted: Sequence[str]) -> list[tuple[Field, ...]]:
+        found = rowcache.kept_rows(self.core, self.snapshot(mailbox), uids, tuple(wanted))
+        if found is None:
+            raise NotReady("rows")
+        return found
+
     def read(self, mailbox: str, uid: int) -> bytes:
         return self._text(mailbox, uid)
 
@@ -113,7 +119,7 @@ class Ready:
         try:
             found = os.fstat(fd)
             same = (found.st_ino, found.st_size, found.st_mtime_ns) == (place.inode, place.size, place.mtime)
-            data = read_cached(fd, place.size) if same else None
+            data = self.open_cached.read(fd, place.size) if same else None
         finally:
             os.close(fd)
         if data is None:

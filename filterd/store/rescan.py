@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from filterd.store import flags as fl
-from filterd.store import intake, quota
+from filterd.store import intake, quota, snapshot
 from filterd.store.base import FIRST_KEYWORD_BIT
 from filterd.store.folder import Folder, claimed_uid, key_of, read_mailbox_file, seconds_of, with_uid
 from filterd.store.index import AFTER_POWER, FRESH, Cold, HotRow, MailboxRow
@@ -87,17 +87,22 @@ def heal(core: Core, folder: Folder, one_slice: Slice | None = None) -> bool:
     trust = int(index.meta(key) or 0)
     if not trust:
         trust = row.uidnext
+        before = row.modseq
         _restart_numbering(folder, row)
+        snapshot.numbers(core, folder, row)
         with index.transaction():
             index.set_meta(key, str(trust))
+            index.set_meta(f"healing:{row.id}", f"{before} {row.modseq}")
             index.save(row)
     if not (one_slice or _slice)(core, folder, row, trust):
         return False
+    knew, _, begun = index.meta(f"healing:{row.id}").partition(" ")
+    snapshot.restore_mailbox(core, folder, row, int(knew or row.modseq), int(begun or row.modseq))
     index.recount(row)
     row.stale = FRESH
     with index.transaction():
         index.save(row)
-        index.execute("delete from meta where key=?", (key,))
+        index.execute("delete from meta where key in (?, ?)", (key, f"healing:{row.id}"))
     quota.rewrite(core)
     core.changed(row)
     return True

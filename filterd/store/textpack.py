@@ -7,9 +7,9 @@ it is sure, without another look.
 
 Format (documented nowhere else): ``text-<mailbox id>-<generation>`` in the index directory; records ``uid u32le, octets u32le,
 octets of the header u32le, text UTF-8`` with an LF between header and body; octets 2^32-1 means "too large", without text. The
-index (``meta``, key ``pack:<mailbox id>``) says which generation and how many octets of it are good: they were synced before it
-said so, what lies behind is cut off by the next writer. Records of messages that are gone stay until there are more of them than
-of the others; then a new generation is begun.
+index (``meta``, key ``pack:<mailbox id>``) says which generation, how many octets of it are good (they were synced before it said
+so, what lies behind is cut off by the next writer) and which FOLD made them: of another one nothing is believed.
+Records of messages that are gone stay until there are more of them than of the others; then a new generation is begun.
 
 It is made by looking for something: a search packs for BUILD_SECONDS, ``jobs`` goes on in the background (``step``).
 """
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 from filterd.store import durable
 from filterd.store.base import NoSuchMailbox, TextHits
+from rules.comparator import search_form
 from rules.mail.message import Message
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ SLICE = 4 * 1024 * 1024  # mmap.find holds the interpreter: look at so much at a
 BATCH_OCTETS = 4 * 1024 * 1024
 DEAD_FLOOR = 1000
 PREFIX = "text-"
+FOLD = "2"  # how texts are folded: 1 (not written) str.casefold, 2 rules.comparator.search_form
 _HEAD = struct.Struct("<III")
 
 
@@ -87,7 +89,7 @@ class TextPacks:
         core = self._core
         folder, row = core.box(mailbox)
         pack = self._build(mailbox, row, uids, BUILD_SECONDS)
-        octets = needle.casefold().encode("utf-8", "surrogatepass")
+        octets = search_form(needle).encode("utf-8", "surrogatepass")
         if not octets or "\n" in needle:  # it could reach from the header into the body
             return TextHits(frozenset(), list(uids))
         wanted = set(uids)
@@ -120,8 +122,13 @@ class TextPacks:
     # -- inside -------------------------------------------------------------------------------------------------------
     def _load(self, row: MailboxRow) -> _Pack:
         """The pack as far as the index vouches for it."""
-        generation, _, length = self._core.index.meta(f"pack:{row.mid}").partition(" ")
+        generation, length, fold = (*self._core.index.meta(f"pack:{row.mid}").split(" "), "", "", "")[:3]
         pack = self._packs.get(row.mid)
+        if generation and fold != FOLD:
+            if pack is not None:
+                pack.close()
+            pack = self._packs[row.mid] = _Pack(int(generation))
+            return pack
         if (
             pack is not None
             and generation
@@ -200,8 +207,8 @@ class TextPacks:
             if data is None:
                 continue
             message = Message(data)
-            head = message.header_text().casefold().encode("utf-8", "surrogatepass")
-            body = message.body_text().casefold().encode("utf-8", "surrogatepass")
+            head = search_form(message.header_text()).encode("utf-8", "surrogatepass")
+            body = search_form(message.body_text()).encode("utf-8", "surrogatepass")
             size = len(head) + 1 + len(body)
             if size > MAX_TEXT:
                 out.append(_HEAD.pack(uid, TOO_LARGE, 0))
@@ -232,7 +239,7 @@ class TextPacks:
                     core.settings.disk.unlink(core.index_dir, old)
             durable.extend_file(core.index_dir, self._name(row, pack), pack.length, data)
             with core.index.transaction():
-                core.index.set_meta(f"pack:{row.mid}", f"{pack.generation} {pack.length + len(data)}")
+                core.index.set_meta(f"pack:{row.mid}", f"{pack.generation} {pack.length + len(data)} {FOLD}")
 
     def _find(self, pack: _Pack, needle: bytes, header: bool) -> set[int]:
         """UIDs whose text (or body) contains ``needle``."""

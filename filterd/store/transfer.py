@@ -18,8 +18,9 @@ from filterd.store import names, quota, rescan, tree
 from filterd.store.base import DELETED, Copied, FlagChange, StoreError
 from filterd.store.core import touched
 from filterd.store.folder import Folder, stem
-from filterd.store.index import FlagRow, HotRow, MailboxRow
+from filterd.store.index import FlagRow, GoneRow, HotRow, MailboxRow
 from filterd.store.memory import new_mask
+from filterd.store.rowsets import Ways
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
@@ -57,6 +58,20 @@ def set_flags(
     return FlagChange(tuple(sorted(out.changed)), tuple(sorted(out.modified)), tuple(out.made))
 
 
+def advance(core: Core, mailbox: str) -> int:
+    """The next modseq, for no message of the mailbox."""
+    core.box(mailbox)
+    with core.locked():
+        folder, _ = core.box(mailbox)
+        row = core.fresh_row(folder)
+        folder.reserve(row, 0)
+        row.modseq += 1
+        with core.index.transaction():
+            core.index.save(row)
+        core.changed(row)
+        return row.modseq
+
+
 @dataclass(slots=True)
 class _Flagged:
     """What becomes a FlagChange."""
@@ -78,53 +93,58 @@ def _flag_block(
     changed, modified = out.changed, out.modified
     row = core.fresh_row(folder)
     mask, keywords = fl.mask_of(flags, row.keyword_list, create=mode != "remove")
-    todo: list[tuple[FlagRow, int]] = []
+    masks: dict[int, int] = {}  # what becomes of the flags that a message has: there are few
+    todo: list[FlagRow] = []
     for hot in core.index.flag_rows(row.id, uids):
-        _, uid, old, modseq, _, _ = hot
-        if unchanged_since is not None and modseq > unchanged_since:
-            modified.append(uid)
-        elif (new := new_mask(old, mode, mask)) == old:
-            changed.append((uid, new, modseq))
+        old = hot.flags
+        if unchanged_since is not None and hot.modseq > unchanged_since:
+            modified.append(hot.uid)
+        elif masks.setdefault(old, new_mask(old, mode, mask)) == old:
+            changed.append((hot.uid, old, hot.modseq))
         else:
-            todo.append((hot, new))
+            todo.append(hot)
     if not todo:
         return []
     if keywords != row.keyword_list:
         folder.write_keywords(keywords)
         row.keywords = "\n".join(keywords)
     folder.reserve(row, 0)
-    modseq = row.modseq + 1
+    ways = Ways(row.modseq + 1, masks)
     with core.publishing(row.id):
         before = folder.times()
-        changes, missing = _rename_for_flags(core, folder, todo, modseq)
+        renamed, missing = _rename_for_flags(core, folder, todo, ways)
         touched(row, before, folder.times())
-        if changes:
-            row.modseq = modseq
+        if renamed:
+            row.modseq = ways.modseq
         with core.index.transaction():
-            core.index.change(row, changes)
+            core.index.reflag(row, renamed, ways)
             core.index.save(row)
-    if changes:
+    if renamed:
         core.changed(row)
-        changed += [(hot.uid, new, modseq) for hot, new, _, _, _ in changes]
-        out.made.append(modseq)
+        changed += [(hot.uid, masks[hot.flags], ways.modseq) for hot, _ in renamed]
+        out.made.append(ways.modseq)
     return missing
 
 
 def _rename_for_flags(
-    core: Core, folder: Folder, todo: list[tuple[FlagRow, int]], modseq: int
-) -> tuple[list[tuple[HotRow | FlagRow, int, int, int, str]], list[int]]:
-    changes: list[tuple[HotRow | FlagRow, int, int, int, str]] = []
+    core: Core, folder: Folder, todo: list[FlagRow], ways: Ways
+) -> tuple[list[tuple[FlagRow, str]], list[int]]:
+    """What has its new name, and the UIDs of what was not found."""
+    done: list[tuple[FlagRow, str]] = []
     missing = []
     rename, cur = core.settings.disk.rename, folder.cur
-    ends: dict[tuple[str, int], str] = {}  # (letters, mask) -> the end of the new name; there are few
-    for hot, mask in todo:
-        _, uid, _, _, fresh, old = hot
+    ends: dict[tuple[int, str], str] = {}  # (flags, old end) -> the end of the new name
+    for hot in todo:
+        _, uid, flags, _, fresh, old = hot
         base, mark, letters = old.rpartition(fl.MARK)
         if not mark:
             base, letters = old, ""
-        end = ends.get((letters, mask))
+        ending = mark + letters
+        end = ends.get((flags, ending))
         if end is None:
-            end = ends[letters, mask] = fl.info_of(mask, fl.mask_of_letters(letters)[1] if letters else "")
+            unknown = fl.mask_of_letters(letters)[1] if letters else ""
+            end = ends[flags, ending] = fl.info_of(ways.masks[flags], unknown)
+            ways.note(flags, ending, end)
         name = base + end
         if fresh or name != old:
             try:
@@ -132,8 +152,8 @@ def _rename_for_flags(
             except FileNotFoundError:
                 missing.append(uid)
                 continue
-        changes.append((hot, mask, modseq, 0, name))
-    return changes, missing
+        done.append((hot, name))
+    return done, missing
 
 
 # -- removal ------------------------------------------------------------------------------------------------------------------
@@ -159,18 +179,19 @@ def expunge(core: Core, mailbox: str, uids: Sequence[int] | None) -> tuple[int, 
 
 def _expunge_block(core: Core, folder: Folder, uids: list[int], gone: list[int]) -> list[int]:
     row = core.fresh_row(folder)
-    doomed = [hot for hot in core.index.hot(row.id, uids) if hot.flags & DELETED]
+    doomed = core.index.gone_rows(row.id, uids)
     if not doomed:
         return []
     folder.reserve(row, 0)
     missing = []
     removed = []
     disk = core.settings.disk
+    unlink, places = disk.unlink, (folder.cur, folder.new)
     with core.publishing(row.id):
         before = folder.times()
         for hot in doomed:
             try:
-                disk.unlink(folder.place(hot.fresh), hot.name)
+                unlink(places[hot.fresh], hot.name)
                 removed.append(hot)
             except FileNotFoundError:
                 missing.append(hot.uid)
@@ -183,7 +204,7 @@ def _expunge_block(core: Core, folder: Folder, uids: list[int], gone: list[int])
     return missing
 
 
-def _forget(core: Core, row: MailboxRow, removed: list[HotRow]) -> None:
+def _forget(core: Core, row: MailboxRow, removed: list[GoneRow]) -> None:
     with core.index.transaction():
         if removed:
             row.modseq += 1

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
-from filterd.store import intake, rescan, tree
+from filterd.store import intake, rescan, rowcache, tree
 from filterd.store.base import Changes, Field, MailboxInfo, Row, Snapshot, Status, StoreUnavailable
 from filterd.store.folder import Folder
 from filterd.store.index import HotRow, MailboxRow
@@ -94,7 +94,7 @@ class Views:
 
     def _build(self, mailbox_id: int, kept: Snapshot | None) -> Snapshot:
         core, index = self._core, self._core.index
-        moved = 0
+        moved: Sequence[int] = ()
         with index.reading():
             row = index.mailbox(mailbox_id)
             if row is None:
@@ -102,13 +102,14 @@ class Views:
             start = self._start(row, kept)
             if start is None:
                 arrays = _read_all(core, row.id)
-                moved = len(arrays[0])
             else:
                 since, arrays = start
                 moved, arrays = _forward(core, row, since, arrays)
-        if len(arrays[0]) >= VIEW_FROM and (start is None or (kept is None and moved > VIEW_AGE)):
+        if len(arrays[0]) >= VIEW_FROM and (start is None or (kept is None and len(moved) > VIEW_AGE)):
             self._keep(row, arrays)
-        return Snapshot(tree.info_of(core, row), row.modseq, row.uidnext, *arrays, row.keyword_list)
+        made = Snapshot(tree.info_of(core, row), row.modseq, row.uidnext, *arrays, row.keyword_list)
+        rowcache.follow(core, kept if start is not None else None, made, moved)
+        return made
 
     def _start(self, row: MailboxRow, kept: Snapshot | None) -> tuple[int, Arrays] | None:
         if kept is not None and kept.modseq >= row.floor:
@@ -134,6 +135,17 @@ class Views:
                 (row.id, row.modseq, arrays[0].tobytes(), arrays[1].tobytes()),
             )
 
+    def fields(self, mailbox: str, uids: Sequence[int], wanted: Sequence[str]) -> list[tuple[Field, ...]]:
+        """Of few messages: with those near them, which are asked for next and then told at once (``ready``)."""
+        near = rowcache.neighbours(uids)
+        kept = self._kept.get(self._core.seen(mailbox).id) if near is not None else None
+        if near is None or kept is None:
+            return fields(self._core, mailbox, uids, wanted)
+        rows = fields(self._core, mailbox, near, wanted)
+        rowcache.keep(self._core, kept, tuple(wanted), rows)
+        asked = set(uids)
+        return [row for row in rows if row[0] in asked]
+
     def changes(self, mailbox: str, since: int) -> Changes:
         core, index = self._core, self._core.index
         folder, row = core.box(mailbox)
@@ -149,17 +161,18 @@ class Views:
             )
             gone = numbers(
                 core,
-                "select uid from expunged where mbox=? and modseq>? and born<=? order by uid",
-                (row.id, since, since),
+                "select uid, born from expunged where mbox=? and modseq>? order by uid",
+                (row.id, since),
             )
         return Changes(
             modseq=now.modseq,
             uidnext=now.uidnext,
             appended=tuple((uid, mask) for uid, mask, _, born in found if born > since),
             flags=tuple((uid, mask, modseq) for uid, mask, modseq, born in found if born <= since),
-            expunged=tuple(uid for (uid,) in gone),
+            expunged=tuple(uid for uid, born in gone if born <= since),
             keywords=now.keyword_list,
             complete=since >= now.floor,
+            fleeting=tuple(uid for uid, born in gone if born > since),
         )
 
     def status(self, mailbox: str) -> Status:
@@ -192,14 +205,17 @@ def _read_all(core: Core, mailbox_id: int) -> Arrays:
     return array("I", uids), array("Q", masks)
 
 
-def _forward(core: Core, row: MailboxRow, since: int, arrays: Arrays) -> tuple[int, Arrays]:
-    """(number of changes, the arrays at the row's modseq). The given ones are left as they are."""
+def _forward(core: Core, row: MailboxRow, since: int, arrays: Arrays) -> tuple[list[int], Arrays]:
+    """(UIDs of what changed, the arrays at the row's modseq). The given ones are left as they are."""
     later = numbers(
         core, "select uid, flags from hot where mbox=? and modseq>? order by uid", (row.id, since)
     )
     gone = numbers(core, "select uid from expunged where mbox=? and modseq>? order by uid", (row.id, since))
     uids, masks = arrays[0][:], arrays[1][:]
-    if len(gone) > 500:
+    at = bisect.bisect_left(uids, gone[0][0]) if gone else 0
+    if len(gone) > 1 and uids[at : at + len(gone)] == array("I", [uid for (uid,) in gone]):
+        del uids[at : at + len(gone)], masks[at : at + len(gone)]
+    elif len(gone) > 500:
         dead = {uid for (uid,) in gone}
         left = [(uid, mask) for uid, mask in zip(uids, masks, strict=True) if uid not in dead]
         uids, masks = array("I", [uid for uid, _ in left]), array("Q", [mask for _, mask in left])
@@ -220,7 +236,7 @@ def _forward(core: Core, row: MailboxRow, since: int, arrays: Arrays) -> tuple[i
         else:
             uids.insert(at, uid)
             masks.insert(at, mask)
-    return len(later) + len(gone), (uids, masks)
+    return [uid for uid, _ in later] + [uid for (uid,) in gone], (uids, masks)
 
 
 # -- rows and texts ---------------------------------------------------------------------------------------------------------------

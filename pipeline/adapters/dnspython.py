@@ -1,6 +1,6 @@
 """The async resolver, and the DNS wire form, on dnspython (the only importer of ``dns``).
 
-Specification: RFC 1035 (queries, TCP), RFC 2308 (negative answers), RFC 6891 (EDNS0, 1232 octets), RFC 7766 (TCP),
+Specification: RFC 1035 (queries, TCP), RFC 2308 (negative answers, referrals), RFC 6891 (EDNS0, 1232 octets), RFC 7766 (TCP),
 RFC 6840 5.7 (AD bit in a query asks for it in the answer), the 0x20 draft (random case against forged answers).
 
 A look-up: cache, else one task shared by all who ask the same thing at once; servers in turn, the last good one
@@ -211,6 +211,13 @@ def read_response(data: bytes, name: dns.name.Name, rdtype: str) -> _Partial:
     soa = next((rrset for rrset in response.authority if rrset.rdtype == dns.rdatatype.SOA), None)
     if code == dns.rcode.NOERROR and hops and soa is None:
         return _Partial(None, _name(name), ttl, authentic)
+    if (
+        code == dns.rcode.NOERROR
+        and soa is None
+        and any(one.rdtype == dns.rdatatype.NS for one in response.authority)
+    ):
+        # RFC 2308 2.2: a referral says nothing of the name; a server that gives one does not resolve for us (lame)
+        raise ServerFailed("a referral instead of an answer")
     life = min(ttl, soa.ttl, soa[0].minimum) if soa is not None else min(ttl, NEGATIVE_TTL)
     status = DnsStatus.NXDOMAIN if code == dns.rcode.NXDOMAIN else DnsStatus.NODATA
     return _Partial(DnsAnswer(status, (), authentic, life))

@@ -4,8 +4,13 @@ Settled in PACKAGES.md section 1: pyclamd frames the stream behind our fence (pi
 exact ``stream: OK`` is clean, and anything unexpected is a fault that takes ``on_error``. clamd cannot be asked for its
 StreamMaxLength, so the size is judged before anything is sent.
 
-Writes ``X-Virus-Scanned`` and ``X-Virus-Status``, tags ``virus.status`` (RFC 5235 2.2: 0 not tested, 1 clean,
-5 infected) and ``virus.name``. Invariant: at most ``parallel`` threads, each ends within the stage's time limit.
+clamd reads MIME in its own way and a mail program in another: after the message itself each decoded part is scanned in each of
+its readings (pipeline/ambiguity.py), one after the other, all within the one time limit. What has more than one reading
+is evidence and takes ``ambiguous``.
+
+Writes ``X-Virus-Scanned``, ``X-Virus-Status`` and ``X-Virus-Ambiguous``, tags ``virus.status`` (RFC 5235 2.2: 0 not
+tested, 1 clean, 5 infected), ``virus.name`` and ``mime.ambiguous``.
+Invariant: at most ``parallel`` threads, each ends within the stage's time limit.
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pipeline import endpoint
+from pipeline import ambiguity, endpoint
 from pipeline.adapters.pyclamd import Absent, Question
+from pipeline.clamsweep import Sweep, Swept
 from pipeline.errors import StageFault
 from pipeline.forged import from_outside, removals
 from pipeline.presence import Presence
@@ -25,7 +31,7 @@ from pipeline.reply import Reply
 from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
-from pipeline.wire.clamd import Scan, Version
+from pipeline.wire.clamd import Version
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +39,9 @@ VERSION_LIFE = 300.0  # seconds an answer to VERSION is believed
 VERSION_WAIT = 0.25  # seconds a finished scan waits for it: it is evidence only
 TOO_LARGE = Reply(552, "5.3.4", "The message is larger than what can be checked for viruses here")
 TOO_LARGE_NOW = Reply(451, "4.3.4", "The message is larger than what can be checked for viruses right now")
+AMBIGUOUS = Reply(
+    554, "5.6.0", "The message can be read in more than one way: please send it again in another form"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,17 @@ class ClamavSettings:
         25 << 20, "Larger messages are not sent to clamd: at most clamd's StreamMaxLength.", "size"
     )
     oversize: str = setting("skip", "What happens to larger messages.", choices=("skip", "reject", "defer"))
+    parts: str = setting(
+        "all",
+        "all: the message and each decoded part of it are scanned; ambiguous: the parts only where readers could disagree.",
+        choices=("all", "ambiguous"),
+    )
+    ambiguous: str = setting(
+        "note",
+        "Mail that programs may read in more than one way (two Content-Types, base64 with junk, uuencoded files, ...): note, "
+        "tag (X-Virus-Ambiguous), quarantine or reject.",
+        choices=("note", "tag", "quarantine", "reject"),
+    )
     parallel: int = setting(8, "Scans at the same time; at most clamd's MaxThreads.")
 
 
@@ -83,7 +103,7 @@ class ClamavStage:
         size = transaction.message.size
         if size > self.settings.max_size:
             return self._oversize(transaction, size)
-        if self._presence.skipped():
+        if self.settings.ambiguous == "note" and self._presence.skipped():
             return self._skipped(transaction, "no clamd here")
         return None
 
@@ -91,22 +111,27 @@ class ClamavStage:
         verdict = self.quick(transaction)
         if verdict is not None:
             return verdict
+        if self._presence.skipped():
+            return await self._unscanned(transaction)
         loop = asyncio.get_running_loop()
         version = self._ask_version(loop)
-        question = Question(self._endpoint, self.timeout, self._context.clock)
+        sweep = Sweep(self._endpoint, self.timeout, self._context.clock)
+        every = self.settings.parts == "all"
         try:
-            scan = await loop.run_in_executor(self._pool, question.scan, transaction.message.data)
+            found = await loop.run_in_executor(
+                self._pool, sweep.run, transaction.message, every, self.settings.max_size
+            )
         except asyncio.CancelledError:
-            question.stop()
+            sweep.stop()
             raise
         except Absent as absent:
             if self._presence.missing():
-                return self._skipped(transaction, "no clamd here", absent.reason)
+                return await self._unscanned(transaction, absent.reason)
             raise
         self._presence.answered()
         if version is not None and not version.done():
             await asyncio.wait((version,), timeout=VERSION_WAIT)
-        return self._verdict(transaction, scan)
+        return self._ambiguous(self._verdict(transaction, found), found.words)
 
     def abort(self, transaction: Transaction) -> None:
         """Nothing is kept between calls; a running scan is stopped by its cancellation."""
@@ -159,6 +184,38 @@ class ClamavStage:
             tags={"virus.status": "0"},
         )
 
+    async def _unscanned(self, transaction: Transaction, reason: str = "") -> Verdict:
+        """No clamd here: what can be told without one is told when somebody wants more than a note of it."""
+        verdict = self._skipped(transaction, "no clamd here", reason)
+        if self.settings.ambiguous == "note":
+            return verdict
+        message = transaction.message
+        reading = await asyncio.get_running_loop().run_in_executor(
+            self._pool, ambiguity.read, message.data, None, self.settings.max_size
+        )
+        return self._ambiguous(verdict, tuple(reading.words))
+
+    def _ambiguous(self, verdict: Verdict, words: tuple[str, ...]) -> Verdict:
+        """The verdict with what the message's other readings mean."""
+        if not words:
+            return verdict
+        text = ", ".join(words)
+        summary = f"{verdict.summary}; ambiguous: {text}" if verdict.summary else f"ambiguous: {text}"
+        verdict = replace(
+            verdict,
+            summary=summary,
+            evidence={**verdict.evidence, "ambiguous": text},
+            tags={**verdict.tags, "mime.ambiguous": text},
+        )
+        match self.settings.ambiguous:
+            case "tag":
+                return replace(verdict, edits=(*verdict.edits, HeaderEdit("add", "X-Virus-Ambiguous", text)))
+            case "quarantine" if verdict.disposition < Disposition.QUARANTINE:
+                return replace(verdict, disposition=Disposition.QUARANTINE)
+            case "reject" if verdict.disposition < Disposition.REJECT:
+                return replace(verdict, disposition=Disposition.REJECT, reply=AMBIGUOUS)
+        return verdict
+
     def _oversize(self, transaction: Transaction, size: int) -> Verdict:
         summary = f"not scanned: {size} octets, the limit is {self.settings.max_size}"
         disposition, reply = Disposition.CONTINUE, None
@@ -176,8 +233,10 @@ class ClamavStage:
             tags={"virus.status": "0"},
         )
 
-    def _verdict(self, transaction: Transaction, scan: Scan) -> Verdict:
+    def _verdict(self, transaction: Transaction, scan: Swept) -> Verdict:
         evidence = self._engine()
+        if scan.parts:
+            evidence["scanned"] = f"the message and {scan.parts} decoded part{'s' if scan.parts > 1 else ''}"
         about = [f"engine {evidence['engine']}"] if "engine" in evidence else []
         if "signatures_age" in evidence:
             about.append(f"signatures {evidence['signatures_age']} old")
@@ -199,7 +258,7 @@ class ClamavStage:
             "found",
             ", ".join([scan.virus, *about]),
             reply,
-            {**evidence, "virus": scan.virus},
+            {**evidence, "virus": scan.virus, "found_in": scan.where},
             edits=(*removed, by, HeaderEdit("add", "X-Virus-Status", f"Infected ({_plain(scan.virus)})")),
             tags={"virus.status": "5", "virus.name": scan.virus},
         )

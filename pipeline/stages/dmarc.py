@@ -119,7 +119,10 @@ class DmarcStage:
                 found.give(answer)
             if found.record is not None and found.record.absent_policy and found.record.domain != domain:
                 return None  # np= needs to know whether the domain exists
-            outcomes.append(evaluate(found, _identifiers(transaction)))
+            identifiers = _identifiers(transaction)
+            if found.branches(identifiers):
+                return None  # further look-ups, of mail that few send
+            outcomes.append(evaluate(found, identifiers))
         return self._verdict(transaction, outcomes)
 
     async def check(self, transaction: Transaction) -> Verdict:
@@ -176,12 +179,17 @@ class DmarcStage:
             async with asyncio.timeout(self.settings.timeout):
                 while not found.done:
                     found.give(await self._context.resolver.query(found.name, "TXT"))
+                for one in found.branches(identifiers):
+                    found.give_branch(one, await self._texts(found.branch(one)))
                 if found.record is not None and found.record.absent_policy and found.record.domain != domain:
                     exists = await self._exists(domain)
         except TimeoutError:
             if not found.done:
                 found.give(DnsAnswer(DnsStatus.TEMPORARY, reason="time limit"))
         return evaluate(found, identifiers, exists)
+
+    async def _texts(self, names: list[str]) -> list[DnsAnswer]:
+        return await asyncio.gather(*(self._context.resolver.query(name, "TXT") for name in names))
 
     async def _exists(self, domain: str) -> bool:
         """RFC 9091 2.7: none of A, AAAA and MX means it does not exist; an unsure answer means it does."""

@@ -88,7 +88,11 @@ def _range(text: str) -> tuple[int, int]:
     first = int(ipaddress.IPv4Address(low))
     if not dash:
         return first, first
-    last = (first & ~0xFF) + int(high) if high.isdigit() else int(ipaddress.IPv4Address(high))
+    if high.isdigit():
+        high = f"{text.strip().rpartition('-')[0].rpartition('.')[0]}.{high}"
+    last = int(ipaddress.IPv4Address(high))
+    if last < first:
+        raise ValueError(f"{text.strip()!r} is no range")
     return first, last
 
 
@@ -140,7 +144,7 @@ class DnsblStage:
         if client.ip is None or not client.facts_trusted:
             return Verdict(self.name, result="none", summary="the client's address is not known")
         try:
-            address = ipaddress.ip_address(client.ip.partition("%")[0])
+            address = _address(client.ip)
         except ValueError:
             return Verdict(self.name, result="none", summary="the client's address cannot be read")
         if any(address in network for network in self._exempt):
@@ -148,10 +152,9 @@ class DnsblStage:
         return None
 
     def _questions(self, envelope: Envelope) -> list[tuple[BlockList, str]]:
-        address = ipaddress.ip_address((envelope.client.ip or "").partition("%")[0])
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
-        reverse = reverse_name(str(address)).rsplit(".", 2)[0]  # without in-addr.arpa
+        reverse = reverse_name(str(_address(envelope.client.ip or ""))).rsplit(".", 2)[
+            0
+        ]  # without in-addr.arpa
         names = [normalise(envelope.reverse_path.rpartition("@")[2]), normalise(envelope.client.helo)]
         domains = dict.fromkeys(organisational(name) for name in names if name is not None and "." in name)
         out: list[tuple[BlockList, str]] = []
@@ -168,30 +171,43 @@ class DnsblStage:
             return DnsAnswer(DnsStatus.TEMPORARY, reason="time limit")
 
     def _verdict(self, questions: list[tuple[BlockList, str]], answers: list[DnsAnswer]) -> Verdict:
-        hits: dict[str, BlockList] = {}
+        hits: dict[BlockList, list[str]] = {}  # several names on one list count once
         evidence: dict[str, str] = {}
         for (one, name), answer in zip(questions, answers, strict=True):
             codes = [record for record in answer.records if one.counts(record)]
             if codes:
-                hits[one.zone] = one  # several names on one list count once
-                evidence[one.zone] = f"{', '.join(codes[:5])} for {printable(name)} (weight {one.weight:g})"
+                text = f"{', '.join(codes[:5])} for {printable(name)} (weight {one.weight:g})"
+                hits.setdefault(one, []).append(text)
             elif answer.status is DnsStatus.TEMPORARY or answer.records:
                 evidence.setdefault(
                     one.zone, f"no usable answer: {answer.reason or ', '.join(answer.records[:5])}"
                 )
-        score = sum(one.weight for one in hits.values())
+        zones: dict[
+            str, list[str]
+        ] = {}  # one may be configured several times: each code with a weight of its own
+        for one, texts in hits.items():
+            zones.setdefault(one.zone, []).extend(texts)
+        evidence |= {zone: "; ".join(texts[:5]) for zone, texts in zones.items()}
+        names = ", ".join(zones)
+        score = sum(one.weight for one in hits)
         disposition, reply = Disposition.CONTINUE, None
         if hits and self.settings.reject_at > 0 and score >= self.settings.reject_at:
             disposition = Disposition.REJECT
-            reply = Reply(554, "5.7.1", "The sending host is on a block list: " + ", ".join(hits))
+            reply = Reply(554, "5.7.1", "The sending host is on a block list: " + names)
         elif hits and self.settings.junk_at > 0 and score >= self.settings.junk_at:
             disposition = Disposition.QUARANTINE
         return Verdict(
             self.name,
             disposition,
             result="listed" if hits else "clean",
-            summary=f"score {score:g}: {', '.join(hits)}" if hits else f"on none of {len(self._lists)} lists",
+            summary=f"score {score:g}: {names}" if hits else f"on none of {len(self._lists)} lists",
             reply=reply,
             evidence=evidence,
-            tags={"dnsbl.score": f"{score:g}", "dnsbl.lists": " ".join(hits)},
+            tags={"dnsbl.score": f"{score:g}", "dnsbl.lists": " ".join(zones)},
         )
+
+
+def _address(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IPv4 address in IPv6 form is that IPv4 address. Raises ValueError."""
+    address = ipaddress.ip_address(ip.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address

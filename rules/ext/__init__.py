@@ -78,6 +78,7 @@ from rules.ext import (
     vnd_execute,
     vnd_filter,
     vnd_pipe,
+    vnd_quarantine,
     vnd_report,
 )
 from rules.registry import Extension
@@ -131,4 +132,5 @@ EXTENSIONS: tuple[Extension, ...] = (
     vnd_pipe.EXTENSION,
     vnd_filter.EXTENSION,
     vnd_execute.EXTENSION,
+    vnd_quarantine.EXTENSION,
 )

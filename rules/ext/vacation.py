@@ -11,6 +11,7 @@ chain is left out; a second one in the same script is an error (4.7).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc", b"resent-to", b"resent-cc", b"resent-
 _ROBOTS = frozenset(
     ["mailer-daemon", "listserv", "majordomo", "noreply", "no-reply", "donotreply", "do-not-reply"]
 )
+_SUBJECT = re.compile(r"%\$|%\{subject\}")
 _SUPPRESS = frozenset(("all", "oof", "autoreply"))
 
 
@@ -231,7 +233,8 @@ class _Answer:
         if not original or not original[0]:
             return run.setting("vacation_default_subject", "") or "Automated reply"
         template = run.setting("vacation_default_subject_template", "") or "Auto: %{subject}"
-        return template.replace("%{subject}", original[0])
+        # "%$" is what Pigeonhole 0.5 writes for the subject, "%{subject}" what 2.4 does.
+        return _SUBJECT.sub(lambda found: original[0], template)
 
     def _compose(self, run: Run, sender: str, owner: str, key: bytes, seconds: int) -> None:
         bound = self.bound
@@ -248,7 +251,9 @@ class _Answer:
             (b"To", _to_field(run, sender)),
             (b"Subject", words.encode_text(subject)),
             *compose.thread_fields(
-                run.view.header.get_all(b"message-id"), run.view.header.first(b"references") or b""
+                run.view.header.get_all(b"message-id"),
+                run.view.header.first(b"references") or b"",
+                run.view.header.first(b"in-reply-to") or b"",
             ),
             (b"Auto-Submitted", b"auto-replied (vacation)"),
             (b"Precedence", b"bulk"),

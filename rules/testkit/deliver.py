@@ -21,6 +21,7 @@ from rules.actions import (
     ListStore,
     Notify,
     Pipe,
+    Quarantine,
     Redirect,
     Reject,
     Remember,
@@ -128,7 +129,7 @@ class Performer:
                 self._remember(action.key, action.seconds)
             case Pipe():
                 self._pipe(action)
-            case Discard() | SetScore() | ListStore():
+            case Discard() | SetScore() | ListStore() | Quarantine():
                 pass
             case _:
                 assert_never(action)

@@ -27,6 +27,7 @@ _NUMBERS = {
     "sieve_variables_max_scope_count": "variables",
     "sieve_variables_max_scope_size": "variables",
     "sieve_regex_max_size": "regex_size",
+    "sieve_vacation_max_subject_codepoints": "subject",
 }
 _SIZES = {
     "sieve_max_script_size": "script_size",

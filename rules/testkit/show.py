@@ -10,6 +10,7 @@ from rules.actions import (
     ListStore,
     Notify,
     Pipe,
+    Quarantine,
     Redirect,
     Reject,
     Remember,
@@ -44,6 +45,8 @@ def action_text(action: Action) -> str:
             return f"pipe to {action.program}"
         case Report():
             return f"report to {action.to}"
+        case Quarantine():
+            return f"quarantine: {_cut(action.reason)}"
         case SetScore():
             return f"score {action.value}"
         case ListStore():

@@ -33,6 +33,7 @@ from rules.registry import (
 )
 from rules.testkit import deliver
 from rules.testkit.bench import Bench, to_octets
+from rules.testkit.closure import Closure
 
 if TYPE_CHECKING:
     from rules.bound import Bound
@@ -253,7 +254,9 @@ def _compiled(bench: Bench, path: str) -> CompiledScript | None:
         return None
     if script is None:
         bench.errors.append(f"script file '{path}' not found")
-    return script
+        return None
+    bench.errors.extend(Closure(bench.include, bench.limits()).errors(script))
+    return None if bench.errors else script
 
 
 def _compile(bound: Bound) -> TestFn:

@@ -224,6 +224,9 @@ def test_filterd_deliver_ends_with_the_codes_of_sysexits(server: Server) -> None
     assert deliver(server, "-f", "a@shop.example", "-d", "ann") == 0
     assert deliver(server, "-f", "", "-a", f"ann+box@{DOMAIN}") == 0
     assert b"by command" in subjects(server, "ann")
+    assert deliver(server, "-d", "ann", "-m", "Lists/rust", stdin=mail("into a folder")) == 0
+    assert [b"into a folder" in text for text in server.read("ann")["Lists/rust"].values()] == [True]
+    assert deliver(server, f"nobody@{DOMAIN}", "-m", "Lists/rust") == 67
     assert deliver(server, f"nobody@{DOMAIN}") == 67
     assert deliver(server, "somebody@elsewhere.example") in (67, 77)
     assert deliver(server, f"tiny@{DOMAIN}", stdin=mail("big", "x" * 2000)) == 75

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests import faultserver
-from tests.e2e.server import DOMAIN, Server, mail, wait_for
+from tests.e2e.server import DOMAIN, INSECURE, Server, mail, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -138,14 +138,54 @@ def test_behind_another_server_a_refusal_is_held_and_so_is_a_late_reject() -> No
             assert smtp.data(VIRUS)[0] == 550
 
 
-def fetched(server: Server, method: str, path: str) -> tuple[int, str]:
-    client = http.client.HTTPConnection("127.0.0.1", server.ports["web"], timeout=20)
+def fetched(server: Server, method: str, path: str, tls: bool = False) -> tuple[int, str]:
+    port = server.ports["web"]
+    client = (
+        http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=INSECURE)
+        if tls
+        else http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    )
     try:
         client.request(method, path)
         answer = client.getresponse()
         return answer.status, answer.read().decode()
     finally:
         client.close()
+
+
+def test_links_that_are_forged_used_twice_or_too_old_over_tls() -> None:
+    more = '[quarantine]\nbase_url = "https://mail.home.example/"\nhttps = true\n'
+    with serving(more=more) as server:
+        server.send(VIRUS, ANN, BOB)
+        mine, his = (re.findall(r"/q/(\S+)", said(server, "digest", who))[0] for who in (ANN, BOB))
+        middle = len(mine) // 2
+        forged = [
+            mine[:-2] + ("AA" if mine[-2:] != "AA" else "BB"),
+            mine[:middle] + his[middle:],
+            his[:middle] + mine[middle:],
+            mine + "A",
+            mine.swapcase(),
+            "",
+            "../" + mine,
+            "A" * 4000,
+        ]
+        for one in forged:
+            assert fetched(server, "POST", f"/q/{one}", tls=True)[0] in (400, 404, 414), one
+            assert fetched(server, "GET", f"/q/{one}", tls=True)[0] in (400, 404, 414), one
+        assert len(held(server)) == 2
+        with pytest.raises((http.client.HTTPException, OSError)):
+            fetched(server, "GET", f"/q/{mine}")  # no plain HTTP by this door
+        for _ in range(2):
+            assert fetched(server, "POST", f"/q/{mine}", tls=True)[0] == 200
+        wait_for(lambda: not held(server, ANN), 30, "the release")
+        assert fetched(server, "POST", f"/q/{mine}", tls=True)[0] == 200
+        assert len(server.read("ann")["INBOX"]) == 1 and len(held(server)) == 1
+        (row,) = held(server)
+        said(server, "drop", str(row["id"]), "--yes")
+        code, shown = fetched(
+            server, "POST", f"/q/{his}", tls=True
+        )  # dropped meanwhile: said, and nothing comes back
+        assert code in (200, 404, 410) and not server.read("bob")["INBOX"], shown
 
 
 def test_the_link_of_a_digest_releases_by_its_button_only() -> None:

@@ -29,14 +29,15 @@ from filterd.workers import RETIRE, Group, Role
 logging.basicConfig()
 os.register_at_fork(after_in_child=lambda: time.sleep(0.3))  # a busy machine: the child is forked and does not get on
 
-async def work():
+async def work(serving):
     stop, retired = app.stop_event(), app.stop_event(RETIRE)
+    serving()
     ends = [asyncio.ensure_future(event.wait()) for event in (stop, retired)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     return 0
 
-roles = [Role(f"worker-{number}", lambda: app.run_loop(work())) for number in range(2)]
-roles.append(Role("sender", lambda: app.run_loop(work()), exclusive=True))
+roles = [Role(f"worker-{number}", lambda serving: app.run_loop(work(serving))) for number in range(2)]
+roles.append(Role("sender", lambda serving: app.run_loop(work(serving)), exclusive=True))
 sys.exit(Group(roles, Path(sys.argv[1])).run())
 """
 

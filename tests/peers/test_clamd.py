@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import pwd
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,12 @@ from pathlib import Path
 import pytest
 
 from filterd.ports import SystemClock, SystemIds
+from pipeline import endpoint
 from pipeline.adapters.pyclamd import CHUNK
+from pipeline.clamsweep import Sweep
 from pipeline.edits import apply
 from pipeline.envelope import Client, Envelope, Profile, Recipient
+from pipeline.errors import StageFault
 from pipeline.registry import StageContext
 from pipeline.runner import Runner, RunOutcome
 from pipeline.stage import Phase
@@ -210,6 +215,76 @@ def test_a_scan_that_is_cancelled_frees_its_thread() -> None:
 
     with faultserver.serve(faultserver.silent(read)) as where:
         asyncio.run(main(where))
+
+
+# -- the decoded parts ----------------------------------------------------------------------------------------------
+
+HIDDEN = b"Subject: x\r\nContent-Type: application/zip\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+TEXT = base64.encodebytes(b"what a scanner may not decode")
+
+
+def knows(stream: bytes) -> bytes:
+    """A clamd that reads no MIME."""
+    return b"stream: Own.Find FOUND\n" if b"may not decode" in stream else b"stream: OK\n"
+
+
+def test_each_decoded_part_is_scanned() -> None:
+    with faultserver.serve(faultserver.slow_reader(read, knows)) as where:
+        found = ask(where, HIDDEN + TEXT, limit=5)
+        assert found.verdict.disposition is Disposition.REJECT
+        assert only(found).evidence["found_in"] == "decoded part 1"
+        clean = only(ask(where, HIDDEN + base64.encodebytes(b"nothing"), limit=5))
+        assert clean.result == "clean" and clean.evidence["scanned"] == "the message and 1 decoded part"
+        assert only(ask(where, HIDDEN + TEXT, limit=5, parts="ambiguous")).result == "clean"
+        odd = ask(where, HIDDEN + b"!" + TEXT, limit=5, parts="ambiguous")
+        assert odd.verdict.tags["virus.name"] == "Own.Find"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_part_that_is_not_scanned_is_never_clean(name: str) -> None:
+    """The first question is answered well, the second as the fault has it."""
+    asked: list[int] = []
+
+    def behave(conn: socket.socket, stop: threading.Event) -> None:
+        asked.append(1)
+        (faultserver.honest(read, b"stream: OK\n") if len(asked) == 1 else FAULTS[name])(conn, stop)
+
+    clock = SystemClock()
+    with faultserver.serve(behave) as where:
+        began = time.monotonic()
+        with pytest.raises(StageFault):
+            Sweep(endpoint.parse(where, default_port=1), LIMIT, clock).run(
+                Message(HIDDEN + TEXT), True, 1 << 20
+            )
+        assert time.monotonic() - began < LIMIT + 1.0
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "disposition"),
+    [
+        ("note", Disposition.CONTINUE),
+        ("tag", Disposition.CONTINUE),
+        ("quarantine", Disposition.QUARANTINE),
+        ("reject", Disposition.REJECT),
+    ],
+)
+def test_what_an_ambiguity_means(policy: str, disposition: Disposition) -> None:
+    odd = HIDDEN + b"!" + base64.encodebytes(b"nothing")
+    with faultserver.serve(faultserver.slow_reader(read, knows)) as where:
+        outcome = ask(where, odd, limit=5, ambiguous=policy)
+        assert ask(where, HAM, limit=5, ambiguous=policy).verdict.disposition is Disposition.CONTINUE
+        worse = ask(where, HIDDEN + b"!" + TEXT, limit=5, ambiguous=policy, found="discard")
+        assert worse.verdict.disposition is max(Disposition.DISCARD, disposition)
+    verdict = outcome.verdict
+    assert verdict.disposition is disposition
+    assert only(outcome).result == "clean" and "other characters" in only(outcome).evidence["ambiguous"]
+    fields = scan(apply(odd, verdict.edits)).get_all(b"x-virus-ambiguous")
+    assert fields == ([b"base64 with other characters in it"] if policy == "tag" else [])
+    if policy == "reject":
+        assert verdict.reply is not None and verdict.reply.enhanced_code == "5.6.0"
+    without = ask(faultserver.refused(), odd, enabled="auto", ambiguous=policy)  # no clamd: told all the same
+    assert without.verdict.disposition is disposition
 
 
 # -- the real one ---------------------------------------------------------------------------------------------------

@@ -72,13 +72,13 @@ def fill(maildir: Path, count: int) -> None:
 class Client:
     """Reads megabytes at a time and looks only for the tagged line."""
 
-    def __init__(self, port: int, user: str, password: str) -> None:
+    def __init__(self, port: int, user: str, password: str, select: bytes = b"SELECT INBOX") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=120)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray(1 << 20)
         self.socket.recv(65536)
         self(f'LOGIN "{user}" "{password}"'.encode())
-        self(b"SELECT INBOX")
+        self(select)
 
     def __call__(self, command: bytes) -> int:
         """Octets of the answer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from filterd.imap import catenate, events, numset
+from filterd.imap import catenate, events, limit, numset
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.errors import Bad, No
 from filterd.imap.parse import Parser
@@ -48,7 +48,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     uploads: list[Upload] = []
     while p.more():
         uploads.append(parse_upload(p))
-        if len(uploads) > p.limits.append_messages:
+        if len(uploads) > max(p.limits.append_messages, limit.saving(session.config)):
             raise No("Too many messages at once", "LIMIT")
     if not uploads:
         raise Bad("Expected a message")
@@ -63,6 +63,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
 
 
 def store(call: Call, mailbox: str, uploads: list[Upload]) -> tuple[Stored, ...]:
+    limit.save(call, len(uploads))
     try:
         call.store.info(mailbox)
         stored = call.store.append(mailbox, [upload.message(call) for upload in uploads])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.parse import Parser
 from filterd.imap.state import SELECTED
+from filterd.store.base import NoPermission
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
@@ -19,7 +21,8 @@ def parse_close(p: Parser, session: Session, uid: bool) -> Run:
         view = call.view
         removed: tuple[int, ...] = ()
         if not view.read_only:
-            removed = call.store.expunge(view.mailbox)
+            with suppress(NoPermission):  # RFC 4314 4: CLOSE succeeds without the right to expunge
+                removed = call.store.expunge(view.mailbox)
         session.close_view()
         if removed and session.qresync:
             return f"[HIGHESTMODSEQ {call.store.snapshot(view.mailbox).modseq}] Closed"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filterd.imap import events, numset
+from filterd.imap import events, limit, numset
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.errors import No
 from filterd.imap.parse import Parser
@@ -38,6 +38,10 @@ def _parse(p: Parser, *, move: bool) -> Run:
     def run(call: Call) -> str:
         view = call.writable() if move else call.view
         uids = numset.pick(view.uids, call.spans(wanted))
+        if move:
+            uids = limit.uids(call, uids)
+        else:
+            limit.save(call, len(uids))
         try:
             target = call.store.info(mailbox)
             if move and target.id == view.mailbox_id:

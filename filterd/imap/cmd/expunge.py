@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filterd.imap import numset
+from filterd.imap import limit, numset
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.parse import Parser
 from filterd.imap.state import SELECTED
@@ -23,7 +23,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     def run(call: Call) -> str:
         view = call.writable()
         # Only what the client has seen may go: a message that arrived meanwhile has no number here.
-        uids = view.uids if wanted is None else numset.pick(view.uids, call.spans(wanted))
+        uids = view.uids if wanted is None else limit.uids(call, numset.pick(view.uids, call.spans(wanted)))
         removed = call.store.expunge(view.mailbox, uids)
         if removed and session.qresync:
             for line in view.refresh(call.store, expunge=True, style=session.style(True)):

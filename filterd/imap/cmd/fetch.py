@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filterd.imap import columns, fetch, fetch_items, numset, resync
+from filterd.imap import columns, fetch, fetch_items, limit, numset, resync
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad
 from filterd.imap.fetch import Plan
@@ -100,7 +100,7 @@ def _narrow(call: Call, wanted: NumSet, spans: numset.Spans, modifiers: Modifier
     if modifiers.partial is not None:
         places = modifiers.partial.cut(list(numset.positions(spans)))
         spans = numset.merge([(place, place + 1) for place in places])
-    return spans
+    return limit.spans(call, spans)
 
 
 FETCH = Spec(b"FETCH", SELECTED, parse, expunge=False, uid=True, still=True, quick=True)

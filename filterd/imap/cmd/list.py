@@ -1,7 +1,7 @@
 """LIST with everything of LIST-EXTENDED, and LSUB.
 
 Specification: RFC 9051 6.3.9, RFC 3501 6.3.8-9, RFC 5258, RFC 5819 (RETURN STATUS), RFC 6154 (SPECIAL-USE),
-RFC 9590 (RETURN METADATA). Complete.
+RFC 9590 (RETURN METADATA), RFC 8440 (RETURN MYRIGHTS). Complete.
 
 A name may be listed that is no mailbox: a level above one (``\\NonExistent``), or a subscribed name that is gone.
 """
@@ -9,10 +9,11 @@ A name may be listed that is no mailbox: a level above one (``\\NonExistent``), 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from filterd.imap import entries, names
+from filterd.imap import acl, entries, names
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.cmd import status
 from filterd.imap.errors import Bad
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from filterd.imap.session import Session
 
 _SELECT = frozenset((b"SUBSCRIBED", b"REMOTE", b"RECURSIVEMATCH", b"SPECIAL-USE"))
-_RETURN = frozenset((b"SUBSCRIBED", b"CHILDREN", b"SPECIAL-USE", b"STATUS", b"METADATA"))
+_RETURN = frozenset((b"SUBSCRIBED", b"CHILDREN", b"SPECIAL-USE", b"STATUS", b"METADATA", b"MYRIGHTS"))
 _MAX_PATTERNS = 64
 
 
@@ -164,7 +165,7 @@ def _list(call: Call, options: Options, patterns: list[Pattern]) -> Steps:
             continue
         if options.status:
             try:
-                call.write(status.line(session, node.info, call.store.status(node.name), options.status))
+                call.write(_status(call, node.info, options))
             except NoSuchMailbox:
                 pass  # deleted by another session since; RFC 5819 2: the LIST answer stands
         if options.entries:
@@ -173,9 +174,19 @@ def _list(call: Call, options: Options, patterns: list[Pattern]) -> Steps:
                 call.write(entries.line(session, node.name, values))
             except NoSuchMailbox:
                 pass
+        if b"MYRIGHTS" in options.returns:
+            with suppress(NoSuchMailbox):
+                call.write(acl.line(session, node.name, acl.rights(session, node.name)))
         if options.status or options.entries:
             yield
     return "LIST completed"
+
+
+def _status(call: Call, info: MailboxInfo, options: Options) -> bytes:
+    """RETURN (STATUS (...))."""
+    known = call.store.status(info.name)
+    deleted = status.deleted_storage(call, info.name, options.status)
+    return status.line(call.session, info, known, options.status, deleted)
 
 
 def _wanted(node: Node, options: Options) -> bytes | None:

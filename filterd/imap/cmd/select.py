@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from filterd.imap import names, resync
+from filterd.imap import acl, names, resync
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.errors import Bad
 from filterd.imap.numset import NumSet
@@ -28,6 +28,7 @@ class Known:
     uidvalidity: int
     modseq: int
     uids: NumSet | None = None
+    numbered: bool = False  # it told message numbers, too
 
 
 def parse_select(p: Parser, session: Session, uid: bool) -> Run:
@@ -45,19 +46,20 @@ def _parse(p: Parser, session: Session, *, read_only: bool) -> Run:
     p.end()
     if known is not None and not session.qresync:
         raise Bad("ENABLE QRESYNC first")
+    if known is not None and known.numbered and session.uidonly:
+        raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")
 
     def run(call: Call) -> str:
         if session.view is not None:
-            if session.qresync or session.rev2:
-                call.write(b"* OK [CLOSED] Previous mailbox closed\r\n")
+            call.write(b"* OK [CLOSED] Previous mailbox closed\r\n")  # RFC 7162 3.2.11: whatever is enabled
             session.close_view()
         session.condstore |= condstore or known is not None
-        view = View(call.store.snapshot(mailbox), read_only)
+        view = View(call.store.snapshot(mailbox), read_only, acl.rights(session, mailbox))
         _describe(call, view)
         if known is not None and known.uidvalidity == view.snapshot.info.uidvalidity:
             resync.write(call, view, known.modseq, known.uids)
         session.open(view)
-        return "[READ-ONLY] Opened" if read_only else "[READ-WRITE] Opened"
+        return "[READ-ONLY] Opened" if view.read_only else "[READ-WRITE] Opened"
 
     return run
 
@@ -94,6 +96,7 @@ def _known(p: Parser) -> Known:
         p.set()
         p.sp()
         p.set()
+        known.numbered = True
         if not p.close():
             raise Bad("Expected )")
     if not p.close():

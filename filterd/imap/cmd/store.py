@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from filterd.imap import numset
+from filterd.imap import limit, numset
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, No
 from filterd.imap.events import FlagWatch
@@ -44,7 +44,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     def run(call: Call) -> Steps:
         session.condstore |= unchanged is not None
         view = call.writable()
-        uids = numset.pick(view.uids, call.spans(wanted))
+        uids = limit.uids(call, numset.pick(view.uids, call.spans(wanted)))
         return _store(call, uids, mode, flags, silent, unchanged)
 
     return run

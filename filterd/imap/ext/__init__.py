@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from filterd.imap.ext import simple
+from filterd.imap.ext.acl import ACL, LIST_MYRIGHTS
 from filterd.imap.ext.base import Extension
 from filterd.imap.ext.compress import COMPRESS
 from filterd.imap.ext.context import CONTEXT
 from filterd.imap.ext.enable import ENABLE
 from filterd.imap.ext.filter import FILTER
+from filterd.imap.ext.fuzzy import FUZZY
+from filterd.imap.ext.i18n import I18N, LANGUAGE
 from filterd.imap.ext.id import ID
 from filterd.imap.ext.idle import IDLE
+from filterd.imap.ext.messagelimit import MESSAGELIMIT
 from filterd.imap.ext.metadata import METADATA
 from filterd.imap.ext.multisearch import MULTISEARCH
 from filterd.imap.ext.namespace import NAMESPACE
@@ -47,10 +51,14 @@ EXTENSIONS: tuple[Extension, ...] = (
     CONTEXT,
     MULTISEARCH,
     THREAD,
+    FUZZY,
+    I18N,
+    LANGUAGE,
     simple.BINARY,
     simple.CATENATE,
     simple.MULTIAPPEND,
     simple.APPENDLIMIT,
+    MESSAGELIMIT,
     simple.OBJECTID,
     simple.SAVEDATE,
     simple.PREVIEW,
@@ -59,6 +67,8 @@ EXTENSIONS: tuple[Extension, ...] = (
     simple.INPROGRESS,
     simple.IMAPSIEVE,
     FILTER,
+    ACL,
+    LIST_MYRIGHTS,
     QUOTA,
     METADATA,
     simple.LIST_METADATA,

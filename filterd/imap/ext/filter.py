@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from filterd.imap import names
+from filterd.imap import acl, names
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, No
 from filterd.imap.ext.base import Extension
@@ -41,12 +41,16 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
         text = decode(raw, "utf-8") if kind == b"SCRIPT" else p.name(raw)
         p.sp()
     keys, key = parse_keys(p)
-    if session.config.filters is None or session.uidonly:
-        raise No("Not possible here")
+    if session.uidonly and not uid:
+        raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")  # RFC 9586 3
+    if not _possible(session):
+        raise No("Not possible here")  # the answer, FILTERED, begins with a message number
 
     def run(call: Call) -> Steps:
         session.condstore |= keys.modseq
         view, account = call.writable(), session.account
+        if acl.foreign(session, view.mailbox):
+            raise No("Scripts run on one's own mailboxes", "CANNOT")
         places: Sequence[int] = range(len(view))
         found = yield from Searcher(call, session.clock.time()).run(key, places)
         uids = tuple(view.uids[place] for place in found)
@@ -85,10 +89,14 @@ def _crlf(text: str) -> bytes:
     return "\r\n".join(text.splitlines()).encode("utf-8", "replace")
 
 
+def _possible(session: Session) -> bool:
+    return session.config.filters is not None and not session.uidonly
+
+
 _REST = Spec(b"FILTER", SELECTED, parse, expunge=False, look=False)
 FILTER = Extension(
     5228,
     (b"FILTER=SIEVE",),
     (Spec(b"FILTER", SELECTED, parse, expunge=False, uid=True),),
-    when=lambda session: session.config.filters is not None,
+    when=_possible,
 )

@@ -66,7 +66,7 @@ def parse_set(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
     changes: list[tuple[str, str | None]] = []
     p.open()
-    while not p.close():
+    while not changes or not p.close():
         if changes:
             p.sp()
         entry = entries.parse_entry(p)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from filterd.imap import boxes, names, result
+from filterd.imap import acl, boxes, names, result
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, No
 from filterd.imap.ext.base import Extension
@@ -58,9 +58,10 @@ class Elsewhere(Call):
 
 def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
-    sources = _sources(p) if p.take(b"IN ") else [boxes.Boxes(b"SELECTED")]
+    sources = _sources(p, acl.others(session)) if p.take(b"IN ") else [boxes.Boxes(b"SELECTED")]
     options = result.parse_options(p) or result.Options(all=True)
     keys, key = parse_keys(p)
+    result.require_fuzzy(options, keys.fuzzy)
     only_selected = all(source.kind == b"SELECTED" for source in sources)
     if any(source.kind == b"SELECTED" for source in sources) and session.view is None:
         raise Bad("No mailbox selected")
@@ -83,13 +84,13 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     return run
 
 
-def _sources(p: Parser) -> list[boxes.Boxes]:
+def _sources(p: Parser, others: tuple[str, ...]) -> list[boxes.Boxes]:
     found: list[boxes.Boxes] = []
     p.open()
     while True:
         if p.peek() == b"(":
             raise Bad("Unknown scope option")
-        found.append(boxes.parse(p, _KINDS))
+        found.append(boxes.parse(p, _KINDS, others))
         if len(found) > _MAX_FILTERS:
             raise Bad("Too many mailbox filters")
         if p.close():
@@ -139,7 +140,8 @@ def _place(call: Call, name: str) -> Call | None:
 def _search(call: Call, key: Key, options: result.Options, modseq: bool) -> Generator[None, None, None]:
     view = call.view
     try:
-        found = yield from Searcher(call, call.session.clock.time()).run(key, range(len(view)))
+        searcher = Searcher(call, call.session.clock.time())
+        found = yield from searcher.run(key, range(len(view)))
         highest = 0
         if modseq:
             highest = yield from result.highest_modseq(call, found)
@@ -150,9 +152,8 @@ def _search(call: Call, key: Key, options: result.Options, modseq: bool) -> Gene
     if found:
         box = names.encode(view.mailbox, call.session.utf8 or call.session.rev2)
         uidvalidity = view.snapshot.info.uidvalidity
-        result.write_esearch(
-            call, options, found, highest, b" MAILBOX %b UIDVALIDITY %d" % (box, uidvalidity)
-        )
+        where = b" MAILBOX %b UIDVALIDITY %d" % (box, uidvalidity)
+        result.write_esearch(call, options, found, highest, where, searcher.relevancy)
 
 
 MULTISEARCH = Extension(7377, (b"MULTISEARCH",), (Spec(b"ESEARCH", AFTER, parse, expunge=False, still=True),))

@@ -1,9 +1,10 @@
-"""NAMESPACE: one personal namespace. Specification: RFC 2342. Complete."""
+"""NAMESPACE: the personal one, other people's, and the public one (``filterd.imap.sharing``). Specification: RFC 2342. Complete."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from filterd.imap import names
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.ext.base import Extension
 from filterd.imap.parse import Parser
@@ -17,7 +18,13 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.end()
 
     def run(call: Call) -> str:
-        call.write(b'* NAMESPACE (("" "/")) NIL NIL\r\n')
+        others = public = b"NIL"
+        if session.shared is not None:
+            spaces = [
+                b"((%b))" % b" ".join((names.astring(p.encode()), b'"/"')) for p in session.shared.prefixes
+            ]
+            others, public = [*spaces, b"NIL"][:2]
+        call.write(b'* NAMESPACE (("" "/")) %b %b\r\n' % (others, public))
         return "NAMESPACE completed"
 
     return run

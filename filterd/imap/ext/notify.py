@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filterd.imap import boxes, fetch_items
+from filterd.imap import acl, boxes, fetch_items
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad, No
 from filterd.imap.ext.base import Extension
@@ -50,7 +50,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     groups: list[Group] = []
     selected: Selected | None = None
     while True:
-        found = _group(p)
+        found = _group(p, acl.others(session))
         if isinstance(found, Group):
             groups.append(found)
         elif selected is not None:
@@ -94,7 +94,7 @@ def _is_selected(session: Session, notify: Notify, mid: str) -> bool:
     return notify.selected is not None and session.view is not None and session.view.mailbox_id == mid
 
 
-def _group(p: Parser) -> Group | Selected:
+def _group(p: Parser, others: tuple[str, ...]) -> Group | Selected:
     p.open()
     for word, delayed in sorted(_SELECTED.items(), reverse=True):
         if p.take(word + b" "):
@@ -103,7 +103,7 @@ def _group(p: Parser) -> Group | Selected:
                 raise Bad("Only events of messages with SELECTED")
             _close(p)
             return Selected(delayed, events, plan)
-    where = boxes.parse(p, boxes.ALL_KINDS)
+    where = boxes.parse(p, boxes.ALL_KINDS, others)
     p.sp()
     events, plan = _events(p)
     if plan is not None:

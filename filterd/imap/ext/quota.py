@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filterd.imap import names
+from filterd.imap import acl, names
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.errors import No
 from filterd.imap.ext.base import Extension
@@ -42,8 +42,12 @@ def parse_root(p: Parser, session: Session, uid: bool) -> Run:
     def run(call: Call) -> str:
         info = call.store.info(mailbox)
         name = names.encode(info.name, session.utf8 or session.rev2)
-        call.write(b"* QUOTAROOT %b %b\r\n" % (name, _ROOT))
-        _write(call)
+        if acl.foreign(session, info.name):
+            # It counts for its owner, and how much he has is his own business: no root to be asked about (RFC 2087 5.2).
+            call.write(b"* QUOTAROOT %b\r\n" % name)
+        else:
+            call.write(b"* QUOTAROOT %b %b\r\n" % (name, _ROOT))
+            _write(call)
         return "GETQUOTAROOT completed"
 
     return run

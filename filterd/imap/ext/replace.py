@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from filterd.imap import numset
+from filterd.imap import acl, numset
 from filterd.imap.call import Call, Run, Spec
 from filterd.imap.cmd.append import parse_upload, store
 from filterd.imap.errors import Bad, No
@@ -35,6 +35,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
         uids = numset.pick(view.uids, call.spans(wanted))
         if len(uids) != 1 or uids[0] in view.gone:
             raise No("No such message", "NONEXISTENT" if session.rev2 else "")
+        acl.require(call, view.mailbox, "te")
         stored = store(call, mailbox, [upload])[0]
         call.write(b"* OK [APPENDUID %d %d] Stored\r\n" % (stored.uidvalidity, stored.uid))
         call.store.set_flags(view.mailbox, uids, "add", ("\\Deleted",))

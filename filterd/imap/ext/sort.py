@@ -1,24 +1,26 @@
 """SORT and UID SORT, with the extended forms.
 
-Specification: RFC 5256 (SORT), RFC 5267 2 and 3 (ESORT), RFC 5957 (SORT=DISPLAY). Complete.
+Specification: RFC 5256 (SORT), RFC 5267 2 and 3 (ESORT), RFC 5957 (SORT=DISPLAY), RFC 6203 5 (RELEVANCY). Complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from filterd.imap import contexts, result, subject
+from filterd.imap import contexts, names, result, subject
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad
 from filterd.imap.ext.base import Extension
 from filterd.imap.parse import Parser
 from filterd.imap.render import NOT_CACHED, header_lines
 from filterd.imap.search import Searcher
-from filterd.imap.search_keys import KeyParser, fold, parse_charset
+from filterd.imap.search_keys import KeyParser, parse_charset
 from filterd.imap.state import SELECTED
 from filterd.store.base import Row
+from rules.comparator import unicode_casemap
 from rules.mail import address, words
 from rules.mail.message import Message
 
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from filterd.imap.session import Session
 
 Value = int | str
+_NO_SCORES: Mapping[int, int] = MappingProxyType({})
 _MAX_CRITERIA = 32
+_RELEVANCY = b"RELEVANCY"
 
 
 def parse(p: Parser, session: Session, uid: bool) -> Run:
@@ -34,27 +38,35 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     options = result.parse_options(p)
     criteria = _criteria(p)
     p.sp()
-    charset = parse_charset(p)
+    with result.saving(session, options):
+        charset = parse_charset(p)
     p.sp()
     keys = KeyParser(p, charset)
     key = keys.keys()
     p.end()
+    result.require_fuzzy(options, keys.fuzzy)
+    scored = any(name == _RELEVANCY for name, _ in criteria)
+    if scored and not keys.fuzzy:
+        raise Bad("RELEVANCY needs a FUZZY key")
 
     def run(call: Call) -> Steps:
         session.condstore |= keys.modseq
         places: Sequence[int] = range(len(call.view))
-        found = yield from Searcher(call, session.clock.time()).run(key, places)
+        searcher = Searcher(call, session.clock.time())
+        found = yield from searcher.run(key, places)
         highest = 0
         if keys.modseq:
             highest = yield from result.highest_modseq(call, found)
         if options is not None and options.save:
             result.save(call, options, found)
-        found = yield from _sort(call, criteria, found)
+        found = yield from _sort(call, criteria, found, searcher.relevancy)
         if options is not None:
-            result.write_esearch(call, options, found, highest)
+            result.write_esearch(call, options, found, highest, b"", searcher.relevancy)
         else:
             result.write_list(call, b"SORT", list(found), highest)
-        if options is not None and options.update:
+        if options is not None and options.update and scored:  # what comes later has no score beside these
+            call.write(b"* NO [NOUPDATE %b] Not by relevancy\r\n" % names.astring(call.tag))
+        elif options is not None and options.update:
             contexts.keep_sorted(
                 call,
                 key,
@@ -92,10 +104,11 @@ def _criteria(p: Parser) -> list[tuple[bytes, bool]]:
 class Cached:
     """A row's header fields, decoded as sorting needs them."""
 
-    __slots__ = ("message", "row")
+    __slots__ = ("message", "row", "score")
 
-    def __init__(self, call: Call, row: Row) -> None:
+    def __init__(self, call: Call, row: Row, score: int = 0) -> None:
         self.row = row
+        self.score = score
         data = row.headers
         if data == NOT_CACHED:
             data = call.store.read(call.view.mailbox, row.uid) or b""
@@ -127,9 +140,9 @@ class Cached:
             case None:
                 return ""
             case address.Group() as group:
-                return fold(group.name)
+                return unicode_casemap(group.name)
             case mailbox:
-                return fold(mailbox.local)
+                return unicode_casemap(mailbox.local)
 
     def display(self, name: bytes) -> str:
         """RFC 5957 3: the display name, else the address."""
@@ -137,19 +150,20 @@ class Cached:
             case None:
                 return ""
             case address.Group() as group:
-                return fold(group.name)
+                return unicode_casemap(group.name)
             case mailbox:
                 shown = mailbox.name
                 if "=?" in shown:
                     shown = words.decode(shown.encode("utf-8", "replace"))
-                return fold(shown or f"{mailbox.local}@{mailbox.domain}")
+                return unicode_casemap(shown or f"{mailbox.local}@{mailbox.domain}")
 
 
 _VALUES: dict[bytes, Callable[[Cached], Value]] = {
     b"ARRIVAL": lambda c: c.row.date,
     b"SIZE": lambda c: c.row.size,
+    _RELEVANCY: lambda c: -c.score,  # the best first
     b"DATE": Cached.sent,
-    b"SUBJECT": lambda c: fold(subject.base(c.message.subject())[0]),
+    b"SUBJECT": lambda c: unicode_casemap(subject.base(c.message.subject())[0]),
     b"FROM": lambda c: c.mailbox(b"from"),
     b"TO": lambda c: c.mailbox(b"to"),
     b"CC": lambda c: c.mailbox(b"cc"),
@@ -159,27 +173,32 @@ _VALUES: dict[bytes, Callable[[Cached], Value]] = {
 
 
 def _sort(
-    call: Call, criteria: list[tuple[bytes, bool]], places: Sequence[int]
+    call: Call, criteria: list[tuple[bytes, bool]], places: Sequence[int], relevancy: Callable[[int], int]
 ) -> Generator[None, None, list[int]]:
     """The positions (ascending) of messages that are there, in order."""
-    values = yield from _values(call, criteria, places)
     uids = call.view.uids
+    scored = any(name == _RELEVANCY for name, _ in criteria)
+    scores = {uids[place]: relevancy(place) for place in places} if scored else {}
+    values = yield from _values(call, criteria, places, scores)
     at = {uids[place]: place for place in places}
     return [at[uid] for uid in _order(criteria, [uid for uid in at if uid in values], values)]
 
 
 def _values(
-    call: Call, criteria: list[tuple[bytes, bool]], places: Sequence[int]
+    call: Call,
+    criteria: list[tuple[bytes, bool]],
+    places: Sequence[int],
+    scores: Mapping[int, int] = _NO_SCORES,
 ) -> Generator[None, None, dict[int, list[Value]]]:
     """What they are sorted by, by UID."""
-    cold = any(name not in (b"ARRIVAL", b"SIZE") for name, _ in criteria)
+    cold = any(name not in (b"ARRIVAL", b"SIZE", _RELEVANCY) for name, _ in criteria)
     values: dict[int, list[Value]] = {}
     limit = call.session.config.limits.rows
     for start in range(0, len(places), limit):
         view = call.view
         uids = [view.uids[place] for place in places[start : start + limit]]
         for row in call.store.rows(view.mailbox, uids, cold):
-            cached = Cached(call, row)
+            cached = Cached(call, row, scores.get(row.uid, 0))
             values[row.uid] = [_VALUES[name](cached) for name, _ in criteria]
         yield
     return values

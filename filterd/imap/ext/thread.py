@@ -12,9 +12,10 @@ from filterd.imap.ext.base import Extension
 from filterd.imap.ext.sort import Cached
 from filterd.imap.parse import Parser
 from filterd.imap.search import Searcher
-from filterd.imap.search_keys import KeyParser, fold, parse_charset
+from filterd.imap.search_keys import KeyParser, parse_charset
 from filterd.imap.state import SELECTED
 from filterd.imap.threading import Node
+from rules.comparator import unicode_casemap
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
@@ -64,7 +65,14 @@ def _nodes(call: Call, places: Sequence[int]) -> Generator[None, None, list[Node
             parents = message.message_ids(b"references") or message.message_ids(b"in-reply-to")[:1]
             number = row.uid if by_uid else view.number_of(row.uid)
             nodes.append(
-                Node(number, cached.sent(), fold(base), answer, message.message_id(), parents[-1000:])
+                Node(
+                    number,
+                    cached.sent(),
+                    unicode_casemap(base),
+                    answer,
+                    message.message_id(),
+                    parents[-1000:],
+                )
             )
         yield
     return nodes

@@ -14,7 +14,19 @@ import pytest
 
 from filterd.cli import sendmail
 from filterd.local_delivery import LocalDelivery
-from filterd.maildrop import ASIDE, MOST_AT_ONCE, Drop, Maildrop, Unusable, folder_for, make, owner, put, read
+from filterd.maildrop import (
+    ASIDE,
+    FIRST,
+    MOST_AT_ONCE,
+    Drop,
+    Maildrop,
+    Unusable,
+    folder_for,
+    make,
+    owner,
+    put,
+    read,
+)
 from pipeline.reply import Reply
 from pipeline.verdict import Disposition, Verdict
 from tests.house import DOMAIN, House
@@ -40,7 +52,7 @@ class Box:
         return put(self.folder, Drop(recipients, **facts), data)  # type: ignore[arg-type]  # its own fields
 
     def names(self) -> list[str]:
-        return sorted(os.listdir(self.folder))
+        return sorted(name for name in os.listdir(self.folder) if not name.startswith(FIRST))
 
     def inbox(self, person: str = "ann") -> list[bytes]:
         return self.house.box(person)
@@ -135,10 +147,53 @@ def test_what_fails_for_now_stays(box: Box) -> None:
 def test_after_a_day_of_failures_its_sender_is_told(box: Box) -> None:
     box.house.jobs.broken.add(ANN)
     name = box.put("ann", sender=f"bob@{DOMAIN}")
-    old = time.time() - 21 * 3600
-    os.utime(os.path.join(box.folder, name), (old, old))
-    box.run()
+    box.run(lambda: name in box.drop._told)
+    box.house.clock.now += 19 * 3600
+    again(box)
+    box.run(lambda: name in box.drop._told)
+    assert not box.house.spool.outgoing
+    box.house.clock.now += 2 * 3600
+    again(box)
+    box.run(lambda: not os.listdir(box.folder))  # the mark of the first try goes, too
     assert [out.recipient for out in box.house.spool.outgoing] == [f"bob@{DOMAIN}"]
+
+
+def again(box: Box) -> None:
+    """As a new process would see it."""
+    box.drop._told.clear()
+    box.drop._put_off.clear()
+    box.drop._since.clear()
+
+
+def test_days_without_a_server_are_no_days_of_failures(box: Box) -> None:
+    box.house.jobs.broken.add(ANN)
+    name = box.put("ann", sender=f"bob@{DOMAIN}")
+    old = time.time() - 3 * 86_400
+    os.utime(os.path.join(box.folder, name), (old, old))
+    box.run(lambda: name in box.drop._told)
+    assert not box.house.spool.outgoing
+    box.house.jobs.broken.clear()
+    again(box)
+    box.run()
+    assert len(box.inbox()) == 1 and not box.names()
+
+
+def test_a_mark_of_the_first_try_that_is_none_of_ours(box: Box) -> None:
+    """Anybody may make files in the folder."""
+    box.house.jobs.broken.add(ANN)
+    name = box.put("ann", sender=f"bob@{DOMAIN}")
+    os.symlink("/etc/passwd", os.path.join(box.folder, FIRST + name))
+    os.mkdir(os.path.join(box.folder, FIRST + "nobody"))
+    box.run(lambda: name in box.drop._told)
+    assert not box.house.spool.outgoing and not os.path.islink(os.path.join(box.folder, FIRST + name))
+    os.unlink(os.path.join(box.folder, FIRST + name))
+    os.mkdir(os.path.join(box.folder, FIRST + name))
+    again(box)
+    box.run(lambda: name in box.drop._told)
+    box.house.jobs.broken.clear()
+    again(box)
+    box.run()
+    assert len(box.inbox()) == 1
 
 
 def test_what_is_no_drop_is_put_aside(box: Box, tmp_path: Path) -> None:

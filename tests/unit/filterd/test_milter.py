@@ -12,6 +12,7 @@ import pytest
 from filterd.explain.text import explain
 from filterd.milter import UNCERTAIN, MilterReception, MilterReceptionSettings, address, arguments, restored
 from filterd.milter_sieve import Screen
+from filterd.milter_srs import MilterSrs
 from filterd.outgoing import Departure
 from filterd.proto.milter import WANTED, Judge
 from pipeline import edits
@@ -22,6 +23,7 @@ from pipeline.envelope import Profile
 from pipeline.registry import StageContext
 from pipeline.reply import Reply
 from pipeline.runner import Runner
+from pipeline.srs import Original, Rewritten, Srs
 from pipeline.stage import Stage
 from pipeline.stages.dkim import DkimSettings, DkimStage
 from pipeline.stages.privacy import PrivacySettings
@@ -429,11 +431,73 @@ def test_odd_fields_survive_an_edited_header(tmp_path: Path) -> None:
     assert b"X: a\rb\r\n" in left and left.startswith(b"X-Top: 1\r\n")
 
 
-def test_what_a_filter_cannot_do_is_kept_and_said(tmp_path: Path) -> None:
-    lab = scripted(tmp_path, 'require "fileinto"; fileinto "Junk";')
-    assert lab.ask(judge())[-1] is Bare.CONTINUE
-    assert any("not possible here" in one.summary for one in lab.traces.all[0].spans)
+def test_a_script_that_does_not_fit_is_not_run(tmp_path: Path) -> None:
+    assert scripted(tmp_path, 'require "fileinto"; fileinto "Junk";').ask(judge())[-1] is Bare.CONTINUE
     assert scripted(tmp_path, "no sieve").ask(judge())[-1] is Bare.CONTINUE
+
+
+def test_a_script_edited_into_an_error_leaves_the_last_good_one(tmp_path: Path) -> None:
+    lab = scripted(tmp_path, "discard;")
+    assert lab.ask(judge()) == [Bare.DISCARD]
+    script = tmp_path / "policy.sieve"
+    for bad in ('require "fileinto"; fileinto "Junk";', "discard; nonsense"):
+        script.write_text(bad)
+        assert lab.ask(judge()) == [Bare.DISCARD]
+    script.unlink()
+    assert lab.ask(judge()) == [Bare.DISCARD]
+    script.write_text("keep;  # again")
+    assert lab.ask(judge())[-1] is Bare.CONTINUE
+
+
+def test_scripts_hold_a_message(tmp_path: Path) -> None:
+    text = 'require ["vnd.filterd.quarantine", "envelope"]; if envelope "to" "bob@here.example" { quarantine "odd one"; }'
+    packets = scripted(tmp_path, text).ask(judge(to=TWO))
+    assert [one.reason for one in packets if isinstance(one, Quarantine)] == [b"sieve: odd one"]
+    assert not any(isinstance(one, DeleteRecipient) for one in packets)
+    without = scripted(tmp_path, text).mail(judge(to=TWO, actions=Actions.ADDHDRS | Actions.CHGHDRS))
+    assert b"X-Filterd-Quarantine: sieve: odd one\r\n" in without
+
+
+def rewriting(tmp_path: Path, text: str = "keep;") -> tuple[Lab, Srs]:
+    lab = scripted(tmp_path, text)
+    srs = Srs("here.example", [b"secret"], lab.clock, ("also.example",))
+    lab.reception.srs = MilterSrs(srs, frozenset({"here.example", "also.example"}), lab.clock)
+    return lab, srs
+
+
+def senders(packets: Sequence[Packet]) -> list[bytes]:
+    return [one.address for one in packets if isinstance(one, ChangeFrom)]
+
+
+def test_srs_only_when_nobody_is_here(tmp_path: Path) -> None:
+    lab, srs = rewriting(tmp_path)
+    (sender,) = senders(lab.ask(judge(to=(b"<x@far.example>", b"<y@farther.example>"))))
+    assert srs.reverse(sender.decode().strip("<>")) == Original("a@away.example")
+    assert [one.result for one in lab.traces.all[0].spans if one.stage == "srs"] == ["rewritten"]
+    for near in (b"<x@HERE.example>", b"<x@also.example>", b"<postmaster>"):
+        assert not senders(lab.ask(judge(to=(b"<x@far.example>", near))))
+    assert not senders(scripted(tmp_path, "keep;").ask(judge(to=(b"<x@far.example>",))))  # not asked for
+    away = 'redirect "x@far.example";'
+    assert senders(rewriting(tmp_path, away)[0].ask(judge(to=(b"<x@here.example>",))))
+    here = 'redirect "x@here.example";'
+    assert not senders(rewriting(tmp_path, here)[0].ask(judge(to=(b"<x@far.example>",))))
+
+
+def test_a_bounce_finds_its_way_back(tmp_path: Path) -> None:
+    lab, srs = rewriting(tmp_path)
+    made = srs.forward("sender@far.example")
+    assert isinstance(made, Rewritten)
+    forged = "SRS0=AAAA=AA=far.example=x@here.example"
+    bounce = judge(to=(f"<{made.address}>".encode(), f"<{forged}>".encode()))
+    bounce.mail = (b"<>",)
+    packets = lab.ask(bounce)
+    assert [one.address for one in packets if isinstance(one, AddRecipient)] == [b"<sender@far.example>"]
+    assert [one.address for one in packets if isinstance(one, DeleteRecipient)] == [
+        f"<{made.address}>".encode()
+    ]
+    assert not senders(packets)
+    foreign = judge(to=(f"<{made.address}>".encode(),))  # no bounce: nothing is an open relay
+    assert not [one for one in lab.ask(foreign) if isinstance(one, AddRecipient)]
 
 
 def test_removals_come_last_first() -> None:

@@ -32,6 +32,8 @@ from rules.mail.message import Message
         ("v=DMARC1; rua=mailto:a@b.example", "none"),
         ("v=DMARC1; p=maybe; rua=mailto:a@b.example", "none"),
         ("v=DMARC1; p=reject; p=none", "reject"),
+        ("v=DMARC1; p=reject; sp=maybe; rua=mailto:a@b.example", "none"),
+        ("v=DMARC1; p=reject; sp=; np=None", "reject"),
     ],
 )
 def test_records(text: str, policy: str) -> None:
@@ -49,6 +51,8 @@ def test_records(text: str, policy: str) -> None:
         "v=dmarc1; p=none",
         "v=DMARC12; p=none",
         "v=DMARC1; p=maybe",
+        "v=DMARC1; p=reject; sp=maybe",
+        "v=DMARC1; p=reject; np=; sp=nothing",
         "v=DMARC1; p=none;" + "x" * 5000,
     ],
 )
@@ -72,6 +76,7 @@ def test_all_tags() -> None:
         ("mailto:a@b.example!10m",),
         ("mailto:c@d.example",),
         text,
+        "1",
     )
     assert parse("v=DMARC1; p=none; pct=-1; adkim=x", "d") == Record(
         "d", text="v=DMARC1; p=none; pct=-1; adkim=x"
@@ -122,14 +127,56 @@ def test_discovery_by_the_list(domain: str, at: str | None, asked: int) -> None:
 def test_discovery_up_the_tree() -> None:
     found, names = find("x.own.example.co.uk", ZONE, tree=True)
     assert found.record is not None
-    assert found.record.domain == "own.example.co.uk"
+    assert (
+        found.record.domain == "example.co.uk"
+    )  # RFC 9989 4.10.1: the author's own, else the organisation's
     assert found.organisation == "example.co.uk"
     assert names[-1] == "_dmarc.uk"
+    own, _ = find("own.example.co.uk", ZONE, tree=True)
+    assert (own.record and own.record.domain, own.organisation) == ("own.example.co.uk", "example.co.uk")
     psd, _ = find("mail.a.bank", ZONE, tree=True)
     assert (psd.record and psd.record.domain, psd.organisation) == ("bank", "a.bank")
     stop, names = find("c.b.a.bank", ZONE, tree=True)
     assert (stop.organisation, names) == ("b.a.bank", ["_dmarc.c.b.a.bank", "_dmarc.b.a.bank"])
     assert len(find(".".join("abcdefghijklmnop"), ZONE, tree=True)[1]) == WALK
+
+
+def test_a_public_suffix_speaks_for_its_own_mail_and_for_those_without_a_record() -> None:
+    zone = Zone.parse(
+        """
+        _dmarc.bank TXT "v=DMARC1; p=reject; psd=y; sp=quarantine"
+        _dmarc.x.b.bank TXT "v=DMARC1; p=none"
+        """
+    )
+    own, names = find("bank", zone, tree=True)
+    assert (own.record and own.record.domain, own.organisation, names) == ("bank", "bank", ["_dmarc.bank"])
+    below, _ = find(
+        "y.x.b.bank", zone, tree=True
+    )  # what lies between is neither the author's nor the organisation's
+    assert (below.record and below.record.domain, below.organisation) == ("bank", "b.bank")
+
+
+@pytest.mark.parametrize(
+    ("record", "identifier", "result"),
+    [
+        ("", "a.cust.host.example", "pass"),
+        ("_dmarc.cust.host.example TXT v=DMARC1; p=none", "a.cust.host.example", "pass"),
+        ("_dmarc.cust.host.example TXT v=DMARC1; p=none; psd=n", "a.cust.host.example", "fail"),
+        ("_dmarc.cust.host.example TXT v=DMARC1; p=none; psd=n", "cust.host.example", "fail"),
+        ("_dmarc.cust.host.example TXT v=DMARC1; p=none; psd=y", "a.cust.host.example", "fail"),
+        ("_dmarc.cust.host.example TXT v=DMARC1; p=none; psd=n", "host.example", "pass"),
+        ("_dmarc.cust.host.example SERVFAIL", "a.cust.host.example", "pass"),
+    ],
+)
+def test_a_part_of_the_tree_may_be_an_organisation_of_its_own(
+    record: str, identifier: str, result: str
+) -> None:
+    zone = Zone.parse(f"_dmarc.host.example TXT v=DMARC1; p=reject\n{record}\n")
+    found, _ = find("host.example", zone, tree=True)
+    identifiers = [Authenticated("dkim", "pass", identifier)]
+    for one in found.branches(identifiers):
+        found.give_branch(one, [zone.lookup(name, "TXT") for name in found.branch(one)])
+    assert evaluate(found, identifiers).result == result
 
 
 def judge(domain: str, *identifiers: Authenticated, zone: Zone = ZONE) -> Outcome:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from rules import comparator
@@ -34,3 +36,14 @@ def test_numeric() -> None:
     assert order("9" * 5000) > order("9" * 4000)
     assert comparator.numeric_normal("007x") == "7"
     assert comparator.numeric_normal("000") == "0"
+
+
+def test_what_is_equal_under_unicode_casemap_is_found_as_the_same() -> None:
+    for code in (*range(0xD800), *range(0xE000, sys.maxunicode + 1)):
+        char = chr(code)
+        found = comparator.search_form(char)
+        assert (
+            comparator.search_form(comparator.unicode_casemap(char)) == found == comparator.search_form(found)
+        ), hex(code)
+        assert comparator.search_form(char.casefold()) == found, hex(code)
+    assert comparator.search_form("STRASSE") == comparator.search_form("Straße")

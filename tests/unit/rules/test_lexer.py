@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rules.lexer import IDENTIFIER, NUMBER, PUNCTUATION, STRING, TAG, tokenize
-from rules.limits import Limits
+from rules.lexer import _BLANK, IDENTIFIER, NUMBER, PUNCTUATION, STRING, TAG, Tokens, _run, _whole, tokenize
+from rules.limits import DEFAULT, Limits
 
 
 def tokens(text: str) -> list[tuple[int, str]]:
@@ -98,3 +100,52 @@ def test_string_limit() -> None:
 )
 def test_linear_on_hostile_text(text: str) -> None:
     tokenize(text, Limits())
+
+
+PIECES = (
+    *('"', "\\", "text:", "\n.\n", "\n", ".", "\r\n", " ", "#", "/*", "*/", "/", "a", "Text:", ":", "1", "K"),
+    *(
+        "9G",
+        "9" * 22,
+        "[",
+        "]",
+        "(",
+        ")",
+        "{",
+        "}",
+        ",",
+        ";",
+        "é",
+        "\0",
+        "_",
+        "if",
+        '"a"',
+        '"$\\{b}"',
+        "x" * 33,
+    ),
+    *(
+        "\ufeff",
+        "..",
+        "text",
+        "text:\nx\n.\n",
+        "text: # c\n..y\n.\n",
+        "/* c */",
+        "# c\n",
+        ":tag",
+        "007",
+        "5m",
+    ),
+)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14))
+def test_all_at_once_is_the_same_as_one_by_one(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    whole = Tokens()
+    if _whole(text, whole, DEFAULT):
+        slow = Tokens()
+        assert _BLANK.match(text, _run(text, 0, slow, DEFAULT)).end() == len(text)  # type: ignore[union-attr]  # matches ""
+        assert whole == slow
+        assert not slow.faults
+    else:
+        assert tokenize(text, DEFAULT).faults

@@ -153,3 +153,29 @@ def test_app_passwords(file: str, capsys) -> None:
     assert code == 1 and "no app password" in err
     assert "no app passwords" in run(capsys, "app-password", "list", "-c", file, "ann@example.org")[1]
     assert run(capsys, "app-password", "list", "-c", file, "bob@example.org")[0] == 1
+
+
+def test_show_says_that_an_index_was_made_anew(file: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("secret words\n"))
+    run(capsys, "add", "-c", file, "ann@example.org", "--password-stdin")
+    code, out, _ = run(capsys, "show", "-c", file, "ann@example.org")
+    assert code == 0 and "made anew" not in out
+    folder = Path(json.loads(run(capsys, "show", "-c", file, "ann@example.org", "--json")[1])["maildir"])
+    for lost in (1, 2):
+        store = open_store(load(file))
+        store.account("ann@example.org").set_metadata(None, "/private/comment", "kept")
+        store.close()
+        for path in (folder / ".filterd").iterdir():
+            path.unlink()
+        if lost == 2:
+            (folder / "filterd-account").write_text("nonsense")
+        store = open_store(load(file))
+        account = store.account("ann@example.org")
+        assert account.get_metadata(None, "/private/comment") == ("kept" if lost == 1 else None)
+        store.close()
+        code, out, _ = run(capsys, "show", "-c", file, "ann@example.org")
+        assert code == 0 and "made anew" in out
+        assert ("came back: 1 entries of METADATA" in out) == (lost == 1)
+        assert ("filterd-account is damaged" in out) == (lost == 2)
+    facts = json.loads(run(capsys, "show", "-c", file, "ann@example.org", "--json")[1])
+    assert "damaged" in facts["index"]["problems"][0]

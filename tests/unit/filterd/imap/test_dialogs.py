@@ -55,7 +55,13 @@ class Services:
 def make_door(options: Mapping[str, str]) -> Door:
     services = Services(MemoryStore(FakeClock(), CountingIds()).account("ann@example.org"))
     door = ImapDoor(
-        ImapServerConfig(tls=True, message_size=100_000, mechanisms=saslclient.offer(options)),
+        ImapServerConfig(
+            tls=True,
+            message_size=100_000,
+            message_limit=int(options.get("message_limit", 0)),
+            save_limit=int(options.get("save_limit", 0)),
+            mechanisms=saslclient.offer(options),
+        ),
         services,
         services,
         services,

@@ -70,6 +70,24 @@ def test_appending(store: AccountStore) -> None:
     assert lessons(store, MailboxEvent("ann", "ann", APPEND, "INBOX", (7,))) == {}
 
 
+def test_appending_with_flags(store: AccountStore) -> None:
+    flags = (("$Junk",), ("NonJunk", "\\Seen"), ("\\Seen",), ("$NotJunk", "$junk"), ())
+    uids = tuple(
+        one.uid
+        for one in store.append("INBOX", [NewMessage(MAIL % n, flags=one) for n, one in enumerate(flags)])
+    )
+    one, two, _, four, _ = uids
+    assert lessons(store, MailboxEvent("ann", "ann", APPEND, "INBOX", uids)) == {
+        "spam": [one, four],
+        "ham": [two],
+    }
+    assert lessons(store, MailboxEvent("ann", "ann", APPEND, "INBOX", uids[2:3])) == {}
+    gone = MailboxEvent("ann", "ann", APPEND, "INBOX", (uids[-1] + 5,))  # expunged meanwhile
+    assert lessons(store, gone) == {}
+    (inside,) = store.append("Junk", [NewMessage(MAIL % 9, flags=("$NotJunk",))])
+    assert lessons(store, MailboxEvent("ann", "ann", APPEND, "Junk", (inside.uid,))) == {"spam": [inside.uid]}
+
+
 def test_flags(store: AccountStore) -> None:
     event = MailboxEvent(
         "ann",

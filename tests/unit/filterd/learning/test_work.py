@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from filterd.learning.classifier import BayesClassifier
 from filterd.learning.journal import Journal, journal_path
 from filterd.learning.learner import Learner
 from filterd.learning.lesson import Lesson, Outcome
-from filterd.learning.work import Work
+from filterd.learning.work import APART_SECONDS, BATCH, Work
+from filterd.store.base import StoreUnavailable
 from pipeline.ports import Clock
 
 
@@ -92,6 +96,55 @@ class Faulty(Daemon):
 
     async def teach(self, account: str, lessons: Sequence[Lesson]) -> list[Outcome]:
         raise KeyError("a mistake")
+
+
+class Mailboxes:
+    """Messages of several accounts; of some none can be read now."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing: dict[str, Exception | None] = {
+            name: StoreUnavailable("the disk is gone") for name in failing
+        }
+        self.asked: list[str] = []
+
+    async def read(self, account: str, mailbox: str, uid: int) -> bytes | None:
+        self.asked.append(account)
+        failure = self.failing.get(account)
+        if failure is not None:
+            raise failure
+        return mail(uid, f"cheap pills of {account}")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [StoreUnavailable("away"), OSError(5, "Input/output error"), sqlite3.OperationalError("locked")],
+)
+def test_an_account_that_cannot_be_read_keeps_nobody_waiting(tmp_path: Path, failure: Exception) -> None:
+    clock, daemon, boxes = Now(), Daemon(), Mailboxes("ann")
+    boxes.failing["ann"] = failure
+    daemon.down = False
+    journal = Journal(journal_path(tmp_path))
+    journal.note_places(
+        "ann", "spam", "Junk", list(range(1, BATCH + 11)), clock.time()
+    )  # more than a batch, the oldest
+    journal.note_places("bob", "spam", "Junk", [1, 2], clock.time())
+
+    async def main() -> None:
+        work = Work(tmp_path, [daemon], clock, boxes)
+        await work.step()
+        await work.step()
+        assert {account for account, _, _ in daemon.heard} == {"bob"} and len(daemon.heard) == 2
+        assert boxes.asked.count("ann") == 1  # left alone for a while
+        assert len(journal.looks(200)) == BATCH + 10
+        boxes.failing.clear()
+        clock.at += APART_SECONDS + 1
+        while journal.left():
+            await work.step()
+        assert len(daemon.heard) == BATCH + 12
+        await work.close()
+
+    asyncio.run(main())
+    journal.close()
 
 
 def test_a_mistake_in_one_engine_puts_its_lessons_off_and_keeps_nobody_waiting(tmp_path: Path) -> None:

@@ -6,9 +6,12 @@ import asyncio
 import gzip
 import io
 import json
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import pytest
 from hypothesis import given
@@ -173,6 +176,69 @@ def test_strangers_cannot_break_the_xml() -> None:
     assert found.lines[0].header_from == "<&>??]]>?"
 
 
+# RFC 7489 appendix C: the children of each element in order, with how often they may stand; leaves with their words.
+SCHEMA = {
+    "feedback": "version report_metadata policy_published record+",
+    "report_metadata": "org_name email extra_contact_info? report_id date_range error*",
+    "date_range": "begin end",
+    "policy_published": "domain adkim? aspf? p sp pct fo",
+    "record": "row identifiers auth_results",
+    "row": "source_ip count policy_evaluated",
+    "policy_evaluated": "disposition dkim spf reason*",
+    "reason": "type comment?",
+    "identifiers": "envelope_to? envelope_from header_from",
+    "auth_results": "dkim* spf+",
+    "dkim": "domain selector? result human_result?",
+    "spf": "domain scope result",
+}
+WORDS = {
+    "adkim": "r|s",
+    "aspf": "r|s",
+    "p": "none|quarantine|reject",
+    "sp": "none|quarantine|reject",
+    "disposition": "none|quarantine|reject",
+    "dkim": "pass|fail",
+    "spf": "pass|fail",
+    "type": "forwarded|sampled_out|trusted_forwarder|mailing_list|local_policy|other",
+    "scope": "helo|mfrom",
+    "result": "none|neutral|pass|fail|softfail|policy|temperror|permerror",
+    "begin": "[0-9]+",
+    "end": "[0-9]+",
+    "pct": "[0-9]+",
+    "count": "[1-9][0-9]*",
+    "version": r"[0-9.]+",
+    "fo": "[01ds](:[01ds])*",
+}
+
+
+def conforms(element: Element) -> None:
+    if len(element) == 0:
+        assert re.fullmatch(WORDS.get(element.tag, "(?s).*"), element.text or ""), (element.tag, element.text)
+        return
+    shape = re.sub(r"([a-z_]+)", r"(?:\1#)", SCHEMA[element.tag]).replace(" ", "")
+    assert re.fullmatch(shape, "".join(f"{child.tag}#" for child in element)), (element.tag, shape)
+    for child in element:
+        conforms(child)
+
+
+def test_reports_follow_the_schema() -> None:
+    many = tuple(Authenticated("dkim", "permerror", f"d{at}.example", "") for at in range(10))
+    helo = Authenticated("spf", "none", "mx.example", "helo")
+    rows = [
+        observation(),
+        observation(identifiers=()),
+        observation(override="policy_test_mode", identifiers=(*many, helo)),
+        observation(override="sampled_out", envelope_from=""),
+    ]
+    policy = data.policy_of(rows[0])
+    assert policy is not None
+    text = aggregate.xml(WHO, days.day_of(DAY), policy, [(data.row_of(one), 2) for one in rows])
+    feedback = ElementTree.fromstring(text)
+    conforms(feedback)
+    assert [one.text for one in feedback.iter("scope")] == ["mfrom", "mfrom", "helo", "mfrom"]
+    assert len(feedback.findall("record")[2].findall("auth_results/dkim")) == 7
+
+
 # -- what others send ----------------------------------------------------------------------------------------------------
 
 TLS = {
@@ -209,9 +275,9 @@ def mailed(content: bytes, kind: str, name: str) -> bytes:
     )
 
 
-def zipped(content: bytes) -> bytes:
+def zipped(content: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", method) as archive:
         archive.writestr("report.xml", content)
     return out.getvalue()
 
@@ -255,6 +321,14 @@ def test_every_packing(content: bytes, kind: str, name: str) -> None:
         gzip.compress(b" " * (incoming.UNPACKED + 10)),
         gzip.compress(XML)[:30],
         zipped(XML)[:40],
+        zipped(XML, zipfile.ZIP_LZMA),
+        zipped(XML, zipfile.ZIP_LZMA).replace(b"feedback", b"feedbakk"),
+        gzip.compress(
+            b"<feedback><policy_published/><x>"
+            + b"<y></y>" * 900
+            + (b"</x><x>" + b"<y></y>" * 900) * 300
+            + b"</x></feedback>"
+        ),
         b"<a>" * 1000,
         b"[" * 100_000,
         b'{"policies": 1}',
@@ -262,11 +336,20 @@ def test_every_packing(content: bytes, kind: str, name: str) -> None:
         b"<feedback><a/></feedback>",
         b"",
     ],
-    ids=[f"case {at}" for at in range(10)],  # not from the octets: archives carry the time
+    ids=[f"case {at}" for at in range(13)],  # not from the octets: archives carry the time
 )
 def test_hostile_ones_are_none(content: bytes) -> None:
     assert recognise(mailed(content, "application/gzip", "r.gz")) is None
     assert recognise(content) is None
+
+
+def test_a_large_report_is_read_whole() -> None:
+    row = b"<row><source_ip>192.0.2.1</source_ip><count>2</count></row><auth_results><spf/><dkim/></auth_results>"
+    found = recognise(
+        gzip.compress(XML.replace(b"</feedback>", (b"<record>" + row + b"</record>") * 5000 + b"</feedback>"))
+    )
+    assert isinstance(found, DmarcReport)
+    assert found.messages == 10_000
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"<", b"{", b"\x1f\x8b", b"PK\x03\x04", b""]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from filterd.store.base import COLD_FIELDS, HOT_FIELDS, AccountStore, NewMessage
 from filterd.store.shelf import Shelf
+from rules.comparator import search_form
 from rules.mail import header, words
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def message(pick: random.Random) -> bytes:
 
 def folded(text: bytes, name: bytes) -> bytes:
     values = header.scan(text).get_all(name)
-    return b"".join(b"\n" + words.decode(value).casefold().encode() for value in values)
+    return b"".join(b"\n" + search_form(words.decode(value)).encode() for value in values)
 
 
 def check(account: AccountStore, mailbox: str) -> None:

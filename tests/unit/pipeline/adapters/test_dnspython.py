@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import struct
 
 import pytest
 
@@ -86,6 +87,9 @@ class Servers(Transport):
                 return answer[:-3]
             case "refused":
                 return answer[:3] + bytes((answer[3] & 0xF0 | 5,)) + answer[4:]
+            case "lame":
+                referral = b"\0" + struct.pack("!HHIH", 2, 1, 300, 11) + b"\x01a\x07example\0"
+                return query.wire[:2] + b"\x80\0\0\1\0\0\0\1\0\0" + query.question + referral
             case "no edns":
                 if query.wire[11]:
                     return query.wire[:2] + b"\x81\x81" + b"\0" * 8
@@ -146,14 +150,14 @@ def test_what_there_is_not(name: str, status: DnsStatus) -> None:
     assert ask(name, "A")[0].status is status
 
 
-@pytest.mark.parametrize("how", ["silent", "reset", "garbage", "cut", "refused"])
+@pytest.mark.parametrize("how", ["silent", "reset", "garbage", "cut", "refused", "lame"])
 def test_the_next_server_is_asked(how: str) -> None:
     answer, log = ask("mail.example.org", "A", BAD, GOOD, how=how)
     assert answer.records == ("192.0.2.1",)
     assert log == ["udp 127.0.0.2", "udp 127.0.0.1"]
 
 
-@pytest.mark.parametrize("how", ["silent", "reset", "garbage", "cut", "refused"])
+@pytest.mark.parametrize("how", ["silent", "reset", "garbage", "cut", "refused", "lame"])
 def test_no_server_left_is_temporary_and_never_nxdomain(how: str) -> None:
     answer, _ = ask("nothing.example", "A", BAD, how=how)
     assert answer.status is DnsStatus.TEMPORARY

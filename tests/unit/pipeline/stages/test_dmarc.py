@@ -27,6 +27,7 @@ ZONE = Zone.parse(
     _dmarc.half.example TXT "v=DMARC1; p=reject; pct=0"
     _dmarc.try.example TXT "v=DMARC1; p=reject; t=y"
     _dmarc.slow.example TIMEOUT
+    _dmarc.tenant.bank.example TXT "v=DMARC1; p=none; psd=n"
     """
 )
 CLIENT = Client(ip="192.0.2.9", helo="mx.example", name="out.forward.example")
@@ -228,3 +229,18 @@ def test_without_from_or_from_our_own_machines_nothing_is_junk() -> None:
     assert done(ask(b"Subject: x\r\n\r\n")) == ("permerror", Disposition.CONTINUE, "")
     assert done(ask(b"From: root\r\n\r\n")) == ("permerror", Disposition.QUARANTINE, "")
     assert done(ask(b"From: root\r\n\r\n", Client(ip=None))) == ("permerror", Disposition.CONTINUE, "")
+
+
+@pytest.mark.parametrize(
+    ("discovery", "signer", "result"),
+    [
+        ("list", "tenant.bank.example", "pass"),
+        ("tree", "tenant.bank.example", "fail"),
+        ("tree", "www.bank.example", "pass"),
+    ],
+)
+def test_who_has_an_organisation_of_his_own_vouches_for_nobody_above(
+    discovery: str, signer: str, result: str
+) -> None:
+    passed = [SignatureResult("pass", domain=signer)]
+    assert run("bank.example", DmarcSettings(discovery=discovery), dkim=passed).result == result

@@ -19,6 +19,8 @@ ZONE = Zone.parse(
     """
     9.2.0.192.zen.example A 127.0.0.4
     9.2.0.192.other.example A 127.0.0.2
+    9.2.0.192.two.example A 127.0.0.2
+    9.2.0.192.two.example A 127.0.0.10
     9.2.0.192.refusing.example A 127.255.255.254
     9.2.0.192.wrong.example A 192.0.2.80
     9.2.0.192.slow.example TIMEOUT
@@ -59,6 +61,12 @@ def run(
         (("zen.example=2:127.0.0.2-127.0.0.11",), "2", "zen.example"),
         (("refusing.example", "wrong.example", "slow.example", "absent.example"), "0", ""),
         (("domain:dbl.example",), "0", ""),
+        (("two.example=3:127.0.0.2", "two.example=1:127.0.0.10"), "4", "two.example"),
+        (
+            ("two.example=3:127.0.0.2", "two.example=1:127.0.0.11", "zen.example"),
+            "4",
+            "two.example zen.example",
+        ),
     ],
 )
 def test_scores(lists: tuple[str, ...], score: str, names: str) -> None:
@@ -96,11 +104,22 @@ def test_who_is_not_asked_for() -> None:
     assert run(DnsblSettings()).summary == "no lists configured"
     assert run(settings, ip=None).result == "none"
     assert run(settings, ip="127.0.0.1").summary == "exempt network"
+    assert run(settings, ip="::ffff:127.0.0.1").summary == "exempt network"
     assert run(settings, auth="ann").summary == "authenticated"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "zen", "a..b", "zen.example=x", "zen.example=1:127.0.0.300", "zen.example=1:x"]
+    "text",
+    [
+        "",
+        "zen",
+        "a..b",
+        "zen.example=x",
+        "zen.example=1:127.0.0.300",
+        "zen.example=1:x",
+        "z.example=1:127.0.0.2-300",
+        "z.example=1:127.0.0.9-2",
+    ],
 )
 def test_bad_lists(text: str) -> None:
     with pytest.raises(PipelineError):

@@ -1,0 +1,80 @@
+"""MESSAGELIMIT and SAVELIMIT: how many messages one command handles.
+
+Specification: RFC 9738. Complete. FETCH, STORE, MOVE, SEARCH and UID EXPUNGE handle the messages with the highest UIDs and say with
+MESSAGELIMIT down to which UID they came; the client goes on with UIDBEFORE. COPY and APPEND are all or nothing, so they are
+refused. SORT, THREAD and what counts (COUNT, MIN, MAX) take what there is: they cost no answer, or one in their own order.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from filterd.imap import numset
+from filterd.imap.call import Call
+from filterd.imap.errors import No
+
+if TYPE_CHECKING:
+    from filterd.imap.config import ImapServerConfig
+    from filterd.imap.result import Options
+
+
+def saving(config: ImapServerConfig) -> int:
+    """Messages that one command may save; 0: any number."""
+    both = [limit for limit in (config.message_limit, config.save_limit) if limit]
+    return min(both, default=0)
+
+
+def uids(call: Call, chosen: array[int]) -> array[int]:
+    """The newest of ``chosen`` (ascending)."""
+    most = call.session.config.message_limit
+    if not most or len(chosen) <= most:
+        return chosen
+    chosen = chosen[-most:]
+    _tell(call, chosen[0])
+    return chosen
+
+
+def spans(call: Call, chosen: numset.Spans) -> numset.Spans:
+    """The same, of positions in the view."""
+    most = call.session.config.message_limit
+    if not most or numset.size(chosen) <= most:
+        return chosen
+    kept: numset.Spans = []
+    for start, end in reversed(chosen):
+        kept.append((max(start, end - most), end))
+        most -= kept[-1][1] - kept[-1][0]
+        if not most:
+            break
+    kept.reverse()
+    _tell(call, call.view.uids[kept[0][0]])
+    return kept
+
+
+def found(call: Call, options: Options | None, places: Sequence[int]) -> Sequence[int]:
+    """The same, of positions that SEARCH found. A window is asked for, not found: it must be small enough."""
+    most = call.session.config.message_limit
+    if not most:
+        return places
+    if options is not None:
+        if options.partial is not None and options.partial.last - options.partial.first >= most:
+            raise No(f"A window of {most} messages at most", f"MESSAGELIMIT {most}")
+        if not (options.all or options.save):
+            return places
+    if len(places) <= most:
+        return places
+    places = places[-most:]
+    _tell(call, call.view.uids[places[0]])
+    return places
+
+
+def save(call: Call, count: int) -> None:
+    """So many messages shall be saved, all or none."""
+    most = saving(call.session.config)
+    if most and count > most:
+        raise No(f"At most {most} messages at once", f"MESSAGELIMIT {most}")
+
+
+def _tell(call: Call, lowest: int) -> None:
+    call.limited = f"MESSAGELIMIT {call.session.config.message_limit} {lowest}"

@@ -1,0 +1,59 @@
+"""Deliver By: the time by which a message must have arrived, and what becomes of it when that has passed.
+
+Specification: RFC 2852, as scripts ask for it (RFC 6009 7). ``BY`` among an item's params holds seconds from its arrival, and the
+mode. What is told to the next host is the time that is left. Mode R: a message is returned when its time has passed, and never
+goes to a host that does not promise the same (4.1, 5). Mode N: the sender hears once that it is late, and it is tried on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from filterd.queue.replies import RemoteReply
+from filterd.queue.rows import Item
+
+BY = "BY"
+_VALUE = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)", re.IGNORECASE)
+TOO_LATE = RemoteReply(554, ("5.4.7 it could not be delivered by the time that was asked for",))
+NO_PROMISE = RemoteReply(550, ("5.3.3 the next host cannot promise a time of delivery (DELIVERBY)",))
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """``at``: seconds since the epoch; ``returned``: is the message returned then, and not only told of?"""
+
+    at: float
+    returned: bool
+    trace: str
+
+    def passed(self, now: float) -> bool:
+        """Is it later?"""
+        return now >= self.at
+
+
+def deadline(item: Item) -> Deadline | None:
+    """By when an item must be delivered; None when nobody asked."""
+    found = _VALUE.fullmatch(item.params.get(BY, ""))
+    if found is None:
+        return None
+    return Deadline(item.created + int(found[1]), found[2].upper() == "R", found[3].upper())
+
+
+def params_now(item: Item, now: float) -> Mapping[str, str]:
+    """The params of a try: BY with the time that is left."""
+    end = deadline(item)
+    if end is None:
+        return item.params
+    return {**item.params, BY: f"{int(end.at - now)};{'R' if end.returned else 'N'}{end.trace}"}
+
+
+def refusal(params: Mapping[str, str], promised: bool) -> RemoteReply | None:
+    """Why a message must not go to the next host (``promised``: it knows DELIVERBY)."""
+    found = _VALUE.fullmatch(params.get(BY, ""))
+    if found is None or found[2].upper() != "R":
+        return None
+    if int(found[1]) <= 0:
+        return TOO_LATE
+    return None if promised else NO_PROMISE

@@ -1,0 +1,243 @@
+"""What a message may be read as: its decoded parts, and where two readers could disagree about them.
+
+A scanner and a mail program parse the same octets (RFC 2045, 2046) and what one of them does not see reaches the other. So
+every part whose decoded octets differ from the message's own is given out to be scanned, in each of its readings: the
+first and the last of two fields or parameters, base64 up to its padding and beyond, uuencoded files in a text, messages inside
+an encoded part. What has more than one reading is ambiguous; the words for it are evidence, and a verdict of the clamav stage.
+
+Invariants: never raises for any octets; at most ``VIEWS`` views and ``octets`` decoded octets, else LIMIT is among the words.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final
+
+from rules.mail import encoding
+from rules.mail.findings import Finding
+from rules.mail.header import make_field
+from rules.mail.mime import Part, parse, walk
+
+VIEWS: Final = 200  # decoded parts of one message, all readings together
+DEPTH: Final = 4  # messages in encoded parts in messages in encoded parts ...
+UU_LINE: Final = 4_000  # octets of a line that may begin or end a uuencoded file
+LIMIT: Final = "too many parts to look at each"
+
+CONTENT_TYPES: Final = "two different Content-Type fields"
+ENCODINGS: Final = "two different transfer encodings"
+BOUNDARIES: Final = "two different boundaries of one part"
+PREFIX: Final = "a boundary that begins with the boundary around it"
+JUNK: Final = "base64 with other characters in it"
+PADDING: Final = "base64 that goes on behind its end"
+UUENCODE: Final = "a uuencoded file in a text"
+COMPOSITE: Final = "a transfer encoding around other parts"
+UNKNOWN: Final = "an unknown transfer encoding"
+MISSING: Final = "a multipart without a usable boundary"
+BARE_CR: Final = "a CR without LF in a header of a part"
+
+_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} [^\r\n]{1,300}\r?$", re.MULTILINE)
+_JUNK: Final = re.compile(rb"[^A-Za-z0-9+/=\r\n\t ]")
+_BEHIND: Final = re.compile(rb"(?<!=)=++[A-Za-z0-9+/]")
+_FOREIGN: Final = bytes(
+    sorted(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="))
+)
+_ALONE: Final = {
+    Finding.ENCODED_COMPOSITE: COMPOSITE,
+    Finding.MISSING_BOUNDARY: MISSING,
+    Finding.LONG_BOUNDARY: MISSING,
+    Finding.UNKNOWN_ENCODING: UNKNOWN,
+    Finding.DEPTH: LIMIT,
+    Finding.PARTS: LIMIT,
+}
+
+
+@dataclass(slots=True)
+class Reading:
+    """``views``: octets to scan besides the message itself; ``words``: why it is ambiguous, none when it is not."""
+
+    octets: int
+    views: list[bytes] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+    _seen: set[bytes] = field(default_factory=set)
+
+    def note(self, word: str) -> None:
+        if word not in self.words:
+            self.words.append(word)
+
+    def show(self, octets: bytes) -> bool:
+        """False when it was shown before, is nothing, or there is no more room."""
+        if not octets:
+            return False
+        mark = blake2b(octets, digest_size=16).digest()
+        if mark in self._seen:
+            return False
+        if len(self.views) >= VIEWS or len(octets) > self.octets:
+            self.note(LIMIT)
+            return False
+        self._seen.add(mark)
+        self.octets -= len(octets)
+        self.views.append(octets)
+        return True
+
+
+def read(data: bytes, root: Part | None, octets: int) -> Reading:
+    """All readings of a message. ``root``: its structure, where it is known. ``octets``: how much may be decoded."""
+    out = Reading(octets)
+    _message(data, root or parse(data), out, DEPTH)
+    return out
+
+
+def _message(data: bytes, root: Part, out: Reading, depth: int) -> None:
+    _parts(data, root, out, depth)
+    other = _last_wins(data, root)
+    if other is not None and other != data:
+        again = parse(other)
+        for part in walk(again):  # what the other reading alone has
+            if part.encoding in encoding.IDENTITY and not part.is_multipart and part.message is None:
+                out.show(other[part.body_start : part.end])
+        _parts(other, again, out, depth)
+
+
+def _parts(data: bytes, root: Part, out: Reading, depth: int) -> None:
+    for part in walk(root):
+        for finding, word in _ALONE.items():
+            if finding in part.findings:
+                out.note(word)
+        if Finding.BARE_CR in part.header.findings and part is not root:
+            out.note(BARE_CR)
+        _duplicates(part, out)
+        if part.is_multipart:
+            _nested(part, out)
+        if part.encoding in encoding.IDENTITY:
+            if not part.is_multipart and part.message is None:
+                _uuencoded(data[part.body_start : part.end], out)
+        elif not part.children:
+            _decoded(part, part.encoding, out, depth)
+
+
+def _decoded(part: Part, name: str, out: Reading, depth: int) -> None:
+    """One reading of an encoded body, and what is inside it."""
+    body = part.body()
+    octets, noted = encoding.decode(body, name)
+    if Finding.UNKNOWN_ENCODING in noted:
+        out.note(UNKNOWN)
+        _guessed(body, out)
+        return
+    if name == "base64" and Finding.BAD_BASE64 in noted:
+        _bad_base64(body, out)
+    if not out.show(octets):
+        return
+    if part.ctype == "message" and depth:
+        _message(octets, parse(octets), out, depth - 1)
+    elif part.ctype == "multipart" and depth:  # the boundary is that of the outer header
+        head = part.header.data[part.start : part.body_start]
+        kept = re.sub(rb"(?im)^content-transfer-encoding:[^\n]*(?:\n[ \t][^\n]*)*\n?", b"", head)
+        inner = kept + octets
+        _message(inner, parse(inner), out, depth - 1)
+    elif part.ctype == "text":
+        _uuencoded(octets, out)
+
+
+def _guessed(body: bytes, out: Reading) -> None:
+    """A reader may take an encoding it does not know for one that it looks like."""
+    if b"begin" in body:
+        _uuencoded(body, out)
+    compact = body.translate(None, b"\r\n \t")
+    if compact and not _JUNK.search(compact):
+        out.show(encoding.base64(body)[0])
+    if b"=" in body:
+        out.show(encoding.quoted_printable(body)[0])
+
+
+def _bad_base64(body: bytes, out: Reading) -> None:
+    """Some stop at the first padding or the first foreign character, some go on."""
+    if junk := _JUNK.search(body):
+        out.note(JUNK)
+        out.show(encoding.base64(body[: junk.start()])[0])
+    packed = body.translate(None, _FOREIGN)
+    if behind := _BEHIND.search(packed):
+        out.note(PADDING)
+        out.show(encoding.base64(packed[: behind.end() - 1])[0])
+        out.show(encoding.base64(packed.replace(b"=", b""))[0])
+
+
+def _duplicates(part: Part, out: Reading) -> None:
+    if Finding.DUPLICATE_CONTENT_TYPE in part.findings and _differ(part, b"content-type"):
+        out.note(CONTENT_TYPES)
+    if Finding.DUPLICATE_ENCODING in part.findings and _differ(part, b"content-transfer-encoding"):
+        out.note(ENCODINGS)
+    if len(set(_given(part, b"boundary"))) > 1:
+        out.note(BOUNDARIES)
+
+
+def _differ(part: Part, name: bytes) -> bool:
+    return len({b" ".join(value.split()).lower() for value in part.header.get_all(name)}) > 1
+
+
+def _given(part: Part, name: bytes) -> list[bytes]:
+    return [value for key, value in part.content_type.raw if key.lower() == name]
+
+
+def _nested(part: Part, out: Reading) -> None:
+    """A reader that looks at the beginning of a delimiter line only takes one of them for the other."""
+    outer = part.params.get("boundary", "")
+    for inner in walk(part):
+        if inner is not part and inner.is_multipart:
+            name = inner.params.get("boundary", "")
+            if outer and name and (name.startswith(outer) or outer.startswith(name)):
+                out.note(PREFIX)
+                return
+
+
+def _last_wins(data: bytes, root: Part) -> bytes | None:
+    """The message as those read it who believe the last of several fields or parameters; None when there is no such place."""
+    edits: list[tuple[int, int, bytes]] = []
+    for part in walk(root):
+        for name in (b"content-type", b"content-transfer-encoding"):
+            if len(part.header.fields_named(name)) > 1 and _differ(part, name):
+                edits += [(one.start, one.end, b"") for one in part.header.fields_named(name)[:-1]]
+        boundaries = _given(part, b"boundary")
+        if len(set(boundaries)) > 1 and len(part.header.fields_named(b"content-type")) == 1:
+            one = part.header.fields_named(b"content-type")[0]
+            value = part.content_type.main + b'; boundary="' + boundaries[-1].replace(b'"', b"") + b'"'
+            edits.append((one.start, one.end, make_field(b"Content-Type", value)))
+    if not edits:
+        return None
+    pieces, at = [], 0
+    for start, end, text in sorted(edits):
+        if start >= at:
+            pieces += [data[at:start], text]
+            at = end
+    return b"".join((*pieces, data[at:]))
+
+
+def _uuencoded(body: bytes, out: Reading) -> None:
+    at = 0
+    while LIMIT not in out.words and (found := _BEGIN.search(body, at)):
+        octets, at = _uu_lines(body, found.end(), found[0].startswith(b"begin-"))
+        if octets:
+            out.note(UUENCODE)
+            out.show(octets)
+
+
+def _uu_lines(body: bytes, at: int, base64: bool) -> tuple[bytes, int]:
+    """The decoded lines behind a ``begin``, up to the first that is none; and where they end."""
+    pieces: list[bytes] = []
+    while True:
+        start = body.find(b"\n", at) + 1
+        end = body.find(b"\n", start, start + UU_LINE) if start else -1
+        if end < 0:
+            break
+        line = body[start:end].rstrip(b"\r")
+        try:
+            octets = binascii.a2b_base64(line) if base64 else binascii.a2b_uu(line)
+        except binascii.Error:
+            break
+        if not octets:
+            break
+        pieces.append(octets)
+        at = end
+    return b"".join(pieces), at

@@ -1,0 +1,68 @@
+"""All of one message past clamd: its octets as they came, then each decoded part, under one deadline.
+
+Invariants: blocks at most ``seconds``; the first find ends it; a part that could not be scanned is a fault of the whole, never
+clean; only the first question may say that nobody listens (``Absent``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline import ambiguity
+from pipeline.adapters.pyclamd import Absent, Question
+from pipeline.endpoint import Endpoint
+from pipeline.errors import StageFault
+from pipeline.ports import Clock
+from rules.mail.message import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """``virus`` "" = clean; ``where`` it was found; ``parts`` that were scanned besides the message; ``words``: ambiguities."""
+
+    virus: str = ""
+    where: str = ""
+    parts: int = 0
+    words: tuple[str, ...] = ()
+
+
+class Sweep:
+    """One message, in one thread of the stage's pool; ``stop`` may come from another."""
+
+    def __init__(self, endpoint: Endpoint, seconds: float, clock: Clock) -> None:
+        self._endpoint = endpoint
+        self._seconds = seconds
+        self._clock = clock
+        self._deadline = clock.monotonic() + seconds
+        self._question = Question(endpoint, seconds, clock)
+        self._stopped = False
+
+    def run(self, message: Message, every: bool, octets: int) -> Swept:
+        """``every``: also the parts of a message that has one reading only. Raises StageFault, ``Absent`` among them."""
+        virus = self._question.scan(message.data).virus
+        reading = ambiguity.read(message.data, None, octets)
+        words = tuple(reading.words)
+        if virus:
+            return Swept(virus, "the message as it came", 0, words)
+        views = reading.views if every or words else []
+        for number, view in enumerate(views, 1):
+            virus = self._scan(view)
+            if virus:
+                return Swept(virus, f"decoded part {number}", number, words)
+        return Swept("", "", len(views), words)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._question.stop()
+
+    def _scan(self, view: bytes) -> str:
+        left = self._deadline - self._clock.monotonic()
+        if left <= 0 or self._stopped:
+            raise StageFault("timeout", f"the parts were not all scanned within {self._seconds:g} s")
+        self._question = Question(self._endpoint, left, self._clock)
+        if self._stopped:
+            raise StageFault("timeout", "told to stop")
+        try:
+            return self._question.scan(view).virus
+        except Absent as absent:
+            raise StageFault("unavailable", absent.reason) from absent

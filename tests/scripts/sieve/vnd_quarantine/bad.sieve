@@ -1,0 +1,4 @@
+require "vnd.filterd.quarantine";
+quarantine 5;
+quarantine;
+quarantine "a" "b";

@@ -1,0 +1,104 @@
+"""Scripts that file into other people's mailboxes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from filterd.imap.sharing import Sharing
+from filterd.store.acl import ENTRY
+from filterd.store.acl_guests import Guests
+from filterd.store.acl_shares import MemoryShares, note
+from filterd.store.base import NewMessage
+from pipeline.reply import Reply
+from tests.house import DOMAIN, House
+
+ANN, BOB = f"ann@{DOMAIN}", f"bob@{DOMAIN}"
+BOX = f"user/{BOB}/Work"
+SCRIPT = 'require ["fileinto", "mailbox", "duplicate"];\n'
+
+
+@pytest.fixture
+def house() -> House:
+    made = House()
+    sharing = Sharing(Guests(made.store), MemoryShares())
+    made.delivery.performer.sharing = sharing
+    bob = made.store.account(BOB)
+    bob.create("Work")
+    made.script("ann", SCRIPT + f'fileinto "{BOX}";')
+    return made
+
+
+def grant(house: House, rights: str) -> None:
+    bob = house.store.account(BOB)
+    bob.set_metadata("Work", ENTRY, f"{ANN}\t{rights}")
+    assert house.delivery.performer.sharing is not None
+    note(house.delivery.performer.sharing.shares, BOB, bob)
+
+
+def send(house: House, *recipients: str, **options: bytes) -> list[Reply]:
+    return asyncio.run(house.send(*recipients, **options))  # type: ignore[arg-type]  # data
+
+
+def count(house: House, account: str, mailbox: str) -> int:
+    return house.store.account(account).status(mailbox).messages
+
+
+@pytest.mark.parametrize("rights", ["i", "p", "lrswip"])
+def test_with_the_right(house: House, rights: str) -> None:
+    grant(house, rights)
+    (reply,) = send(house, ANN)
+    assert reply.positive
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 0)
+    row = house.store.account(BOB).rows("Work", [1], cold=True)[0]
+    assert not row.trace and not row.decision
+
+
+@pytest.mark.parametrize("rights", ["", "lrswkxtea"])
+def test_without_it_the_message_is_kept(house: House, rights: str) -> None:
+    if rights:
+        grant(house, rights)
+    (reply,) = send(house, ANN)
+    assert reply.positive
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (0, 1)
+    assert [info.name for info in house.store.account(ANN).mailboxes()] == ["INBOX"]
+
+
+def test_a_made_up_name_makes_nothing(house: House) -> None:
+    house.script("ann", SCRIPT + 'fileinto :create "user/nobody@example.org/INBOX";')
+    send(house, ANN)
+    assert count(house, ANN, "INBOX") == 1
+    assert [info.name for info in house.store.account(ANN).mailboxes()] == ["INBOX"]
+
+
+def test_ones_own_mailbox_of_that_name(house: House) -> None:
+    grant(house, "i")
+    house.store.account(ANN).create(BOX)
+    send(house, ANN)
+    assert (count(house, BOB, "Work"), count(house, ANN, BOX)) == (0, 1)
+
+
+def test_what_the_script_remembers_is_its_owners(house: House) -> None:
+    grant(house, "i")
+    house.script("ann", SCRIPT + f'if duplicate {{ discard; }} else {{ fileinto "{BOX}"; }}')
+
+    async def twice() -> None:
+        for _ in range(2):
+            session = await house.session()
+            await house.send(ANN, session=session)
+            house.reception.acknowledged(session)
+
+    asyncio.run(twice())
+    assert count(house, BOB, "Work") == 1
+
+
+def test_does_the_mailbox_exist(house: House) -> None:
+    house.script("ann", SCRIPT + f'if mailboxexists "{BOX}" {{ fileinto "{BOX}"; }}')
+    grant(house, "l")
+    send(house, ANN)
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (0, 1)
+    grant(house, "lp")
+    house.store.account(ANN).append("INBOX", [NewMessage(b"A: b\r\n\r\n")])
+    send(house, ANN, data=b"Subject: another\r\n\r\ntext\r\n")
+    assert count(house, BOB, "Work") == 1

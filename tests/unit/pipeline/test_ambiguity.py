@@ -1,0 +1,168 @@
+"""pipeline/ambiguity.py: every reading of a message is shown, and told of when there are several."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import random
+
+import pytest
+
+from pipeline.ambiguity import (
+    BARE_CR,
+    BOUNDARIES,
+    COMPOSITE,
+    CONTENT_TYPES,
+    ENCODINGS,
+    JUNK,
+    LIMIT,
+    MISSING,
+    PADDING,
+    PREFIX,
+    UNKNOWN,
+    UUENCODE,
+    VIEWS,
+    Reading,
+    read,
+)
+from rules.mail.limits import MIME_DEPTH
+
+EVIL = b"EVIL-PAYLOAD-" * 4
+B64 = base64.encodebytes(EVIL).replace(b"\n", b"\r\n")
+UU = b"begin 644 run.exe\r\n" + binascii.b2a_uu(EVIL[:45]).rstrip(b"\n") + b"\r\n" + binascii.b2a_uu(
+    EVIL[45:]
+).rstrip(b"\n") + b"\r\n`\r\nend\r\n"  # fmt: skip
+
+
+def looked(data: bytes, octets: int = 1 << 20) -> Reading:
+    return read(data, None, octets)
+
+
+def part(
+    body: bytes, encoding: bytes = b"base64", kind: bytes = b"application/octet-stream", more: bytes = b""
+) -> bytes:
+    return (
+        b"Content-Type: "
+        + kind
+        + b"\r\nContent-Transfer-Encoding: "
+        + encoding
+        + b"\r\n"
+        + more
+        + b"\r\n"
+        + body
+    )
+
+
+def mixed(*parts: bytes, boundary: bytes = b"b", kind: bytes = b"multipart/mixed") -> bytes:
+    out = b"Content-Type: " + kind + b'; boundary="' + boundary + b'"\r\n\r\n'
+    return (
+        out
+        + b"".join(b"--" + boundary + b"\r\n" + one + b"\r\n" for one in parts)
+        + b"--"
+        + boundary
+        + b"--\r\n"
+    )
+
+
+PLAIN = part(b"text\r\n", b"7bit", b"text/plain")
+
+
+def test_ordinary_mail_has_one_reading() -> None:
+    quoted = part(b"a =3D b=\r\n\r\n", b"quoted-printable", b"text/plain")
+    reading = looked(b"MIME-Version: 1.0\r\n" + mixed(quoted, part(B64), PLAIN))
+    assert reading.words == [] and reading.views == [b"a = b\r\n", EVIL]
+    assert looked(b"Subject: x\r\n\r\nbegin 644 times and nothing follows\r\n").words == []
+    assert looked(b"Subject: x\r\n\r\nplain\r\n").views == []
+    assert looked(b"").views == []
+
+
+def test_deep_inside_messages() -> None:
+    inner = b"Subject: in\r\n" + mixed(PLAIN, part(B64), boundary=b"inner")
+    reading = looked(mixed(part(inner, b"7bit", b"message/rfc822"), boundary=b"other"))
+    assert EVIL in reading.views and reading.words == []
+
+
+CASES = {
+    CONTENT_TYPES: b"Content-Type: text/plain\r\n" + mixed(part(B64)),
+    ENCODINGS: b"Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: base64\r\n\r\n" + B64,
+    BOUNDARIES: b"Content-Type: multipart/mixed; boundary=a; boundary=b\r\n\r\n--b\r\n" + part(B64) + b"\r\n--b--\r\n",
+    PREFIX: mixed(mixed(part(B64), boundary=b"bb"), boundary=b"b"),
+    JUNK: part(B64[:8] + b"#!" + B64[8:]),
+    PADDING: part(base64.b64encode(EVIL[:25]) + b"\r\n" + base64.b64encode(EVIL[25:])),
+    UUENCODE: b"Subject: x\r\n\r\nhello\r\n" + UU,
+    COMPOSITE: part(base64.encodebytes(b"Subject: in\r\n\r\n" + EVIL), b"base64", b"message/rfc822"),
+    UNKNOWN: part(B64, b"x-base64"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", CASES)
+def test_each_ambiguity_is_named_and_seen_through(word: str) -> None:
+    reading = looked(CASES[word])
+    assert word in reading.words
+    assert any(EVIL in view for view in reading.views), reading
+
+
+def test_more_that_is_named() -> None:
+    assert MISSING in looked(b"Content-Type: multipart/mixed\r\n\r\n--x\r\n").words
+    assert BARE_CR in looked(mixed(b"Content-Type: text/plain\rX: y\r\n\r\nz")).words
+    same = b"Content-Type: text/plain\r\nContent-type:  TEXT/plain\r\n\r\nx\r\n"
+    assert looked(same).words == []  # given twice, alike
+
+
+def test_encoded_messages_in_encoded_messages() -> None:
+    data = b"Subject: in\r\n\r\n" + EVIL
+    for _ in range(3):
+        data = b"X: y\r\n" + part(base64.encodebytes(data), b"base64", b"message/rfc822")
+    assert any(view.endswith(EVIL) for view in looked(data).views)
+    hidden = b"--q\r\n" + part(B64) + b"\r\n--q--\r\n"
+    encoded = part(base64.encodebytes(hidden), b"base64", b"multipart/mixed; boundary=q")
+    reading = looked(encoded)
+    assert COMPOSITE in reading.words and EVIL in reading.views
+
+
+def test_uuencode_inside_an_encoded_text() -> None:
+    assert EVIL in looked(part(base64.encodebytes(UU), b"base64", b"text/plain")).views
+    b64 = b"x: y\r\n\r\nbegin-base64 644 a\r\n" + B64 + b"====\r\n"
+    assert EVIL in looked(b64).views
+
+
+def test_limits() -> None:
+    many = mixed(*(part(base64.b64encode(b"%d" % number)) for number in range(VIEWS + 50)))
+    reading = looked(many)
+    assert len(reading.views) == VIEWS and LIMIT in reading.words
+    large = looked(part(base64.encodebytes(b"x" * 5000)), octets=4000)
+    assert large.views == [] and large.words == [LIMIT]
+    deep = b"Subject: x\r\n\r\nbottom"
+    for number in range(MIME_DEPTH + 5):
+        deep = mixed(deep, boundary=b"b%03d" % number)
+    assert LIMIT in looked(deep).words
+    twice = looked(mixed(part(B64), part(B64)))
+    assert twice.views == [EVIL]  # the same octets once
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        part(b"=" * 300_000),
+        part(b"A=" * 150_000),
+        part(b"= " * 150_000 + b"#"),
+        b"x: y\r\n\r\n" + b"begin 644 a\r\n#AAAA\r\n" * 15_000,
+        b"x: y\r\n\r\n" + b"begin 644 a\r\n" * 20_000,
+        mixed(*[b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\nx"] * 3000),
+        b"Content-Type: multipart/mixed" + b"; boundary=a; boundary=b" * 400 + b"\r\n\r\n--a\r\n",
+    ],
+    ids=["padding", "pairs", "spaced", "files", "begins", "duplicates", "boundaries"],
+)
+def test_hostile_octets_end(hostile: bytes) -> None:
+    reading = looked(hostile)
+    assert len(reading.views) <= VIEWS
+
+
+@pytest.mark.fuzz
+def test_any_octets() -> None:
+    chance = random.Random(11)
+    pieces = [*CASES.values(), PLAIN, UU, B64, b"\r\n", b"--b\r\n", b"--b--", b"=", b"\0\xff"]
+    for _ in range(300):
+        data = b"".join(chance.choice(pieces)[chance.randrange(20) :] for _ in range(chance.randrange(8)))
+        reading = looked(data, 1 << 16)
+        assert sum(map(len, reading.views)) <= 1 << 16
