@@ -29,6 +29,7 @@ from pipeline.reply import Reply
 from pipeline.runner import Runner
 from pipeline.srs import Rewritten, Srs, Unusable
 from pipeline.stages import privacy
+from pipeline.stages.privacy_client import Sender
 from pipeline.transaction import Transaction
 from rules.mail.message import Message
 
@@ -223,7 +224,8 @@ class Departure:
         signed = signed_fields(work) if forwarded else frozenset()
         submitted = not forwarded and bool(work.envelope.client.auth)
         ours = work.trace_id.encode("ascii") if submitted else b""
-        stripped = privacy.strip(Message(data), self.privacy_settings, signed, submitted=ours)
+        sender = Sender.of(work.envelope.client, self.our_domains) if submitted else None
+        stripped = privacy.strip(Message(data), self.privacy_settings, signed, submitted=ours, sender=sender)
         return edits.splice(data, stripped.splices)
 
     def _rewritten(self, reverse_path: str, to: str, fallback: str) -> str:

@@ -33,7 +33,7 @@ def decode(text: str) -> tuple[str, str]:
             code = int(digits, 16) if len(digits) <= 6 else 0x110000
             if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
                 fault = f"{number[:20]} is not a Unicode character"
-                continue
+                code = 0xFFFD  # something stands there: no further fault follows from this one
             out.append(chr(code).encode())
     if last == 0:
         return text, ""

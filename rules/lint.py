@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rules.ast import Number, Strings, Test
-from rules.bound import Bound, constants
+from rules.bound import Bound, Texts, constants
 from rules.comparator import ascii_casemap
 from rules.outaddress import out_address
 from rules.registry import CommandSpec
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 _MOST_PARTS = 64  # keys of earlier rules that a later key is searched for
 _MOST_RULES = 4_000  # in one block: beyond, looking for shadowed rules would take longer than compiling may
+_NAMED_BY_FIELDS = frozenset(
+    ("header", "address", "envelope", "date")
+)  # their names are compared without case
+_TOLD_BY_SPECS = frozenset(
+    ("is", "contains", "matches", "comparator", "all", "domain", "localpart", "user", "detail")
+)
 Signature = tuple[object, ...]
 
 
@@ -113,16 +119,18 @@ def _shadowed(
     if keys is not None and plain and (test.comparator is None or test.comparator.name == "i;ascii-casemap"):
         keys = tuple(map(ascii_casemap, keys))
     if keys is not None and isinstance(test.node, Test):
-        frame = _frame(test.node)
-        known = seen.get(frame, {})
-        if test.match is not None and test.match.name == "contains" and len(known) <= _MOST_PARTS:
-            lines = [found for key in keys if (found := _within(known, key))]  # "spam" is in "spammy"
+        match = test.match.name if test.match is not None else ""
+        frame = _frame(test)
+        known = seen.get((match, frame), {})
+        pieces = seen.get(("contains", frame), {}) if match in ("is", "contains") else {}
+        if pieces and len(pieces) <= _MOST_PARTS:  # "spam" is in "spammy", whole or not
+            lines = [found for key in keys if (found := known.get(key) or _within(pieces, key))]
         else:
             lines = [known[key] for key in keys if key in known]
         if lines and len(lines) == len(keys):
             line = max(lines)
         elif _ends(bound.block or ()):
-            table = seen.setdefault(frame, {})
+            table = seen.setdefault((match, frame), {})
             for key in keys:
                 table.setdefault(key, bound.line)
     elif isinstance(test.node, Test) and not _varies(test):
@@ -159,9 +167,17 @@ def _varies(test: Bound) -> bool:
     return any(map(_varies, test.tests))
 
 
-def _frame(node: Test) -> Signature:
-    """A matching test without its keys."""
-    return (node.name, node.shape[:-1], tuple(_plain(arg) for arg in node.args[:-1]))
+def _frame(test: Bound) -> Signature:
+    """A matching test without its keys and its match type, however it is written."""
+    fold = test.name in _NAMED_BY_FIELDS
+    args = [_folded(arg) if fold and type(arg) is tuple else arg for arg in test.args[:-1]]
+    tags = [tag for tag in test.tags.items() if tag[0] not in _TOLD_BY_SPECS]
+    comparator = "" if test.comparator is None else test.comparator.name
+    return (test.name, *args, "" if test.part is None else test.part.name, comparator, *tags)
+
+
+def _folded(texts: Texts) -> Texts:
+    return tuple(text.lower() if type(text) is str else text for text in texts)
 
 
 def _signature(node: Test) -> Signature:

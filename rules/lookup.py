@@ -159,11 +159,10 @@ class TextTable:
         if self._present:
             hits.add(self._present)
         exact, automaton, tries = self._exact, self._automaton, _VERIFY
-        unsure: set[int] = (
-            set()
-        )  # pieces whose patterns are given up: once is enough, however many values follow
+        unsure: tuple[int, ...] = ()  # pieces whose patterns are given up: once is enough, however many values follow
+        normal = self._normal
         for value in values:
-            text = self._normal(value)
+            text = normal(value)
             if exact and (piece := exact.get(text)) is not None:
                 piece.mark(hits)
             if automaton is None:
@@ -180,7 +179,7 @@ class TextTable:
                     continue
                 if tries < len(piece.globs) or len(text) > _LONG:
                     hits.add_unsure(owner for _, owner in piece.globs)
-                    unsure.add(index)
+                    unsure = (*unsure, index)
                 else:
                     hits.add(owner for glob, owner in piece.globs if glob.spans(text) is not None)
                     tries -= len(piece.globs)

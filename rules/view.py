@@ -150,7 +150,7 @@ class View:
 
     def exists(self, name: bytes) -> bool:
         """Is there a field of this lower-case name?"""
-        return self._block.first(name) is not None
+        return name in self._block
 
     def rendered(self) -> bytes | None:
         """The whole message after edits, with CRLF; None when there were none."""

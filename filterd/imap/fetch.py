@@ -95,9 +95,11 @@ def _facts(call: Call, plan: Plan) -> Facts | None:
     if view.uids is not view.snapshot.uids:
         return None
     facts = call.store.facts(view.snapshot)
-    if facts is not None and facts.shown is None and col.INTERNALDATE in plan.columns:
-        call.costs(_LINE_COSTS * len(view))
-        facts.shown = col.dates(facts.dates)
+    if facts is not None and col.INTERNALDATE in plan.columns:
+        shown = facts.shown or []
+        if len(shown) < len(facts.dates):
+            call.costs(_LINE_COSTS * (len(facts.dates) - len(shown)))
+            facts.shown = shown + col.dates(facts.dates[len(shown) :])
     return facts
 
 

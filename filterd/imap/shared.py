@@ -381,6 +381,9 @@ class SharedStore(AccountStore):
     def advance(self, mailbox: str) -> int:
         return self.own.advance(mailbox)
 
+    def hold(self) -> contextlib.AbstractContextManager[None]:
+        return self.own.hold()
+
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         self.own.acknowledge(keys)
 

@@ -16,8 +16,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from filterd.store.base import AccountStore, NoSuchMailbox, Store
+from filterd.store.base import AccountStore, NoSuchMailbox, Store, StoreUnavailable
 from filterd.store.jobs import BoundedStore, is_bounded
+
+
+PATIENCE = 30.0  # seconds a guest waits for other guests of the same account
 
 
 @dataclass(slots=True)
@@ -50,8 +53,12 @@ class Guests:
             lane = self._locks.setdefault(account, _Lock())
             lane.users += 1
         try:
-            with lane.lock:
+            if not lane.lock.acquire(timeout=PATIENCE):
+                raise StoreUnavailable(f"{account} is in use by other guests")
+            try:
                 yield
+            finally:
+                lane.lock.release()
         finally:
             with self._guard:
                 lane.users -= 1

@@ -121,7 +121,7 @@ class Changes:
 class Facts:
     """What never changes of a snapshot's messages, beside its ``uids``: virtual sizes array('Q'), INTERNALDATEs array('q').
 
-    Shared like the snapshot. ``shown`` is for who renders the dates: kept as long as the arrays are.
+    Shared like the snapshot. ``shown`` is for who renders the dates: of the first messages, kept as long as they are the first.
     """
 
     sizes: array[int]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
 from filterd.store.base import Facts, HeaderTexts, Snapshot
-from filterd.store.views import numbers
+from filterd.store.views import changed_since, numbers
 from rules.comparator import search_form
 from rules.mail import header, words
 
@@ -71,7 +71,7 @@ def _facts(core: Core, snapshot: Snapshot, kept: _Kept[Facts] | None) -> Facts |
         rows = numbers(core, select + " order by uid", (mbox,))
         known: dict[int, tuple[int, int]] = {}
     else:
-        rows = numbers(core, select + " and modseq>? order by uid", (mbox, kept.modseq))
+        rows = changed_since(core, "uid, size, date", mbox, kept.modseq)
         old = kept.value
         if len(kept.uids) == len(snapshot.uids) and kept.uids == snapshot.uids:
             places = (
@@ -79,6 +79,9 @@ def _facts(core: Core, snapshot: Snapshot, kept: _Kept[Facts] | None) -> Facts |
             )
             if all(places.get(uid, (size, date)) == (size, date) for uid, size, date in rows):
                 return old
+        longer = _longer(kept, snapshot, rows)
+        if longer is not None:
+            return longer
         known = dict(zip(kept.uids, zip(old.sizes, old.dates, strict=True), strict=True))
     known.update({uid: (size, date) for uid, size, date in rows})
     try:
@@ -86,6 +89,18 @@ def _facts(core: Core, snapshot: Snapshot, kept: _Kept[Facts] | None) -> Facts |
     except KeyError:
         return None
     return Facts(array("Q", [size for size, _ in pairs]), array("q", [date for _, date in pairs]))
+
+
+def _longer(kept: _Kept[Facts], snapshot: Snapshot, rows: Sequence[tuple[int, ...]]) -> Facts | None:
+    """When messages have come and nothing else was: what mail does to a large mailbox all the time."""
+    count, old = len(kept.uids), kept.value
+    come = snapshot.uids[count:]
+    if [uid for uid, _, _ in rows] != come.tolist() or snapshot.uids[:count] != kept.uids:
+        return None
+    sizes, dates = old.sizes[:], old.dates[:]
+    sizes.extend([size for _, size, _ in rows])
+    dates.extend([date for _, _, date in rows])
+    return Facts(sizes, dates, old.shown)
 
 
 def header_texts(core: Core, snapshot: Snapshot, name: bytes) -> HeaderTexts | None:

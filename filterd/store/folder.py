@@ -74,15 +74,26 @@ class MailboxFile:
         return file if re.fullmatch("[0-9a-f]{16}", file.id) and lines[0] == "filterd-mailbox 1" else None
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Of a scan (``rescan``): what it found and has not come to. ``turn`` of the lock and ``times`` when it was left."""
+
+    arrivals: list[tuple[str, int, int]]
+    trust: int
+    turn: int
+    times: tuple[int, int]
+
+
 class Folder:
     """Open directories of one mailbox. ``id`` is the mailbox's number in the index."""
 
-    __slots__ = ("cur", "disk", "id", "mid", "name", "new", "path", "top")
+    __slots__ = ("cur", "disk", "id", "mid", "name", "new", "path", "rest", "top")
 
     def __init__(self, disk: Disk, path: str, row: MailboxRow) -> None:
         self.disk = disk
         self.path = path
         self.id, self.mid, self.name = row.id, row.mid, row.name
+        self.rest: Rest | None = None
         opened: list[Dir] = []
         try:
             for place in (path, f"{path}/new", f"{path}/cur"):

@@ -31,6 +31,7 @@ from filterd.store import (
     uidl,
     views,
 )
+from filterd.store.acl import ENTRY
 from filterd.store.base import (
     AccountStore,
     Changes,
@@ -346,6 +347,8 @@ class MaildirAccount(AccountStore):
                     core.index.execute(
                         "insert or replace into metadata values(?, ?, ?)", (owner, name.lower(), value)
                     )
+            if name.lower() == ENTRY and mailbox is not None:
+                self._snapshots.now(core.box(mailbox)[1].name)
 
     def _metadata_owner(self, mailbox: str | None) -> int:
         return 0 if mailbox is None else self._core.box(mailbox)[1].id

@@ -46,6 +46,8 @@ MAX_BASE_UID = 2**31
 _BEGUN = re.compile(
     rb"(?:(?:X-UID|Status|X-Status|X-Keywords|X-IMAPbase): [^\n]*\n)*[^\n]*"
 )  # no more than the first lines
+_OUR_LINES = re.compile(rb"(?:(?:X-UID|Status|X-Status|X-Keywords|X-IMAPbase): [^\n]*\n)*")
+_OUR_FIELDS = (b"X-UID: ", b"Status: ", b"X-Status: ", b"X-Keywords: ", b"X-IMAPbase: ", b"X-Filterd-Mbox: ")
 REPLACE = "update hot set inode=?, disk_size=?, name=?, mtime=? where mbox=? and uid=?"
 
 Known = tuple[int, int, int, int, int]  # uid, offset, octets, octets of the head, fingerprint
@@ -230,7 +232,9 @@ class _Sync:
         area = Area(seen.offset, seen.size)
         if self.trust and own is None:
             first = self.mbox.read(area.offset, LOOKED_AT).partition(b"\n")[2]
-            if area.size <= LOOKED_AT and _BEGUN.fullmatch(first) is not None:
+            if (area.size <= LOOKED_AT and _BEGUN.fullmatch(first) is not None) or _torn_before_another(
+                first
+            ):
                 self._cut_torn(area)
                 return True
         if not self.trust or own is None or own.mid != self.row.mid:
@@ -243,25 +247,24 @@ class _Sync:
         end = seen.offset + own.text_at + own.octets
         behind = self.mbox.read(end, seen.offset + seen.size - end)
         junk = behind.lstrip(b"\r\n")
+        rest = junk.startswith((b"\0", b"From ")) or b"From ".startswith(junk)
+        if doubtful and junk and not rest and _glued(self.mbox.read(area.offset, end - area.offset)) > 0:
+            self._cut_torn(area)  # cut short, and long enough again by what another program has added
+            return True
         # its owner may have added to it; but no one adds the begin of a message, or nothing at all
-        if junk and (doubtful or junk.startswith((b"\0", b"From ")) or b"From ".startswith(junk)):
+        if junk and (doubtful or rest):
             self._cut_torn(Area(seen.offset + seen.size - len(junk), len(junk)))
         return False
 
     def _may_be_ours(self, area: Area) -> bool:
         """The begin of a From_ line, or room without anything in it."""
-        data = self.mbox.read(area.offset, 5)
-        return b"From ".startswith(data) or data.startswith((b"From ", b"\0"))
+        data = self.mbox.read(area.offset, 10)
+        torn = tuple(b"From "[:length] + b"From " for length in range(1, 5))  # and another's behind it
+        return b"From ".startswith(data) or data.startswith((b"From ", b"\0", *torn))
 
     def _cut_torn(self, area: Area) -> None:
         """Leave out an area, but for what begins with a From_ line somewhere in it, though not on a line of its own."""
-        data = self.mbox.read(area.offset, area.size)
-        at = data.find(b"From ", 1)
-        while at > 0:
-            line = data[at : at + fmt.MAX_FROM_OCTETS].partition(b"\n")
-            if line[1] and fmt.from_date(line[0]) is not None:
-                break
-            at = data.find(b"From ", at + 1)
+        at = _glued(self.mbox.read(area.offset, area.size))
         self.cuts.append(Area(area.offset, at if at > 0 else area.size))
 
     def _cut(self) -> None:
@@ -453,6 +456,31 @@ class _Sync:
             if self.trust and seen.own is not None and seen.own.key and seen.own.saved > limit
         ]
         self.core.index.execute_many("insert or ignore into delivery values(?, ?, ?, ?, ?, ?)", keys)
+
+
+def _glued(data: bytes) -> int:
+    """Where in an area another From_ line begins, which no line end stands before; -1: nowhere."""
+    at = data.find(b"From ", 1)
+    while at > 0:
+        line = data[at : at + fmt.MAX_FROM_OCTETS].partition(b"\n")
+        if line[1] and fmt.from_date(line[0]) is not None:
+            break
+        at = data.find(b"From ", at + 1)
+    return at
+
+
+def _torn_before_another(block: bytes) -> bool:
+    """Behind our From_ line: our first lines, the last of them cut short, and on that line the From_ line of what another program
+    has added since."""
+    found = _OUR_LINES.match(block)
+    line = block[found.end() if found is not None else 0 :].partition(b"\n")[0]
+    at = line.find(b"From ", 1)
+    while at > 0:
+        ours = any(field.startswith(line[:at]) or line.startswith(field) for field in _OUR_FIELDS)
+        if ours and fmt.from_date(line[at:]) is not None:
+            return True
+        at = line.find(b"From ", at + 1)
+    return False
 
 
 def mark_written(mbox: MboxFile, offset: int, head: int) -> None:

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from filterd.store import flags as fl
 from filterd.store import intake, quota, snapshot
 from filterd.store.base import FIRST_KEYWORD_BIT
-from filterd.store.folder import Folder, claimed_uid, key_of, read_mailbox_file, seconds_of, with_uid
+from filterd.store.folder import Folder, Rest, claimed_uid, key_of, read_mailbox_file, seconds_of, with_uid
 from filterd.store.index import AFTER_POWER, FRESH, Cold, HotRow, MailboxRow
 from filterd.store.record import render
 
@@ -125,25 +125,42 @@ def _restart_numbering(folder: Folder, row: MailboxRow) -> None:
 
 
 def _slice(core: Core, folder: Folder, row: MailboxRow, trust: int) -> bool:
-    """Compare, and change what SLICE_SECONDS allow. True when the index agrees with the files."""
+    """Compare, and change what SLICE_SECONDS allow. True when the index agrees with the files.
+
+    What was listed and not come to is kept (``Folder.rest``) for the next slice, if nobody has touched anything until then: to list
+    a hundred thousand names for each quarter of a second would never end.
+    """
     before = folder.times()
-    seen_at = core.settings.disk.now()
-    scan = _compare(core, folder)
-    if not scan.vanished and not scan.renamed and not scan.appeared:
-        unsure = int(seen_at - max(before) < COARSE)
-        if (row.new_mtime, row.cur_mtime, row.unsure) != (*before, unsure):
-            row.new_mtime, row.cur_mtime, row.unsure = *before, unsure
-            with core.index.transaction():
-                core.index.save(row)
-        return True
-    folder.reserve(row, len(scan.appeared), 2)
+    rest, folder.rest = folder.rest, None
+    turn = core.lock.turn()
+    if (
+        rest is not None
+        and rest.trust == trust
+        and before == rest.times
+        and turn in (rest.turn, rest.turn + 2)
+    ):
+        scan, arrivals = _Scan(), rest.arrivals
+    else:
+        seen_at = core.settings.disk.now()
+        scan = _compare(core, folder)
+        if not scan.vanished and not scan.renamed and not scan.appeared:
+            unsure = int(seen_at - max(before) < COARSE)
+            if (row.new_mtime, row.cur_mtime, row.unsure) != (*before, unsure):
+                row.new_mtime, row.cur_mtime, row.unsure = *before, unsure
+                with core.index.transaction():
+                    core.index.save(row)
+            return True
+        arrivals = _in_order(core, row, trust, scan.appeared)
+    folder.reserve(row, len(arrivals), 2)
     with core.publishing(row.id):
-        done = _Apply(core, folder, row, trust).run(scan)
+        taken = _Apply(core, folder, row, trust).run(scan, arrivals)
+    after, done = folder.times(), taken == len(arrivals)
     if done:
-        after = folder.times()
         row.new_mtime, row.cur_mtime, row.unsure = *after, 1
         with core.index.transaction():
             core.index.save(row)
+    elif turn >= 0:
+        folder.rest = Rest(arrivals[taken:], trust, turn, after)
     core.changed(row)
     return done
 
@@ -245,6 +262,25 @@ def given_out(core: Core, row: MailboxRow, uids: list[int]) -> set[int]:
     return known
 
 
+def _in_order(
+    core: Core, row: MailboxRow, trust: int, appeared: list[tuple[str, int]]
+) -> list[tuple[str, int, int]]:
+    """(name, fresh, believed UID or 0): believed ones first, by UID; then by the time in the name."""
+    believed: dict[int, tuple[str, int]] = {}
+    others = []
+    for name, fresh in sorted(appeared):
+        uid = claimed_uid(fl.split_name(name)[0], row.mid)
+        if uid >= trust > 0 and uid not in believed:
+            believed[uid] = (name, fresh)
+        else:
+            others.append((name, fresh))
+    for uid in given_out(core, row, list(believed)):
+        others.append(believed.pop(uid))
+    others.sort(key=lambda item: (seconds_of(item[0]), item[0]))
+    first = [(name, fresh, uid) for uid, (name, fresh) in sorted(believed.items())]
+    return [*first, *((name, fresh, 0) for name, fresh in others)]
+
+
 class _Apply:
     """Writes one slice of a scan into files and index."""
 
@@ -257,13 +293,13 @@ class _Apply:
         self.keywords = len(row.keyword_list)
         self.renames = 0
 
-    def run(self, scan: _Scan) -> bool:
+    def run(self, scan: _Scan, arrivals: Sequence[tuple[str, int, int]]) -> int:
+        """How many of the arrivals were dealt with."""
         core, row, index = self.core, self.row, self.core.index
         used = row.modseq
         deadline = core.settings.clock.monotonic() + SLICE_SECONDS
         changes = [self._renamed(*each) for each in scan.renamed]
         changes = [change for change in changes if _can_be_stored(change[4])]
-        arrivals = self._in_order(scan.appeared)
         ready: list[tuple[HotRow, Cold]] = []
         taken = 0
         for name, fresh, uid in arrivals:
@@ -293,7 +329,7 @@ class _Apply:
         if gone or ready:
             added = [hot.disk_size for hot, _ in ready]
             quota.count(core, sum(added) - sum(hot.disk_size for hot in gone), len(added) - len(gone))
-        return taken == len(arrivals)
+        return taken
 
     def _mask(self, letters: str, old: int) -> int:
         """File names are the truth of what they can say; the index of the rest (HOUSE item 12)."""
@@ -307,22 +343,6 @@ class _Apply:
             name = clean
         mask = self._mask(letters, hot.flags)
         return hot, mask, hot.modseq if mask == hot.flags else self.modseq, fresh, name
-
-    def _in_order(self, appeared: list[tuple[str, int]]) -> list[tuple[str, int, int]]:
-        """(name, fresh, believed UID or 0): believed ones first, by UID; then by the time in the name."""
-        believed: dict[int, tuple[str, int]] = {}
-        others = []
-        for name, fresh in sorted(appeared):
-            uid = claimed_uid(fl.split_name(name)[0], self.row.mid)
-            if uid >= self.trust > 0 and uid not in believed:
-                believed[uid] = (name, fresh)
-            else:
-                others.append((name, fresh))
-        for uid in given_out(self.core, self.row, list(believed)):
-            others.append(believed.pop(uid))
-        others.sort(key=lambda item: (seconds_of(item[0]), item[0]))
-        first = [(name, fresh, uid) for uid, (name, fresh) in sorted(believed.items())]
-        return [*first, *((name, fresh, 0) for name, fresh in others)]
 
     def _arrived(self, name: str, fresh: int, uid: int) -> tuple[HotRow, Cold] | None:
         at = self.folder.place(fresh)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -113,13 +114,24 @@ class Snapshots:
         if self._looked or self._pending:
             self._run(seconds)
 
+    def now(self, mailbox: str) -> None:
+        """What must not wait: rights that were taken away must not come back. Behind the change."""
+        for _ in self._mailbox(mailbox):
+            pass
+        self._pending.pop(mailbox, None)
+        if self._work is not None and self._work[0] == mailbox:
+            self._work = None
+
     def _now(self) -> float:
         return self._core.settings.clock.monotonic()
 
     def _run(self, seconds: float) -> None:
+        if not os.fstat(self._core.root.fd).st_nlink:  # the account was removed under us
+            self._pending.clear()
+            self._looked = True
+            return
         began = self._now()
-        if not self._looked:
-            self._look()
+        self._look()
         while self._pending and self._now() - began < seconds:
             if self._work is None:
                 name = next(iter(self._pending))
@@ -140,7 +152,7 @@ class Snapshots:
         self._after = self._now() + max(INTERVAL_SECONDS, COST_FACTOR * (self._now() - began))
 
     def _look(self) -> None:
-        """What others have left undone: mailboxes without a key."""
+        """What others have left undone, processes that were killed or guests of this account: mailboxes without a key."""
         index = self._core.index
         good = {
             str(key) for (key,) in index.query("select key from meta where key>=? and key<'snap;'", (KEY,))
@@ -336,6 +348,8 @@ def restore_mailbox(core: Core, folder: Folder, row: MailboxRow, before: int, be
     if found is None:  # one that was not believed was found so by ``numbers``
         return
     behind = before < found.modseq
+    if not behind and row.modseq <= begun:
+        return  # nothing was found that the index did not know
     entries = 0
     if behind and found.metadata:
         with core.index.transaction(durable=True):

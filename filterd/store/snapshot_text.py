@@ -14,7 +14,7 @@ Two files, UTF-8 lines, each put in place whole (``durable.replace_small``):
     end 0f3a...
 
 ``filterd-account`` in the account's directory: ``id account``, ``metadata`` of the account, ``remembered KEY UNTIL``
-(hexadecimal; seconds) for what Sieve remembers (vacation, duplicate), ``rebuilt {...}``: when the index was last made anew, and what
+(hexadecimal; seconds) for what Sieve remembers (vacation, duplicate), ``rebuilt {...}``: when the index was last made anew, what
 came back and what did not.
 
 ``numbers``: UIDVALIDITY, the next UID and the modseq when it was made. ``keyword``: one that file names have no letter for, and the

@@ -5,9 +5,9 @@ field that a passing DKIM or ARC signature covers (``h=``) stays, or the signatu
 ``kept: signed``; the fields of MIME parts and the comment of Mime-Version lie under the body hash or in signed fields as
 often as not, so they are touched only when nothing is signed. Our own Received line is written by pipeline/received.py.
 
-Invariants: whole fields are cut, nothing is rewritten but the comment of Mime-Version and the hops before a submission;
-the content of attached messages (message/rfc822) is the sender's text and stays; ``X-Filterd-*``, which tells of one
-recipient, always goes.
+Invariants: whole fields are cut, nothing is rewritten but the comment of Mime-Version, the hops before a submission and what
+``privacy_client`` names; the content of attached messages (message/rfc822) is the sender's text and stays, and so does what a
+multipart/signed covers; ``X-Filterd-*``, which tells of one recipient, always goes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 
 from pipeline.edits import Splice
 from pipeline.registry import setting
+from pipeline.stages.privacy_client import EPOCH, HIDDEN, Sender, signed_as_it_is, traces
 from rules.mail import date
 from rules.mail.header import HeaderBlock, HeaderField
 from rules.mail.message import Message
 from rules.mail.mime import Part
 
 OURS = b"x-filterd-"
-HIDDEN = b" from hidden by hidden; "
 SHOWN = 12  # names in the evidence
 _MIME_VERSION = re.compile(rb"[ \t]*1[ \t]*\.[ \t]*0[ \t]*(?=\()")
 DEFAULT_STRIP = (
@@ -55,6 +55,21 @@ DEFAULT_STRIP = (
     "X-HTTP-*",
     "X-WebMail-*",
     "X-Unix-Mode",
+    "X-Mailer-*",
+    "X-MS-*",
+    "X-OLK*",
+    "X-Apple-*",
+    "X-Universally-Unique-Identifier",
+    "X-Uniform-Type-Identifier",
+    "X-Account-Key",
+    "X-Identity-Key",
+    "X-Evolution-*",
+    "X-KMail-*",
+    "X-Operating-System",
+    "X-Received",
+    "X-Remote-Host",
+    "X-Sender-Host",
+    "X-Host",
 )
 
 
@@ -99,13 +114,15 @@ def strip(
     signed_fields: Collection[bytes] = frozenset(),
     signed: bool = False,
     submitted: bytes = b"",
+    sender: Sender | None = None,
 ) -> Stripped:
     """What privacy cuts out of ``message``.
 
     ``signed_fields``: lower-case names covered by a passing signature on forwarded mail; ``signed``: there is such a
     signature (it covers the body), known when ``signed_fields`` is not empty. ``submitted``: what our own Received line of
     a message of our own people holds (its id); every other one tells of the sender's own machines, so only its date stays.
-    The line itself stays too: a loop through us must still be counted (RFC 5321 6.3).
+    The line itself stays too: a loop through us must still be counted (RFC 5321 6.3). ``sender``: what else tells of whose
+    submission it is (``privacy_client``).
     """
     if not settings.enabled:
         return Stripped()
@@ -129,12 +146,23 @@ def strip(
         cuts += _version_comment(message.header, removed)
         if settings.parts:
             cuts += _part_fields(message, patterns, removed)
+        if sender is not None and settings.client_ip == "hide":
+            cuts += traces(message, sender, removed)
     evidence = {}
     if removed:
         evidence["removed"] = _names(removed)
     if kept:
         evidence["kept"] = f"signed: {_names(kept)}"
-    return Stripped(tuple(cuts), evidence)
+    return Stripped(tuple(_apart(cuts)), evidence)
+
+
+def _apart(cuts: Collection[Splice]) -> Iterator[Splice]:
+    """Each octet is cut once: what lies inside something that goes as a whole goes with it."""
+    end = 0
+    for one in sorted(set(cuts), key=lambda one: (one.start, -one.end)):
+        if one.start >= end:
+            end = one.end
+            yield one
 
 
 def _names(names: Collection[str]) -> str:
@@ -151,7 +179,7 @@ def _hop(
     if submitted in value or value.startswith(HIDDEN):
         return
     moment = date.parse(value.rpartition(b";")[2])
-    told = date.render(moment).encode("ascii") if moment is not None else b"Thu, 01 Jan 1970 00:00:00 +0000"
+    told = date.render(moment).encode("ascii") if moment is not None else EPOCH
     removed["Received of the client"] = None
     yield Splice(one.value_start, one.value_start + len(value), HIDDEN + told)
 
@@ -169,7 +197,7 @@ def _version_comment(header: HeaderBlock, removed: dict[str, None]) -> Iterator[
 def _part_fields(message: Message, patterns: Patterns, removed: dict[str, None]) -> Iterator[Splice]:
     if message.header.first(b"content-type") is None:
         return
-    waiting: list[Part] = list(message.root.children)
+    waiting: list[Part] = [] if signed_as_it_is(message.root) else list(message.root.children)
     if message.root.message is not None:
         return
     while waiting:
@@ -177,7 +205,7 @@ def _part_fields(message: Message, patterns: Patterns, removed: dict[str, None])
         for one in _matching(part.header, patterns):
             removed[one.name.decode("ascii", "replace")] = None
             yield Splice(one.start, one.end)
-        if part.message is None:
+        if part.message is None and not signed_as_it_is(part):
             waiting.extend(part.children)
 
 

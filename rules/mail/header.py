@@ -101,10 +101,14 @@ class HeaderBlock:
 
     def get_all(self, lname: bytes) -> list[bytes]:
         """The values of all fields of a lower-case name, unfolded, without blanks around them."""
-        found = self.fields_named(lname)
+        index = self._index
+        found = self.fields_named(lname) if index is None else index.get(lname)
         if not found:
             return []
         data = self.data
+        if len(found) == 1:
+            value = data[found[0].value_start : found[0].end].strip(b" \t\r\n")
+            return [unfold(value) if b"\n" in value else value]
         values = [data[field.value_start : field.end].strip(b" \t\r\n") for field in found]
         return [unfold(value) if b"\n" in value else value for value in values]
 

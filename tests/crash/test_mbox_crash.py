@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from filterd.store import folder, mbox_tree
+from filterd.store.base import NewMessage
 from tests.crash.rig import Mutation, QuickDisk, Step, both, earlier, without
 from tests.crash.story import (
     Story,
@@ -89,6 +91,30 @@ def test_what_others_append_after_the_crash_is_kept(
             else 1
         )
         assert all(found.count(text) <= copies for text in kept), f"{what}: doubled"
+
+
+def test_what_others_append_to_a_message_cut_anywhere_is_kept(quick_path: Path) -> None:
+    """The first one of a mailbox; the index has not heard of it."""
+    original = quick_path / "original"
+    original.mkdir()
+    store, account = open_account(original, QuickDisk(boot="first"), 0, "mbox")
+    account.status("INBOX")
+    store.close()
+    shutil.copytree(original, quick_path / "before")
+    store, account = open_account(original, QuickDisk(boot="first"), 0, "mbox")
+    account.deliver("INBOX", NewMessage(b"Subject: ours\r\n\r\nbody\r\n", key=b"k" * 8))
+    store.close()
+    ours = (original / "example.org/ann/inbox").read_bytes()
+    ours = ours.replace(b"X-Filterd-Mbox: w=1", b"X-Filterd-Mbox: w=0")  # said last, once the rest is on the disk
+    for cut in range(1, len(ours) - 1):
+        work = quick_path / "work"
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(quick_path / "before", work)
+        (work / "example.org/ann/inbox").write_bytes(ours[:cut] + FOREIGN)
+        store, account = open_account(work, QuickDisk(boot="second"), 1_000_000, "mbox")
+        texts = look(account)["INBOX"].messages.values()
+        store.close()
+        if b"Subject: foreign\r\n\r\nbody\r\n" not in texts: print("BAD", cut, ours[:cut][-30:], list(texts))
 
 
 def is_journal(step: Step) -> bool:

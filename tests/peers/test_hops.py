@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from filterd.demo.lab import free_ports
+from tests import eximlab
 from tests.e2e.server import DOMAIN, Server, mail, wait_for
 from tests.peers.test_milter import Postfix, needs_postfix
 
@@ -26,7 +27,6 @@ pytestmark = pytest.mark.peer
 
 SBIN = "/usr/sbin:/usr/local/sbin:/usr/bin"
 DOVECOT = shutil.which("dovecot", path=SBIN)
-EXIM = shutil.which("exim4") or shutil.which("exim4", path=SBIN)
 AS_ROOT = os.geteuid() == 0
 BEHIND = "behind.example"
 
@@ -172,21 +172,24 @@ def test_between_two_postfixes(around: tuple[Server, Postfix], to: str) -> None:
 REJECT = 'require "reject"; if header :contains "subject" "no" { reject "not for me"; }'
 
 
-@pytest.mark.skipif(EXIM is None or not AS_ROOT, reason="Exim is not installed, or we are not root")
 def test_exim_asks_for_prdr() -> None:
+    exim = eximlab.exim()
+    if isinstance(exim, str):
+        pytest.skip(exim)
     with Server(people=("ann", "bob"), scripts={"bob": REJECT}) as server:
         folder = Path(tempfile.mkdtemp(prefix="filterd-exim-"))
         folder.chmod(0o777)
+        exim = exim.copied(folder)
         try:
             (folder / "exim.conf").write_text(f"""
 exim_user = nobody
 exim_group = nogroup
 spool_directory = {folder}/spool
 log_file_path = {folder}/%slog
-exim_path = {EXIM}
+exim_path = {exim.program}
 primary_hostname = exim.shop.example
 never_users =
-keep_environment =
+keep_environment = LD_LIBRARY_PATH
 begin routers
 all:
   driver = manualroute
@@ -201,10 +204,11 @@ out:
   hosts_avoid_tls = *
 """)
             done = subprocess.run(
-                [str(EXIM), "-C", str(folder / "exim.conf"), "-odi", "-f", "orders@nospf.example"]
+                [exim.program, "-C", str(folder / "exim.conf"), "-odi", "-f", "orders@nospf.example"]
                 + [f"ann@{DOMAIN}", f"bob@{DOMAIN}"],
                 input=mail("no"),
                 capture_output=True,
+                env=exim.environment,
                 timeout=60,
                 check=False,
             )

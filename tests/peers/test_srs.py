@@ -15,6 +15,7 @@ import pytest
 
 from filterd.ports import SystemClock
 from pipeline.srs import NotSrs, Original, Rewritten, Srs
+from tests import unpacked
 from tests.faultserver import refused
 
 pytestmark = pytest.mark.peer
@@ -80,9 +81,9 @@ def test_both_refuse_what_was_tampered_with() -> None:
 
 @contextlib.contextmanager
 def postsrsd(home: Path) -> Iterator[tuple[int, int]]:
-    program = shutil.which("postsrsd") or "/usr/sbin/postsrsd"
-    if not Path(program).exists():
-        pytest.skip("postsrsd is not installed")
+    program = unpacked.program("postsrsd", "usr/sbin/postsrsd")
+    if not program:
+        pytest.skip("postsrsd is not here (unpacked by `make test`)")
     (home / "secret").write_text(SECRET + "\n")
     (home / "secret").chmod(0o600)
     forward_port, reverse_port = (int(refused().rpartition(":")[2]) for _ in range(2))

@@ -68,4 +68,4 @@ def test_select(count: int, seconds: float) -> None:
         f" FLAGS of all {1000 * flags:.0f} ms"
     )
     assert min(again) < 5 * seconds
-    assert first < 5 * seconds
+    assert first < 20 * seconds

@@ -1,4 +1,4 @@
-"""All scanners on: what the pipeline adds to its slowest stage, and messages a second beside Postfix with the scanners' own milters.
+"""All scanners on: what the pipeline adds to its slowest stage, and messages a second beside Postfix with the same scanners.
 
 The same clamd and spamd serve both: filterd asks them itself, Postfix by way of clamav-milter and spamass-milter. Wanted
 (issue 6): latency <= 1.1 times the slowest stage, throughput >= 1.5 times Postfix's. Both are printed, with the share of the
@@ -8,8 +8,11 @@ time that spamd alone takes: no server can be faster than its scanner. What is a
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import smtplib
+import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -34,16 +37,17 @@ from pipeline.stages.spf import SpfSettings, SpfStage
 from pipeline.transaction import Transaction
 from pipeline.zone import Zone, ZoneResolver
 from rules.mail.message import Message
-from tests import corpus, programs
+from tests import corpus, faultserver, programs
 from tests.e2e.server import DOMAIN, Server, wait_for
 from tests.peers.test_milter import Postfix, needs_postfix
 
 pytestmark = [pytest.mark.perf, pytest.mark.peer]
 
 ANN = f"ann@{DOMAIN}"
-MESSAGES, CLIENTS, RUNS, CHILDREN = 48, 4, 3, 2
+MESSAGES, CLIENTS, RUNS, CHILDREN = 16, 4, 1, 2
 LATENCY_WANTED, LATENCY_CEILING = 1.1, 1.6  # times the slowest stage, in the median
-RATE_WANTED, RATE_FLOOR = 1.5, 0.7  # times Postfix, best against best
+RATE_WANTED = 1.5  # times Postfix
+FLOORS = {"scanners": 0.6, "thoughtless": 1.0}  # best against best: below this something broke
 
 
 class Scanners:
@@ -124,7 +128,7 @@ def postfix(scanners: Scanners, folder: Path) -> Iterator[Postfix]:
     mail.chmod(0o755)
     (mail / "box").mkdir()
     shutil.chown(mail / "box", "nobody", "nogroup")
-    facts = shutil.os.stat(mail / "box")  # type: ignore[attr-defined]
+    facts = os.stat(mail / "box")
     with (
         programs.clamav_milter(folder, scanners.clamd) as clamav,
         programs.spamass_milter(folder, scanners.spamd) as spamass,
@@ -178,8 +182,6 @@ def spamd_alone(where: str, texts: Sequence[bytes]) -> float:
     host, _, port = where.rpartition(":")
 
     def ask(data: bytes) -> None:
-        import subprocess
-
         done = subprocess.run(
             ["spamc", "-d", host, "-p", port, "-x"], input=data, capture_output=True, timeout=120, check=False
         )
@@ -191,8 +193,35 @@ def spamd_alone(where: str, texts: Sequence[bytes]) -> float:
     return len(texts) / (time.perf_counter() - began)
 
 
+def quick(conn: socket.socket, stop: threading.Event) -> None:
+    """A spamd that thinks nothing: what is left is the servers' own work."""
+    request = faultserver.spamd_request(conn)
+    body = request.partition(b"\r\n\r\n")[2]
+    if not request.startswith(b"PROCESS"):
+        body = b"pts rule name              description\n---- ---------------------- ---------\n"
+    else:
+        body = (
+            b"X-Spam-Checker-Version: SpamAssassin 4.0.0 on here\r\nX-Spam-Status: No, score=0.1\r\n" + body
+        )
+    head = b"SPAMD/1.1 0 EX_OK\r\nContent-length: %d\r\nSpam: False ; 0.1 / 5.0\r\n\r\n" % len(body)
+    conn.sendall(head + body)
+
+
+@pytest.fixture
+def thoughtless(scanners: Scanners) -> Iterator[Scanners]:
+    """The same clamd, and a spamd that answers at once."""
+    with faultserver.serve(quick) as where:
+        yield Scanners(scanners.clamd, where)
+
+
 @needs_postfix
-def test_messages_a_second_beside_postfix(scanners: Scanners, texts: Sequence[bytes], tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["scanners", "thoughtless"])
+def test_messages_a_second_beside_postfix(
+    which: str, request: pytest.FixtureRequest, texts: Sequence[bytes], tmp_path: Path
+) -> None:
+    scanners: Scanners = request.getfixturevalue(which)
+    if which == "thoughtless":
+        texts = [*texts] * 8
     extra = f"""[stage.clamav]
 enabled = "on"
 socket = "{scanners.clamd}"
@@ -231,9 +260,10 @@ time_budget = "120s"
         kept = sum(1 for place in ("new", "cur") for _ in mail.rglob(f"{place}/*"))
         assert kept == total
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+    spamd = "spamd" if which == "scanners" else "a spamd that costs nothing"
     print(
-        f"\nmessages/s with clamd and spamd: filterd {median(ours):.1f}, Postfix with clamav-milter and spamass-milter"
+        f"\nmessages/s with clamd and {spamd}: filterd {median(ours):.1f}, Postfix with clamav-milter and spamass-milter"
         f" {median(theirs):.1f}, spamd alone {median(alone):.1f}; ratio {min(ratios):.2f} to {max(ratios):.2f}, median"
         f" {median(ratios):.2f} (wanted {RATE_WANTED})"
     )
-    assert max(ours) >= RATE_FLOOR * max(theirs)
+    assert max(ours) >= FLOORS[which] * max(theirs)

@@ -6,7 +6,11 @@ import pytest
 
 from rules.compiler import compile_script
 from rules.errors import ScriptErrors, render
+from rules.host import ScriptEnvelope
+from rules.interpreter import run
 from rules.limits import Limits
+from rules.mail.message import Message
+from rules.simplehost import SimpleHost
 
 
 def errors(text: str) -> list[tuple[int, int, str]]:
@@ -157,6 +161,13 @@ def test_capabilities_can_be_restricted() -> None:
         ),
         ('if header :contains "a" "spammy" { stop; }\nif header :contains "a" "spam" { keep; }', []),
         ('if header "a" "spam" { stop; }\nif header "a" ["SPAM"] { keep; }', [(2, "shadowed")]),
+        ('if header :contains "A" "pam" { stop; }\nif header :is ["a"] "spam" { keep; }', [(2, "shadowed")]),
+        ('if header "a" "pam" { stop; }\nif header :contains "a" "pam" { keep; }', []),
+        (
+            'if address :all "From" "x@y.z" { stop; }\nif address :is "from" "x@y.z" { keep; }',
+            [(2, "shadowed")],
+        ),
+        ('if address :domain "from" "y.z" { stop; }\nif address "from" "y.z" { keep; }', []),
         (
             'if header :comparator "i;octet" "a" "b" { stop; }\nif header :comparator "i;octet" "a" "B" { keep; }',
             [],
@@ -201,3 +212,37 @@ def test_render() -> None:
     assert lines[0].startswith("a.sieve:2:2: error: ")
     assert lines[1].index("fileinto") == lines[2].index("^")
     assert "cure: " in lines[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('if header "a" "b" keep;', [(1, 19, "block")]),
+        ("if not true\n  keep;\n", [(2, 3, "block")]),
+        ("if true { keep; } else if true { keep; } else { stop; }", [(1, 19, "elsif")]),
+        ('require "fileinto"\nfileinto "x";\n', [(1, 1, "semicolon")]),
+        ("text: hello\n.\nkeep;\n", [(1, 1, "unterminated-text")]),
+        (
+            'require "fileinto"; fileinto \u201cx\u201d; keep "y";',
+            [(1, 30, "curly-quotes"), (1, 40, "arguments")],
+        ),
+        ("require 'fileinto';", [(1, 9, "curly-quotes")]),
+        ('stop "x" true { keep; }', [(1, 1, "block"), (1, 6, "arguments")]),
+    ],
+)
+def test_one_fault_is_told_once(text: str, found: list[tuple[int, int, str]]) -> None:
+    assert errors(text) == found
+
+
+def test_a_tag_that_was_forgotten_is_named() -> None:
+    with pytest.raises(ScriptErrors) as caught:
+        compile_script('require "imap4flags"; if size 100K { keep "x"; } if header "a" "b" "c" { stop; }')
+    cures = [error.cure for error in caught.value.errors]
+    assert cures[:2] == ["is :over or :under missing before it?", "is :flags missing before it?"]
+    assert cures[2].startswith("usage: header")
+
+
+def test_references_are_seen_however_they_are_written() -> None:
+    text = 'require ["variables", "fileinto"]; set "a" "x"; fileinto "$\\{a}";'
+    action = run([compile_script(text)], Message(b"\r\n"), ScriptEnvelope("", "a@b.example"), SimpleHost())
+    assert [getattr(one, "mailbox", "") for one in action.actions] == ["x"]

@@ -9,11 +9,12 @@ import pytest
 from filterd.accounts.directory import Account
 from filterd.imap.config import ImapServerConfig
 from filterd.imap.session import Authenticate
+from filterd.imap.shared import SharedStore
 from filterd.imap.sharing import Sharing
 from filterd.store.acl import RIGHTS
 from filterd.store.acl_guests import Guests
 from filterd.store.acl_shares import MemoryShares
-from filterd.store.base import NewMessage
+from filterd.store.base import AccountStore, NewMessage
 from filterd.store.memory import MemoryStore
 
 from .conftest import NOW, Client, CountingIds, FakeClock, message
@@ -222,6 +223,12 @@ def test_read_only_without_a_right_to_change(world: World) -> None:
     assert world(ANN)(f'SELECT "{BOX}"')[-1].startswith("OK [READ-ONLY]")
     share(world, "lrs")
     assert world(ANN)(f'SELECT "{BOX}"')[-1].startswith("OK [READ-WRITE]")
+
+
+def test_no_method_of_the_store_goes_around_the_rights() -> None:
+    """A new method of the contract, with an answer of its own there, must not be answered past the rights."""
+    asked = {name for name in vars(AccountStore) if not name.startswith("_")}
+    assert asked <= set(vars(SharedStore))
 
 
 def test_close_keeps_what_must_not_be_expunged(world: World) -> None:

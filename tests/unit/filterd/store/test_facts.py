@@ -128,3 +128,21 @@ def test_the_shelf_keeps_within_its_bound() -> None:
     shelf.put(("a", "b", "c"), 4, 101)
     assert shelf.get(("a", "b", "c")) is None
     assert shelf.get(("a", "b", "e")) == 3
+
+
+def test_what_was_shown_of_the_first_ones_stays_when_more_come(maildir: World) -> None:
+    account = maildir.account()
+    account.append("INBOX", [NewMessage(b"Subject: %d\r\n\r\nx" % n, date=n) for n in range(1, 4)])
+    facts = account.facts(account.snapshot("INBOX"))
+    assert facts is not None
+    facts.shown = [b"one", b"two", b"three"]
+    account.append("INBOX", [NewMessage(b"Subject: more\r\n\r\nxyz", date=77)])
+    longer = account.facts(account.snapshot("INBOX"))
+    assert longer is not None and longer is not facts
+    assert (list(longer.dates), longer.sizes[-1]) == ([1, 2, 3, 77], 20)
+    assert longer.shown == [b"one", b"two", b"three"]
+    account.set_flags("INBOX", [1], "add", ["\\Deleted"])
+    account.expunge("INBOX")
+    account.append("INBOX", [NewMessage(b"Subject: more\r\n\r\nxyz", date=78)])
+    shorter = account.facts(account.snapshot("INBOX"))
+    assert shorter is not None and (list(shorter.dates), shorter.shown) == ([2, 3, 77, 78], None)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from filterd.store import snapshot
+from filterd.store.acl import ENTRY
 from filterd.store.base import FLAGGED, SEEN, NewMessage, SieveState, StoreUnavailable
 from filterd.store.flags import names_of
 from filterd.store.jobs import AccountJobs
@@ -410,6 +412,17 @@ def test_not_more_often_than_every_half_minute(maildir: World) -> None:
     assert '"2"' in file.read_text()
 
 
+def test_rights_are_written_at_once(maildir: World) -> None:
+    """What was taken away must not come back."""
+    account = open_account(maildir)
+    account.create("Work")
+    account.set_metadata("Work", ENTRY, "bob@example.org lr")
+    account._snapshots.finish(9.0)
+    account.set_metadata("Work", ENTRY, None)
+    lose_index(maildir)
+    assert open_account(maildir).get_metadata("Work", ENTRY) is None
+
+
 def test_a_killed_process_leaves_it_to_the_next(maildir: World) -> None:
     account = furnish(maildir)
     account._snapshots.finish(9.0)
@@ -476,6 +489,17 @@ def test_the_jobs_write_it_when_nobody_asks(maildir: World, monkeypatch: pytest.
     asyncio.run(run())
     jobs.close()
     assert f"remembered {KEY.hex()}" in file.read_text()
+
+
+def test_an_account_that_was_removed_is_left_alone(maildir: World, caplog: pytest.LogCaptureFixture) -> None:
+    account = open_account(maildir)
+    account.set_metadata(None, "/private/comment", "x")
+    shutil.rmtree(maildir.maildir)
+    maildir.clock.now += 2
+    account.step(1.0)
+    assert account.unfinished is None
+    maildir.close()
+    assert not maildir.maildir.exists() and "snapshots" not in caplog.text
 
 
 def test_system_flags_cost_nothing(maildir: World) -> None:

@@ -176,3 +176,26 @@ def test_fcc(go: Go) -> None:
     found = answer(go(text, mail(), host()))
     assert found is not None and found.fcc is not None
     assert (found.fcc.mailbox, found.fcc.create, found.fcc.flags) == ("Sent", True, ("\\Seen",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "references"),
+    [
+        (b"In-Reply-To: <q@x>\r\n", b"<q@x> <m@x>"),
+        (b"In-Reply-To: <q@x> <p@x>\r\n", b"<m@x>"),
+        (b"In-Reply-To: Your mail of Monday\r\n", b"<m@x>"),
+        (b"References: <r@x>\r\nIn-Reply-To: <q@x>\r\n", b"<r@x> <m@x>"),
+    ],
+)
+def test_references_of_an_answer_to_an_answer(go: Go, fields: bytes, references: bytes) -> None:
+    """RFC 5322 3.6.4: without References, a single In-Reply-To stands in."""
+    text = mail().replace(b"References: <r@x>\r\n", fields)
+    found = answer(go('require "vacation"; vacation "x";', text, host()))
+    assert found is not None and Message(found.message).header.first(b"references") == references
+
+
+def test_the_older_template_of_subjects(go: Go) -> None:
+    asked = host()
+    asked.setting("vacation_default_subject_template", "Weg: %$ (%{subject})")
+    found = answer(go('require "vacation"; vacation "x";', mail().replace(b"Hi", b"%{subject} \\1"), asked))
+    assert found is not None and found.subject == "Weg: %{subject} \\1 (%{subject} \\1)"
