@@ -27,6 +27,7 @@ from filterd.scripts import ScriptService
 from filterd.shared_delivery import reachable
 from filterd.sieve_host import LIST_PREFIX, AccountHost
 from filterd.store.base import AccountStore, NewMessage, OverQuota, StoreError
+from filterd.store.full import disk_full
 from filterd.store.jobs import AccountJobs
 from pipeline import plan as plans
 from pipeline import planner
@@ -54,6 +55,7 @@ FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
 SENT, SENT_NAME = "\\Sent", "Sent"  # RFC 6154 2
 RELEASED = "INBOX because it was released from the quarantine."
 LOOPED = "this message was forwarded from here before"
+NO_ROOM = Reply(452, "4.3.1", "No storage left here, please try again later")
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
 
@@ -211,11 +213,11 @@ class Delivery:
         except StoreError as error:
             log.warning("message %s for %s: %s", job.trace.id, destination.address, error)
             trace.outcome, trace.decision = "deferred", f"Deferred: {error}"
-            return Outcome(FULL_REPLY if isinstance(error, OverQuota) else LATER)
-        except Exception:
+            return Outcome(FULL_REPLY if isinstance(error, OverQuota) else _later(error))
+        except Exception as error:
             log.exception("message %s for %s", job.trace.id, destination.address)
             trace.outcome, trace.decision = "deferred", "Deferred: an internal error, see the log"
-            return Outcome(LATER)
+            return Outcome(_later(error))
 
     async def _leave(self, job: Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
         """Straight to an address elsewhere: an alias, a bounce to an SRS address, a submission."""
@@ -525,6 +527,11 @@ def not_refused_again(plan: plans.Plan) -> plans.Plan:
         return plan
     notes = (*plan.notes, "reject left out: it was released from the quarantine")
     return plans.Plan(plan.recipient, (plans.Store(plans.INBOX),), "stored", RELEASED, notes=notes)
+
+
+def _later(error: Exception) -> Reply:
+    """RFC 5321 4.2.2: a full disk has a code of its own."""
+    return NO_ROOM if disk_full(error) else LATER
 
 
 def _verified(work: Transaction) -> bool:

@@ -159,7 +159,7 @@ class TextTable:
         if self._present:
             hits.add(self._present)
         exact, automaton, tries = self._exact, self._automaton, _VERIFY
-        unsure: tuple[int, ...] = ()  # pieces whose patterns are given up: once is enough, however many values follow
+        unsure: set[int] | None = None  # pieces whose patterns are given up, for this value and those behind it
         normal = self._normal
         for value in values:
             text = normal(value)
@@ -175,11 +175,12 @@ class TextTable:
             for index in found:
                 piece = self._found[index]
                 piece.mark(hits)
-                if not piece.globs or index in unsure:
+                if not piece.globs or (unsure is not None and index in unsure):
                     continue
                 if tries < len(piece.globs) or len(text) > _LONG:
                     hits.add_unsure(owner for _, owner in piece.globs)
-                    unsure = (*unsure, index)
+                    unsure = unsure or set()
+                    unsure.add(index)
                 else:
                     hits.add(owner for glob, owner in piece.globs if glob.spans(text) is not None)
                     tries -= len(piece.globs)

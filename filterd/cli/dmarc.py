@@ -159,7 +159,7 @@ def _begin(one: Report) -> float:
         return float(one.begin)
     try:
         return datetime.fromisoformat(one.begin).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

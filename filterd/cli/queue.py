@@ -86,8 +86,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
             )
         if name == "list":
             one.add_argument("--ended", action="store_true", help="what ended in the last days too")
-        if name == "drop":
-            one.add_argument("--yes", action="store_true", help="do not ask")
+        if name in ("drop", "bounce"):
+            help_ = "do not ask" if name == "drop" else "as with drop; nothing is asked here"
+            one.add_argument("--yes", action="store_true", help=help_)
         add_config(one)
         add_json(one)
 

@@ -36,13 +36,15 @@ from filterd.config.schema import Config
 
 if TYPE_CHECKING:
     from filterd.queue.route import Hop, NoRoute
+    from pipeline.batv import Batv
+    from pipeline.ports import Clock
 
 ADDRESSES_SHOWN = 4  # of a domain's hosts
 
 
 @dataclass(slots=True)
 class Step:
-    """One line of the story. ``kind``: alias, forward, here, relay, route, mx, srs, refused, later."""
+    """One line of the story. ``kind``: batv, alias, forward, here, relay, route, mx, srs, refused, later."""
 
     address: str
     kind: str
@@ -103,10 +105,25 @@ def told(config: Config, address: str, sender: str, offline: bool) -> Story:
     try:
         verifier = srs_verifier(srs_of(config, clock)) if made else None
         directory = BuiltinDirectory(config, database, Passwords(clock), verifier)
-        return _told(config, directory, address, sender, offline)
+        tagged = _tags(config, clock)
+        found = tagged.open(address) if tagged is not None else None
+        if found is None:
+            return _told(config, directory, address, sender, offline)
+        story = _told(config, directory, found.address, sender, offline)
+        text = f"refused for reports: {found.why}" if found.why else "a tag of ours (BATV), good for reports"
+        story.steps.insert(0, Step(address, "batv", f"{text}; {found.address}"))
+        return story
     finally:
         database.close()
         hand_over(config, *(database_path(config) + end for end in ("", "-wal", "-shm")))
+
+
+def _tags(config: Config, clock: Clock) -> Batv | None:
+    """Without a secret nothing was ever tagged, and none is made here."""
+    from filterd.assembly import batv_of
+
+    known = config.batv.secrets or (Path(config.server.data_dir) / "secrets" / "batv").exists()
+    return batv_of(config, clock) if known else None
 
 
 def _told(config: Config, directory: BuiltinDirectory, address: str, sender: str, offline: bool) -> Story:

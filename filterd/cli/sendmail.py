@@ -42,9 +42,9 @@ from rules.mail import address, header
 
 PROGRAM = "filterd-sendmail"
 LIMIT = 50 << 20  # octets, when the configuration cannot be read; the server knows its own
-WITH_VALUE = frozenset("BCFfhLNOpRrVXAc")  # the value is attached or the next word
+WITH_VALUE = frozenset("BCFfhLNOpRrVXAce")  # the value is attached or the next word
 ATTACHED = frozenset("bqdoM")  # what follows belongs to the flag
-PLAIN = frozenset("tivnmGUsE")
+PLAIN = frozenset("tivnmGUsEIx")
 TO_FIELDS = (b"to", b"cc", b"bcc")
 RESENT_FIELDS = (b"resent-to", b"resent-cc", b"resent-bcc")
 MAX_ENVID = 100  # characters, RFC 3461 4.4
@@ -155,6 +155,8 @@ def _set(flags: Flags, letter: str, value: str) -> None:
             flags.mode = value[:1] or "m"
         case "q":
             flags.mode = "q"
+        case "I":  # Postfix's and sendmail's other way to say -bi
+            flags.mode = "i"
         case _:
             return
 

@@ -207,9 +207,10 @@ class SpamassassinStage:
     )
     command: str = setting(
         "report",
-        "report tells the points of each rule; symbols only their names (when spamd's report template was changed).",
+        "report tells the points of each rule; symbols only their names (when spamd's report template was changed); headers takes "
+        "over the fields that spamd writes (add_header, rewrite_header), process also its body (report_safe).",
         Kind.CHOICE,
-        choices=("report", "symbols"),
+        choices=("report", "symbols", "headers", "process"),
     )
     rspamd_socket: SocketAddress = setting(
         SocketAddress(host="127.0.0.1", port=11333), "Where rspamd answers checkv2.", Kind.SOCKET
@@ -248,7 +249,10 @@ class PrivacyStage:
             "X-Originating-*", "X-Originator-IP", "X-Client-IP", "X-ClientAddr", "X-ClientProxiedBy",
             "X-Forwarded-For", "X-Remote-IP", "X-Remote-Addr", "X-Real-IP", "X-Sender-IP", "X-Source*", "X-PHP-*",
             "X-AntiAbuse", "X-Authenticated-Sender", "X-Authenticated-User", "X-Authentication-Warning",
-            "X-Get-Message-Sender-Via", "X-HTTP-*", "X-WebMail-*", "X-Unix-Mode",
+            "X-Get-Message-Sender-Via", "X-HTTP-*", "X-WebMail-*", "X-Unix-Mode", "X-Mailer-*", "X-MS-*", "X-OLK*",
+            "X-Apple-*", "X-Universally-Unique-Identifier", "X-Uniform-Type-Identifier", "X-Account-Key",
+            "X-Identity-Key", "X-Evolution-*", "X-KMail-*", "X-Operating-System", "X-Received", "X-Remote-Host",
+            "X-Sender-Host", "X-Host",
         ),
         "Fields to remove; a name may end in * (X-PHP-*). A field that a passing signature covers stays.",
         Kind.TEXTS,

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 AS_IT_IS, ALL_WORDS, ONE_SLIP = 100, 75, 40
 _SLIP_LETTERS = 5  # a word as short as "cat" has too many neighbours
 _MAX_WORDS = 16
-_MAX_TEXT = 1_000_000  # characters of one message that are looked at word by word
+_MAX_TEXT = 250_000  # characters of one message that are looked at word by word
 _WORD = re.compile(r"\w+")
-_BLOCK, _OCTETS = 64, 1_048_576  # messages, octets read together
+_BLOCK, _OCTETS = 16, 1_048_576  # messages, octets read together
 
 
 def run(
@@ -67,34 +67,62 @@ def _words(text: str) -> list[str]:
 
 def _seeds(key: Header | Text, word: str) -> Key:
     """What a text must contain that has ``word`` with at most one slip."""
-    if len(word) < _SLIP_LETTERS:
-        return replace(key, text=fold(word))
-    at = len(word) // 2
-    exchanged = word[: at - 1] + word[at] + word[at - 1] + word[at + 1 :]
-    return Or(tuple(replace(key, text=fold(piece)) for piece in (word[:at], word[at:], exchanged)))
+    pieces = [replace(key, text=fold(piece)) for piece in Slip(word).pieces()]
+    return Or(tuple(pieces)) if len(pieces) > 1 else pieces[0]
 
 
 def _near(
     call: Call, key: Header | Text, wanted: list[str], places: Sequence[int]
 ) -> Generator[None, None, list[int]]:
+    """Those of ``places`` whose texts have every word, as it is or with one slip."""
     found: list[int] = []
-    for start in range(0, len(places), _BLOCK):
-        block = places[start : start + _BLOCK]
-        view = call.view
-        at = {view.uids[place]: place for place in block}
-        for uid, text in _texts(call, key, list(at)):
-            there = _words(fold(text[:_MAX_TEXT]))
-            if all(_has(there, word) for word in wanted):
-                found.append(at[uid])
-        call.progress = start + len(block), len(places)
+    slips = [Slip(word) for word in wanted]
+    left = [call.view.uids[place] for place in places]
+    count = len(left)
+    while left:
+        looked_at = 0
+        for text in _texts(call, key, left):
+            text = unicodedata.normalize("NFC", fold(text[:_MAX_TEXT]))
+            there: list[str] = []
+            if all(slip.inside(text, there) for slip in slips):
+                found.append(call.view.number_of(left[looked_at]) - 1)
+            looked_at += 1
+        left = left[looked_at:]
+        call.progress = count - len(left), count
         yield
-    return found
+    return sorted(found)
 
 
-def _has(there: list[str], word: str) -> bool:
-    if len(word) < _SLIP_LETTERS:
-        return any(word in other for other in there)
-    return any(word in other or near(word, other) for other in there)
+class Slip:
+    """A word, and what it may look like."""
+
+    __slots__ = ("_end", "_exchanged", "_start", "_word")
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+        at = len(word) // 2
+        self._start, self._end = word[:at], word[at:]
+        self._exchanged = word[: at - 1] + word[at : at + 1] + word[at - 1 : at] + word[at + 1 :]
+
+    def inside(self, text: str, words: list[str]) -> bool:
+        """``words``: those of ``text``, filled when somebody needs them."""
+        word = self._word
+        if word in text:
+            return True
+        if len(word) < _SLIP_LETTERS:
+            return False
+        if not words:
+            words += dict.fromkeys(_WORD.findall(text))
+        start, end, exchanged = self._start, self._end, self._exchanged
+        # One slip leaves one of the halves as it is, or is the exchange in the middle: few words are looked at closely.
+        close = [one for one in words if one.startswith(start) or one.endswith(end) or one == exchanged]
+        return any(near(word, one) for one in close)
+
+    def pieces(self) -> tuple[str, ...]:
+        """One of them is in every text that has the word with at most one slip."""
+        if len(self._word) < _SLIP_LETTERS:
+            return (self._word,)
+        return self._start, self._end, self._exchanged
 
 
 def near(one: str, other: str) -> bool:
@@ -108,29 +136,28 @@ def near(one: str, other: str) -> bool:
     return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
 
 
-def _texts(call: Call, key: Header | Text, uids: list[int]) -> Iterable[tuple[int, str]]:
-    """The decoded texts that ``key`` is about."""
-    left = uids
+def _texts(call: Call, key: Header | Text, uids: list[int]) -> list[str]:
+    """The decoded texts that ``key`` is about, of some of the first ``uids``; "" of what is gone."""
     if isinstance(key, Header) and key.name in CACHED_FIELDS:
-        left = []
-        for row in call.store.rows(call.view.mailbox, uids, True):
-            if row.headers == NOT_CACHED:
-                left.append(row.uid)
-            else:
-                lines = header_lines(row.headers)
-                yield row.uid, _joined(field_values(lines, lines.lower(), key.name))
-    at = 0
-    while at < len(left):
-        texts = call.store.read_many(call.view.mailbox, left[at:], _OCTETS)
-        for uid, data in zip(left[at:], texts, strict=False):
-            if data is None:
-                continue
-            message = Message(data)
-            if isinstance(key, Header):
-                yield uid, _joined(message.header.get_all(key.name))
-            else:
-                yield uid, message.text_for_search() if key.header else message.body_text()
-        at += max(len(texts), 1)
+        block = uids[: call.session.config.limits.rows]
+        rows = {row.uid: row.headers for row in call.store.rows(call.view.mailbox, block, True)}
+        return [_field(call, key, uid, rows.get(uid, b"")) for uid in block]
+    texts = call.store.read_many(call.view.mailbox, uids[:_BLOCK], _OCTETS)
+    return ["" if data is None else _text(key, data) for data in texts] or [""]
+
+
+def _field(call: Call, key: Header, uid: int, headers: bytes) -> str:
+    if headers == NOT_CACHED:
+        return _text(key, call.store.read(call.view.mailbox, uid) or b"")
+    lines = header_lines(headers)
+    return _joined(field_values(lines, lines.lower(), key.name))
+
+
+def _text(key: Header | Text, data: bytes) -> str:
+    message = Message(data)
+    if isinstance(key, Header):
+        return _joined(message.header.get_all(key.name))
+    return message.text_for_search() if key.header else message.body_text()
 
 
 def _joined(values: Iterable[bytes]) -> str:

@@ -26,6 +26,7 @@ RECORDS = 100_000
 DEPTH = 12
 NODES = 20_000  # elements that are remembered at a time: the head, and one record
 TEXT = 1024  # characters of one value
+LAST_SECOND = 253_402_300_799  # of the year 9999
 _TYPES = (b"gzip", b"zip", b"xml", b"tlsrpt", b"octet-stream")
 
 
@@ -247,8 +248,8 @@ def _dmarc(text: bytes) -> DmarcReport | None:
         report_id=feedback.get("report_metadata", "report_id"),
         domain=feedback.get("policy_published", "domain").lower(),
         policy=policy,
-        begin=_number(feedback.get("report_metadata", "date_range", "begin")),
-        end=_number(feedback.get("report_metadata", "date_range", "end")),
+        begin=_moment(feedback.get("report_metadata", "date_range", "begin")),
+        end=_moment(feedback.get("report_metadata", "date_range", "end")),
         lines=tuple(reader.lines),
     )
 
@@ -274,6 +275,12 @@ def _line(record: _Node) -> Line:
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 13 else 0
+
+
+def _moment(text: str) -> int:
+    """Seconds since the epoch; 0 for what no calendar has."""
+    seconds = _number(text)
+    return seconds if seconds <= LAST_SECOND else 0
 
 
 # -- TLS -----------------------------------------------------------------------------------------------------------------

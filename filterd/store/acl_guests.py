@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from filterd.store.base import AccountStore, NoSuchMailbox, Store, StoreUnavailable
 from filterd.store.jobs import BoundedStore, is_bounded
 
-
 PATIENCE = 30.0  # seconds a guest waits for other guests of the same account
 
 

@@ -117,7 +117,9 @@ class Batch:
                 self._refuse(at, error)
             except OSError as error:
                 self.core.failed(error)
-                self._refuse(at, StoreUnavailable(f"store: {error.strerror or error}"))
+                failure = StoreUnavailable(f"store: {error.strerror or error}")
+                failure.__cause__ = error
+                self._refuse(at, failure)
         self._sync()
 
     def _sync(self) -> None:

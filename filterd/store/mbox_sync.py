@@ -248,9 +248,11 @@ class _Sync:
         behind = self.mbox.read(end, seen.offset + seen.size - end)
         junk = behind.lstrip(b"\r\n")
         rest = junk.startswith((b"\0", b"From ")) or b"From ".startswith(junk)
-        if doubtful and junk and not rest and _glued(self.mbox.read(area.offset, end - area.offset)) > 0:
-            self._cut_torn(area)  # cut short, and long enough again by what another program has added
-            return True
+        if doubtful and junk and not rest:
+            length = end - area.offset
+            if 0 < _glued(self.mbox.read(area.offset, length + fmt.MAX_FROM_OCTETS)) < length:
+                self._cut_torn(area)  # cut short, and long enough again by what another program has added
+                return True
         # its owner may have added to it; but no one adds the begin of a message, or nothing at all
         if junk and (doubtful or rest):
             self._cut_torn(Area(seen.offset + seen.size - len(junk), len(junk)))

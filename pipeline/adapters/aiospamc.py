@@ -40,9 +40,12 @@ class _Streams(ConnectionManager):  # type: ignore[misc]  # aiospamc's types are
         writer: asyncio.StreamWriter,
         seconds: float,
         telling: bool = False,
+        more: int | None = None,
     ) -> None:
         super().__init__("spamd", Timeout(total=seconds))
         self._telling = telling
+        self._text = more is not None
+        self._limit = REPLY_LIMIT + (more or 0)
         self.did: bool | None = None
         self._reader = reader
         self._writer = writer
@@ -62,18 +65,18 @@ class _Streams(ConnectionManager):  # type: ignore[misc]  # aiospamc's types are
         if self._telling:
             self.did = told(raw)
         else:
-            self.judgement = judge(raw)
+            self.judgement = judge(raw, self._limit, self._text)
         return raw
 
     async def _read(self) -> bytes:
         received = b""
         try:
-            while len(received) <= REPLY_LIMIT:
+            while len(received) <= self._limit:
                 part = await self._reader.read(REPLY_LIMIT)
                 if not part:
                     break
                 received += part
-                whole = wanted(received)
+                whole = wanted(received, self._limit)
                 if whole is not None and len(received) >= whole:
                     break
         except OSError as error:
@@ -90,9 +93,13 @@ async def ask(
     data: bytes,
     user: str,
     seconds: float,
+    more: int | None = None,
 ) -> Judgement:
-    """Have ``data`` judged by SYMBOLS or REPORT. Raises StageFault. The streams are closed afterwards."""
-    streams = _Streams(reader, writer, seconds)
+    """Have ``data`` judged by SYMBOLS or REPORT; by HEADERS or PROCESS, whose answer may be ``more`` octets longer.
+
+    Raises StageFault. The streams are closed afterwards.
+    """
+    streams = _Streams(reader, writer, seconds, more=more)
     headers = Headers({"User": UserValue(user)} if user else {})
     await _exchange(streams, writer, Request(verb, headers=headers, body=data), seconds)
     if streams.judgement is None:

@@ -29,7 +29,7 @@ from pipeline.presence import Presence
 from pipeline.registry import StageContext, setting
 from pipeline.reply import Reply
 from pipeline.reverse import verified_name
-from pipeline.spam import bayes, rspamd
+from pipeline.spam import bayes, rewritten, rspamd
 from pipeline.spam.allow import AllowList
 from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
@@ -70,8 +70,9 @@ class SpamassassinSettings:
     )
     command: str = setting(
         "report",
-        "report tells the points of each rule; symbols only their names (when spamd's report template was changed).",
-        choices=("report", "symbols"),
+        "report tells the points of each rule; symbols only their names (when spamd's report template was changed); headers takes "
+        "over the fields that spamd writes (add_header, rewrite_header), process also its body (report_safe).",
+        choices=("report", "symbols", "headers", "process"),
     )
     rspamd_socket: str = setting("127.0.0.1:11333", "Where rspamd answers checkv2.", "socket")
     rspamd_controller: str = setting("127.0.0.1:11334", "Where rspamd learns (its controller).", "socket")
@@ -91,6 +92,10 @@ class SpamassassinSettings:
         (),
         "Not scored: networks, and addresses or domains in From where DMARC, SPF or DKIM vouches for them.",
     )
+
+
+WHOLE = frozenset({"HEADERS", "PROCESS"})  # commands whose answer is the message
+REWROTE = "spamassassin.rewrote"
 
 
 class SpamassassinStage:
@@ -124,6 +129,10 @@ class SpamassassinStage:
 
     def quick(self, transaction: Transaction) -> Verdict | None:
         """What needs no engine."""
+        known = transaction.state.get(REWROTE)
+        if isinstance(known, tuple) and transaction.message.data.endswith(b"\r\n\r\n" + known[0]):
+            verdict: Verdict = known[1]
+            return verdict
         if self._presence.off:
             return self._skipped(transaction, "switched off")
         if transaction.envelope.client.auth:
@@ -161,7 +170,21 @@ class SpamassassinStage:
                 return await self._ask_rspamd(transaction, reader, writer)
             judgement = await self._ask_spamd(transaction, reader, writer)
         self._presence.answered()
-        return self._verdict(transaction, judgement)
+        verdict = self._verdict(transaction, judgement)
+        return self._taken_over(transaction, verdict, judgement.text) if judgement.text else verdict
+
+    def _taken_over(self, transaction: Transaction, verdict: Verdict, text: bytes) -> Verdict:
+        """The verdict with what spamd wrote in place of our words."""
+        whole = self.settings.command == "process"
+        message = transaction.message
+        theirs = rewritten.header_edits(message, text, whole)
+        names = {edit.name.lower() for edit in theirs}
+        ours = [one for one in verdict.edits if one.kind == "remove" or one.name.lower() not in names]
+        body = rewritten.new_body(message, text) if whole else None
+        out = replace(verdict, edits=(*ours, *theirs), body=body)
+        if body is not None:  # the new body is shown to us as well: it is spamd's own
+            transaction.state[REWROTE] = (body, replace(out, body=None))
+        return out
 
     async def _ask_spamd(
         self, transaction: Transaction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -170,6 +193,10 @@ class SpamassassinStage:
 
         data = await self._as_delivered(transaction)
         command = self.settings.command.upper()
+        if command in WHOLE:
+            return await aiospamc.ask(
+                reader, writer, command, data, self._user(transaction), self.timeout, 2 * len(data)
+            )
         return await aiospamc.ask(reader, writer, command, data, self._user(transaction), self.timeout)
 
     async def _ask_rspamd(

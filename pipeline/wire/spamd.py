@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.errors import StageFault
+from pipeline.spam import rewritten
 from pipeline.wire.clamd import shown
 
 REPLY_LIMIT = 1 << 16  # octets of a whole reply
@@ -38,14 +39,16 @@ _REPORT_LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``rules``: (name, points) of the rules that hit, as spamd told them; points None when it told only names."""
+    """``rules``: (name, points) of the rules that hit, as spamd told them; points None when it told only names.
+    ``text``: the header or message that it gave back (HEADERS, PROCESS)."""
 
     score: float
     threshold: float
     rules: tuple[tuple[str, float | None], ...] = ()
+    text: bytes = b""
 
 
-def wanted(received: bytes) -> int | None:
+def wanted(received: bytes, limit: int = REPLY_LIMIT) -> int | None:
     """How many octets the whole reply has, None while that is not known. Raises StageFault over a limit."""
     head, blank, _body = received.partition(b"\r\n\r\n")
     if not blank:
@@ -56,8 +59,8 @@ def wanted(received: bytes) -> int | None:
     if length is None:
         return None
     whole = len(head) + len(blank) + length
-    if whole > REPLY_LIMIT:
-        raise StageFault("protocol", f"spamd's reply is longer than {REPLY_LIMIT} octets")
+    if whole > limit:
+        raise StageFault("protocol", f"spamd's reply is longer than {limit} octets")
     return whole
 
 
@@ -68,15 +71,20 @@ def _content_length(lines: list[bytes]) -> int | None:
     return int(found[0][1]) if found else None
 
 
-def judge(raw: bytes) -> Judgement:
-    """A whole reply to SYMBOLS or REPORT. Raises StageFault for anything but a clear verdict."""
-    lines, body = _parts(raw)
+def judge(raw: bytes, limit: int = REPLY_LIMIT, text: bool = False) -> Judgement:
+    """A whole reply to SYMBOLS or REPORT; ``text``: to HEADERS or PROCESS. Raises StageFault for anything but a clear verdict."""
+    lines, body = _parts(raw, limit=limit)
     verdicts = [match for match in map(_SPAM.fullmatch, lines) if match]
     if len(verdicts) != 1:
         raise StageFault("protocol", f"spamd gave {len(verdicts)} verdicts")
     score, threshold = float(verdicts[0]["score"]), float(verdicts[0]["threshold"])
     if not (math.isfinite(score) and abs(score) <= SCORE_LIMIT and abs(threshold) <= SCORE_LIMIT):
         raise StageFault("protocol", "spamd's score is no sensible number")
+    if text:
+        if not body:
+            raise StageFault("protocol", "spamd gave no message back")
+        names = rewritten.rules(rewritten.told(body))[:RULES]
+        return Judgement(score, threshold, tuple((name, None) for name in names), body)
     return Judgement(score, threshold, _rules(body))
 
 
@@ -86,13 +94,13 @@ def told(raw: bytes) -> bool:
     return any(map(_DID.fullmatch, lines))
 
 
-def _parts(raw: bytes, bare: bool = False) -> tuple[list[bytes], bytes]:
+def _parts(raw: bytes, bare: bool = False, limit: int = REPLY_LIMIT) -> tuple[list[bytes], bytes]:
     """Header lines and body of a whole reply that reports no error. ``bare``: it need not tell its length (spamd's answer to
     TELL does not)."""
     if not raw:
         raise StageFault("protocol", "spamd closed the connection without an answer")
-    if len(raw) > REPLY_LIMIT:
-        raise StageFault("protocol", f"spamd's reply is longer than {REPLY_LIMIT} octets")
+    if len(raw) > limit:
+        raise StageFault("protocol", f"spamd's reply is longer than {limit} octets")
     head, blank, body = raw.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     status = _STATUS.fullmatch(lines[0])

@@ -112,6 +112,28 @@ def test_a_move_to_junk_teaches_and_the_next_one_goes_there(server: Server, tmp_
     assert lessons(server, f"bob@{DOMAIN}") == {}
 
 
+def test_appended_flags_teach_and_nothing_is_learned_twice(server: Server, tmp_path: Path) -> None:
+    teach_ham(server, tmp_path)
+    with server.imap("ann") as imap:
+        imap.create("Archive")
+        assert imap.append("Archive", "($Junk)", None, spam(1))[0] == "OK"  # a flag, not a folder
+        assert imap.append("INBOX", "(\\Seen $NotJunk)", None, ham(9))[0] == "OK"
+        assert imap.append("INBOX", "(\\Seen)", None, spam(2))[0] == "OK"
+        wait_for(lambda: lessons(server) == {"spam": 1, "ham": 5}, 60, "one lesson of each")
+        for name in ("Archive", "INBOX"):  # the same message in every way there is
+            assert imap.append(name, "($Junk)", None, spam(1))[0] == "OK"
+        imap.select("Archive")
+        imap.uid("COPY", "1:*", "Junk")
+        imap.store("1:*", "-FLAGS", "(\\Seen)")
+        imap.store("1:*", "+FLAGS", "(Junk)")
+        imap.uid("MOVE", "1:*", "Junk")
+    told = json.loads(command(server, "learn", "status", "--json"))
+    wait_for(
+        lambda: not json.loads(command(server, "learn", "status", "--json"))["waiting"], 60, "all lessons"
+    )
+    assert lessons(server) == {"spam": 1, "ham": 5}, told
+
+
 def test_a_kill_right_after_the_answer_loses_no_lesson(server: Server, tmp_path: Path) -> None:
     with contextlib.suppress(OSError, imaplib.IMAP4.abort), server.imap("ann") as imap:
         for n in range(3):

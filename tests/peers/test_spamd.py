@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
 
 import pytest
 
+from filterd.generation import Judged, run_stages
 from filterd.ports import SystemClock, SystemIds
 from pipeline.edits import apply
 from pipeline.envelope import Client, Envelope, Profile, Recipient
@@ -199,6 +201,111 @@ def test_a_report_in_the_messages_own_words_is_not_believed() -> None:
         outcome = ask(where)
     assert only(outcome).evidence["rules"] == "BAYES_99 +3.5 DKIM_VALID -0.1"
     assert only(outcome).summary == "6.2 of 5  BAYES_99 +3.5  DKIM_VALID -0.1"
+
+
+GIVEN_BACK = (
+    b"X-Spam-Checker-Version: SpamAssassin 4.0.0 on there\nX-Spam-Flag: YES\nX-Spam-Status: Yes, score=6.2 required=5.0\n"
+    b"\ttests=BAYES_99,HTML_IMAGE_ONLY,\n\tMISSING_DATE autolearn=no\nX-Spam-Relays: 3\nReceived: from nowhere\n"
+    b"From: a@example.net\nSubject: *****SPAM***** hello\nX-Added: not believed\n"
+)
+
+
+def test_headers_takes_over_what_spamd_writes() -> None:
+    with faultserver.serve(faultserver.honest(read, answer(body=GIVEN_BACK + b"\n"))) as where:
+        outcome = ask(where, command="headers")
+        lenient = ask(where, command="headers", junk_at=7.0)
+    block = scan(apply(HAM, outcome.verdict.edits))
+    assert block.get_all(b"x-spam-relays") == [b"3"] and block.get_all(b"x-spam-flag") == [b"YES"]
+    (status,) = block.get_all(b"x-spam-status")
+    assert status.startswith(b"Yes, score=6.2 required=5.0") and b"autolearn=no" in status
+    assert block.get_all(b"subject") == [b"*****SPAM***** hello"] and block.get_all(b"x-spam-score") == [
+        b"6.2"
+    ]
+    assert b"x-added" not in block and b"received" not in block and b"x-spam-karma" not in block
+    assert only(outcome).evidence["rules"] == "BAYES_99 HTML_IMAGE_ONLY MISSING_DATE"
+    assert scan(apply(HAM, lenient.verdict.edits)).get_all(b"x-spam-flag") == []
+    assert outcome.verdict.body is None
+
+
+def test_process_takes_over_the_report() -> None:
+    wrapped = (
+        GIVEN_BACK + b'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="r"\n\n--r\n\nSpam!\n--r\n'
+        b"Content-Type: message/rfc822\n\n" + HAM.replace(b"\r\n", b"\n") + b"\n--r--\n"
+    )
+    with faultserver.serve(faultserver.honest(read, answer(body=wrapped))) as where:
+        verdict = ask(where, command="process").verdict
+        same = GIVEN_BACK + b"\n" + HAM.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n")
+    assert verdict.body is not None and verdict.body.startswith(b"--r\r\n\r\nSpam!\r\n")
+    assert scan(apply(HAM, verdict.edits)).get_all(b"content-type") == [b'multipart/mixed; boundary="r"']
+    with faultserver.serve(faultserver.honest(read, answer(body=same))) as where:
+        assert ask(where, command="process").verdict.body is None
+
+
+def test_a_report_is_not_judged_again() -> None:
+    """A new body makes another generation (filterd/generation.py): spamd is not asked about its own words."""
+    wrapped = GIVEN_BACK + b"Content-Type: text/plain\n\nSpam!\n"
+    asked: list[int] = []
+
+    def behave(conn: socket.socket, stop: threading.Event) -> None:
+        asked.append(1)
+        faultserver.honest(read, answer(body=wrapped))(conn, stop)
+
+    clock = SystemClock()
+
+    async def main(where: str) -> Judged:
+        chosen = SpamassassinSettings(enabled="on", socket=where, timeout=5, command="process")
+        stage = SpamassassinStage(
+            chosen, StageContext(clock, SystemIds(), ZoneResolver(ZONE), "mx.example.org")
+        )
+        runner = Runner([stage], clock)
+        envelope = Envelope(
+            "a@example.net", (Recipient("b@example.org"),), Client(ip="192.0.2.1"), Profile.MX
+        )
+        one = Transaction(Message(HAM), envelope, "TRACE-00001", clock.monotonic() + 25)
+        try:
+            return await run_stages(runner, one)
+        finally:
+            await runner.close()
+
+    with faultserver.serve(behave) as where:
+        judged = asyncio.run(main(where))
+    assert asked == [1] and judged.work.message.data.endswith(b"\r\n\r\nSpam!\r\n")
+    assert judged.outcome.verdict.tags["spam.score"] == "6.20"
+    out = scan(apply(judged.work.message.data, judged.outcome.verdict.edits))
+    assert out.get_all(b"x-spam-relays") == [b"3"] and out.get_all(b"content-type") == [b"text/plain"]
+
+
+@pytest.mark.parametrize("command", ["headers", "process"])
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_of_longer_answers(command: str, name: str) -> None:
+    with faultserver.serve(FAULTS[name]) as where:
+        began = time.monotonic()
+        outcome = ask(where, command=command)
+        assert time.monotonic() - began < LIMIT + 1.0
+    assert (
+        only(outcome).result in ("error", "timeout") and outcome.verdict.disposition is Disposition.TEMPFAIL
+    )
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["headers", "process", "symbols"])
+def test_real_spamd_gives_the_message_back(spamd: str, command: str) -> None:
+    bad = HAM + GTUBE + b"\r\n"
+    outcome = ask(spamd, bad, limit=60, command=command)
+    block = scan(apply(bad, outcome.verdict.edits))
+    assert outcome.verdict.disposition is Disposition.REJECT and "GTUBE" in only(outcome).evidence["rules"]
+    assert block.get_all(b"x-spam-flag") == [b"YES"] and len(block.get_all(b"x-spam-status")) == 1
+    assert (b"x-spam-checker-version" in block) is (command != "symbols")
+    body = outcome.verdict.body
+    assert (body is not None and GTUBE in body and b"message/rfc822" in body) is (command == "process")
+    friendly = (
+        b"From: Ann <ann@example.net>\r\nTo: b@example.org\r\nSubject: lunch\r\nDate: "
+        + formatdate().encode()
+    )
+    friendly += b"\r\nMessage-ID: <20261123.120000.1234567@mx.example.net>\r\n\r\nShall we meet at noon? Yours, Ann\r\n"
+    good = ask(spamd, friendly, limit=60, client=Client(), command=command)
+    assert good.verdict.body is None and good.verdict.disposition is Disposition.CONTINUE
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,22 @@ def test_the_door_does_not_open_with_scripts_it_cannot_run(
     assert "stores.sieve:2:3" in capsys.readouterr().out
 
 
+def test_the_command_refuses_before_it_listens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configuration(tmp_path, "")
+    assert main(["milter", "127.0.0.1:0", "-c", str(tmp_path / "filterd.toml")]) == 78
+    told = capsys.readouterr().err
+    assert "stores.sieve:2:3" in told and "nothing was started" in told
+    assert not (tmp_path / "data" / "run" / "milter.pid").exists()
+
+
+def test_scripts_are_checked_for_the_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configuration(tmp_path, "")
+    assert main(["sieve", "check", str(tmp_path / "stores.sieve")]) == 0
+    assert main(["sieve", "check", "--profile", "milter", str(tmp_path / "stores.sieve")]) == 1
+    assert "stores.sieve:2:3: error: fileinto is not possible in a milter" in capsys.readouterr().out
+    assert main(["sieve", "check", "--profile", "milter", str(tmp_path / "fits.sieve")]) == 0
+
+
 def test_scripts_of_its_own(tmp_path: Path) -> None:
     listen = f'[listen]\nmilter = ["127.0.0.1:0"]\n[milter]\nscripts = ["{tmp_path}/fits.sieve"]\n'
     config = load(str(configuration(tmp_path, listen)))

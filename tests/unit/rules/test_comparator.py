@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from itertools import chain
 
 import pytest
 
@@ -39,7 +39,17 @@ def test_numeric() -> None:
 
 
 def test_what_is_equal_under_unicode_casemap_is_found_as_the_same() -> None:
-    for code in (*range(0xD800), *range(0xE000, sys.maxunicode + 1)):
+    ranges = (
+        (0, 0x3400),
+        (0xA000, 0xAC10),
+        (0xF900, 0x12000),
+        (0x16E00, 0x17000),
+        (0x1D400, 0x1F200),
+        (0x2F800, 0x2FA20),
+    )
+    for code in chain.from_iterable(
+        range(*each) for each in ranges
+    ):  # without ideographs: they have one form
         char = chr(code)
         found = comparator.search_form(char)
         assert (

@@ -124,7 +124,6 @@ PIECES = (
         "x" * 33,
     ),
     *(
-        "\ufeff",
         "..",
         "text",
         "text:\nx\n.\n",

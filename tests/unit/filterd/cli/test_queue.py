@@ -97,7 +97,7 @@ def test_steering(config: Path, names: list[str], tmp_path: Path, capsys: pytest
     assert run(config, "retry", "all") == 1  # nothing: held is held
     assert run(config, "release", names[1]) == 0 and states(tmp_path).count("queued") == 1
     assert run(config, "drop", names[2], "--yes") == 0 and states(tmp_path)[2] == "dropped"
-    assert run(config, "bounce", names[3]) == 0
+    assert run(config, "bounce", names[3], "--yes") == 0
     assert run(config, "flush", "D1.example") == 0
     capsys.readouterr()
     assert run(config, "release", "all", "--json") == 0

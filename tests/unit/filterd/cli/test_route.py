@@ -10,6 +10,7 @@ import pytest
 from filterd.__main__ import main
 from filterd.accounts.database import AccountDatabase, Record
 from filterd.accounts.places import database_path
+from filterd.assembly import batv_of
 from filterd.config.load import load
 from filterd.ports import SystemClock
 
@@ -95,3 +96,16 @@ def test_for_people(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "team@us.example" and out[1].startswith("  alias ") and "mailbox here" in out[2]
     assert main(["route", "", "-c", config]) == 2
+
+
+def test_a_tagged_address(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path(config).open("a") as file:
+        file.write('[batv]\nenabled = true\nsecrets = ["a secret of the tests"]\n')
+    tags = batv_of(load(config), SystemClock())
+    assert tags is not None
+    signed = tags.sign("ann@us.example")
+    code, found = steps(config, capsys, signed)
+    assert code == 0 and [kind for kind, _, _ in found] == ["batv", "here"]
+    code, found = steps(config, capsys, signed.replace("=ann", "=nobody"))
+    assert code == 1 and [kind for kind, _, _ in found] == ["batv", "refused"]
+    assert "wrong tag" in found[0][2]

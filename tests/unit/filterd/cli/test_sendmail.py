@@ -30,6 +30,9 @@ from rules.mail import header
         (["-q30m"], Flags(mode="q")),
         (["-C", "f.toml", "x"], Flags(config="f.toml", recipients=["x"])),
         (["-bm", "x"], Flags(recipients=["x"])),
+        (["-em", "-ep", "-x", "y"], Flags(recipients=["y"])),
+        (["-e", "m", "-Am", "-pESMTP:host", "-X", "/tmp/log", "x"], Flags(recipients=["x"])),
+        (["-I"], Flags(mode="i")),
         (["-o", "i", "x"], Flags(dots=False, recipients=["x"])),
     ],
 )  # fmt: skip

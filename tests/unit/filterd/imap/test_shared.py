@@ -363,7 +363,7 @@ def test_seen_is_the_readers_own(world: World) -> None:
     assert bob.ok("NOOP") == []
     assert "* 1 FETCH (FLAGS (\\Flagged))" in bob.ok("FETCH 1:* FLAGS")
     assert cat.ok("SEARCH UNSEEN")[-1:] == ["* SEARCH 1 2 3"]
-    assert ann.ok("SEARCH UNSEEN") == ["* SEARCH 3"]
+    assert ann.ok("SEARCH UNSEEN")[-1:] == ["* SEARCH 3"]
     assert ann.ok("STATUS INBOX (UNSEEN)") == ['* STATUS "INBOX" (UNSEEN 0)']
     assert world(ANN).ok(f'STATUS "{BOX}" (UNSEEN)') == [f'* STATUS "{BOX}" (UNSEEN 1)']
     assert bob.ok("SEARCH SEEN") == ["* SEARCH 3"]

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filterd.cli.dmarc import describe
 from filterd.queue.base import Outgoing
 from filterd.reports import aggregate, data, days, incoming
 from filterd.reports.aggregate import Reporter, Target, target
@@ -341,6 +342,16 @@ def test_every_packing(content: bytes, kind: str, name: str) -> None:
 def test_hostile_ones_are_none(content: bytes) -> None:
     assert recognise(mailed(content, "application/gzip", "r.gz")) is None
     assert recognise(content) is None
+
+
+@pytest.mark.parametrize("begin", ["999999999999", "253402300800", "1e9", "-5", "9" * 40])
+def test_a_report_of_no_time_can_be_shown(begin: str) -> None:
+    head = f"<report_metadata><org_name>x&#x9b;31m</org_name><date_range><begin>{begin}</begin></date_range>".encode()
+    found = recognise(XML.replace(b"<report_metadata><org_name>x</org_name>", head))
+    assert isinstance(found, DmarcReport)
+    assert describe(found, lines=True)[0].startswith(
+        "1970-01-01  DMARC  d.example (p=) seen by x?31m: 0 messages"
+    )
 
 
 def test_a_large_report_is_read_whole() -> None:
