@@ -195,7 +195,7 @@ def srs_of(config: Config, clock: Clock) -> Srs | None:
         config.srs.domain or domains[0],
         secrets,
         clock,
-        own_domains=domains,
+        own_domains=[*domains, *config.srs.exempt],
         valid_days=max(1, int(config.srs.valid // DAY)),
     )
 
@@ -339,4 +339,5 @@ def departure(config: Config, context: StageContext, srs: Srs | None) -> Departu
         seal=sealer(config, context, ring),
         trusted_authserv=frozenset(config.pipeline.trusted_authserv),
         batv=batv_of(config, context.clock),
+        open_domains=frozenset(domain.name for domain in config.domain if not domain.privacy),
     )

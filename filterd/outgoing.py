@@ -81,6 +81,7 @@ class Departure:
     seal: Seal | None = None
     trusted_authserv: frozenset[str] = frozenset()
     batv: Batv | None = None
+    open_domains: frozenset[str] = frozenset()  # whose people want no privacy
 
     def outgoing(
         self,
@@ -101,7 +102,7 @@ class Departure:
         if kind == "submission":
             data = self._submitted(work, base)
         else:
-            data = self._clean(work, base.data, forwarded=True)
+            data = self._clean(work, base.data, passed)
             data = self._sealed(work, f"Delivered-To: {passed}\r\n".encode() + data, passed)
             reverse_path = self._rewritten(reverse_path, to, passed)
         return Outgoing(
@@ -119,7 +120,7 @@ class Departure:
         """What all recipients of a submission get: made and signed once, and the same octets for the spool."""
         made = work.state.get(_Made.STATE)
         if not isinstance(made, _Made) or made.base is not base:
-            data = self._clean(work, base.data, forwarded=False)
+            data = self._clean(work, base.data)
             made = work.state[_Made.STATE] = _Made(base, self.sign(data, self._from_domain(base)) + data)
         return made.data
 
@@ -146,7 +147,7 @@ class Departure:
     def redirected(self, work: Transaction, base: Message, step: Send, key: bytes, account: str) -> Outgoing:
         """A script's redirect."""
         body = step.data if step.data is not None else base.data
-        data = self._clean(work, body, forwarded=True)
+        data = self._clean(work, body, account)
         marks = f"X-Sieve-Redirected-From: {account}\r\nDelivered-To: {account}\r\n"
         params: dict[str, str] = {}
         if step.notify:
@@ -218,11 +219,16 @@ class Departure:
         """Did a script of ``account`` send this message on before?"""
         return _marked(base, b"x-sieve-redirected-from", account)
 
-    def _clean(self, work: Transaction, data: bytes, forwarded: bool) -> bytes:
-        if self.privacy_settings is None:
+    def private(self, address: str) -> bool:
+        """Is what tells of their machines taken out of what the people of this domain of ours send, and have sent on?"""
+        return address.rpartition("@")[2].lower() not in self.open_domains
+
+    def _clean(self, work: Transaction, data: bytes, passed: str = "") -> bytes:
+        """``passed``: the address of ours by which a forwarded message came; "" = a submission."""
+        if self.privacy_settings is None or not self.private(passed or work.envelope.client.auth):
             return data
-        signed = signed_fields(work) if forwarded else frozenset()
-        submitted = not forwarded and bool(work.envelope.client.auth)
+        signed = signed_fields(work) if passed else frozenset()
+        submitted = not passed and bool(work.envelope.client.auth)
         ours = work.trace_id.encode("ascii") if submitted else b""
         sender = Sender.of(work.envelope.client, self.our_domains) if submitted else None
         stripped = privacy.strip(Message(data), self.privacy_settings, signed, submitted=ours, sender=sender)

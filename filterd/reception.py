@@ -504,7 +504,7 @@ class Reception(SmtpService):
             datetime.fromtimestamp(self._clock.time(), UTC),
             [recipient.address for recipient in envelope.recipients],
             smtputf8,
-            hide_client=submitted and settings.hide_client,
+            hide_client=submitted and settings.hide_client and self._departure.private(envelope.client.auth),
         )
         own = [TRACE_REMOVED, MARK_REMOVED, *outcome.verdict.edits]
         if submitted:

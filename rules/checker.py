@@ -74,6 +74,7 @@ class Checker:
         self._told: set[tuple[str, str]] = set()
         self._guesses = 0
         self._variables = self._encoded = False
+        self._refers = "${" in script.text or "$\\{" in script.text
         self._unchecked = 0
         self._deferring = False
         self.lost_require = False  # a require could not be parsed: what it would have allowed is not known
@@ -127,9 +128,8 @@ class Checker:
         self.active.add(capability)
         self.active.update(self.registry.implies.get(capability, ()))
         self._plans = {key: plan for key, plan in self._plans.items() if not plan.problems}
-        refers = "${" in self.script.text or "$\\{" in self.script.text
-        self._variables = refers and "variables" in self.active
-        self._encoded = refers and "encoded-character" in self.active
+        self._variables = self._refers and "variables" in self.active
+        self._encoded = self._refers and "encoded-character" in self.active
         return True
 
     def available(self, capability: str) -> bool:

@@ -119,18 +119,14 @@ class FileScriptStore:
     def still(self, known: tuple[str, str] | None) -> bool:
         """Is this what ``active`` would say? Looks at the directory entry alone."""
         path = os.path.join(self._root, ACTIVE)
+        if known is None:
+            return not os.path.lexists(path)
         cached = self._cached
         try:
             found = stamp_of(path)
         except OSError:
-            return known is None and not os.path.lexists(path)
-        return (
-            known is not None
-            and cached is not None
-            and cached[0] == found
-            and cached[1] == known[0]
-            and cached[2] is known[1]
-        )
+            return False
+        return cached is not None and cached[0] == found and cached[1] == known[0] and cached[2] is known[1]
 
     def version(self, text_digest: str) -> str | None:
         """The text that was once put and has this SHA-256 (hex); None when it is not kept."""

@@ -169,6 +169,11 @@ class Domain:
         '"any" = everybody. Others are refused at RCPT TO. Default: "any".',
         Kind.RECIPIENTS,
     )
+    privacy: bool = setting(
+        True,
+        "Take what tells of their machines out of what people of this domain send (stage.privacy).",
+        Kind.FLAG,
+    )
     dkim: DomainDkim | None = cast(
         "DomainDkim | None",
         dataclasses.field(
@@ -329,6 +334,9 @@ class Srs:
     domain: str = setting("", "The domain of rewritten addresses. Default: the first [[domain]].", Kind.TEXT)
     secrets: tuple[str, ...] = setting(
         (), "The first signs, all verify. Default: one is made once and kept in data_dir.", Kind.SECRETS
+    )
+    exempt: tuple[str, ...] = setting(
+        (), "Domains of senders that are not rewritten, as their SPF record knows us.", Kind.TEXTS
     )
     valid: float = setting(21 * 86400.0, "How long a bounce finds its way back.", Kind.DURATION)
 

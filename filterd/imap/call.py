@@ -119,8 +119,6 @@ class Call:
     def spans(self, wanted: NumSet) -> Spans:
         """Positions of the messages that a command's set names, by number or by UID as the command says."""
         view = self.view
-        if self.session.uidonly and not self.uid:  # RFC 9586 3: the commands without UID are not used at all
-            raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")
         if wanted.saved:
             return self.session.saved_spans(view)
         if self.uid:

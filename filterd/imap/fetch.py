@@ -70,8 +70,6 @@ def run(call: Call, plan: Plan, spans: numset.Spans, *, missing_ok: bool = False
     uids = numset.pick(call.view.uids, spans)
     if call.uid and not call.session.uidonly:
         plan.columns = [col.UID] + [column for column in plan.columns if column is not col.UID]
-    if call.session.uidonly:
-        plan.columns = [column for column in plan.columns if column is not col.UID]
     call.costs(len(uids) * (_TEXT_COSTS if plan.texts else _LINE_COSTS))
     if col.MODSEQ in plan.columns:
         plan.columns = [col.FLAGS_NOW if column is col.FLAGS else column for column in plan.columns]
@@ -203,7 +201,8 @@ def _read(call: Call, uids: list[int], keep: bool, octets: int) -> list[bytes | 
 def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
     view, session = call.view, call.session
     uids = [uid for uid, _ in group]
-    if plan.columns == [col.UID] and not plan.seen and len(plan.texts) == 1 and plan.texts[0].whole:
+    bare = plan.columns == [col.UID] and not session.uidonly
+    if bare and not plan.seen and len(plan.texts) == 1 and plan.texts[0].whole:
         _write_whole(call, plan.texts[0].label, view.numbers_of(uids), group)
         return 0
     masks = {uid: view.flags[view.number_of(uid) - 1] for uid in uids}
@@ -211,7 +210,6 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
     needs = plan.needs
     rows = {row[0]: row[1:] for row in call.store.fields(view.mailbox, uids, needs)} if needs else {}
     tell_flags = all(column is not col.FLAGS and column is not col.FLAGS_NOW for column in plan.columns)
-    bare = plan.columns == [col.UID]
     missing = 0
     for uid, data in group:
         if needs and uid not in rows:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from filterd.imap.call import Spec
 from filterd.imap.cmd import COMMANDS
+from filterd.imap.errors import Bad
 from filterd.imap.ext import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ _COMMANDS = _table()
 
 def find(name: bytes, uid: bool) -> Spec | None:
     return _COMMANDS.get((name, uid))
+
+
+def require_uid(session: Session, spec: Spec, uid: bool) -> None:
+    """RFC 9586 3: after ENABLE UIDONLY no command is taken whose arguments or answers are message numbers."""
+    if session.uidonly and spec.uid and not uid and spec.name != b"EXPUNGE":
+        raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")
 
 
 def capabilities(session: Session) -> bytes:

@@ -33,7 +33,7 @@ from filterd.imap.errors import Bad, ImapError, No
 from filterd.imap.filtering import Filter
 from filterd.imap.notify import FLAG_CHANGE, Notify, NotifyWork
 from filterd.imap.parse import Parser
-from filterd.imap.registry import capabilities, find
+from filterd.imap.registry import capabilities, find, require_uid
 from filterd.imap.shared import SharedStore
 from filterd.imap.state import State
 from filterd.imap.view import Style, View
@@ -322,6 +322,7 @@ class Session:
                 raise Bad("Unknown command")
             if self.state not in spec.states:
                 raise Bad(f"Not possible in the {self.state.value} state")
+            require_uid(self, spec, uid)
             run = spec.parse(parser, self, uid)
             call = Call(self, command.tag, uid)
             if spec.name != b"FETCH":

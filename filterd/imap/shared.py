@@ -47,6 +47,9 @@ from filterd.store.ready import NotReady
 
 KNOWN_PLACES = 2_000
 _SHARED = "/shared"
+_SCRIPTS = (
+    "/shared/imapsieve"  # which of the owner's scripts run (RFC 6785): for who may change the rights, too
+)
 
 
 class SharedStore(AccountStore):
@@ -78,9 +81,10 @@ class SharedStore(AccountStore):
             return None
         if self._at_once:
             raise NotReady(name)
-        with contextlib.suppress(NoSuchMailbox):
-            self.own.info(name)
-            return None
+        if name not in self._places:  # no mailbox of one's own is made by a name that is another's
+            with contextlib.suppress(NoSuchMailbox):
+                self.own.info(name)
+                return None
         place = self.sharing.place(self.me, name)
         if place is None:
             raise NoSuchMailbox(f"no mailbox {name}")
@@ -421,7 +425,7 @@ class SharedStore(AccountStore):
                     box.require("w")
                     box.guest.set_metadata(place.inner, name, _join(shared, theirs))
             elif name.startswith(_SHARED):
-                box.require("w")
+                box.require("wa" if name.startswith(_SCRIPTS) else "w")
                 box.guest.set_metadata(place.inner, name, value)
             else:
                 self.own.set_metadata(None, private, value)

@@ -1,7 +1,8 @@
 """The index of one account: an SQLite database beside the mail (HOUSE items 16, 17, 20).
 
 Format (documented nowhere else): ``index.db``, WAL, synchronous=NORMAL, ``user_version`` = VERSION. Everything in it but what
-HOUSE item 12 lists can be made anew from the files; it may lose its last transactions in a power failure.
+HOUSE item 12 lists can be made anew from the files, and that from the text beside them (``snapshot``); it may lose its last
+transactions in a power failure.
 
 ``meta(key, value)``        ``boot``: the boot in which the index was last healed; ``uidvalidity``: the last one given out
 ``mailbox``                 one a mailbox, columns as in ``MailboxRow``; ``id`` is never used again

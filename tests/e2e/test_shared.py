@@ -65,6 +65,29 @@ def test_sharing_by_imap(server: Server) -> None:
         assert done(bob, "SEARCH ALL") == [b"* SEARCH 1 2 3 4"]
 
 
+def test_nothing_is_learnt_of_what_is_not_shared(server: Server) -> None:
+    """Word for word, on real files: hidden, not there, no such account; and no account is made by asking."""
+    with server.imap("bob") as bob, server.imap("ann") as ann:
+        fill(bob, "Hidden", 1)
+        fill(bob, "Seen", 1)
+        done(bob, "SETACL Seen ann lr")
+        names = (
+            f"user/bob@{DOMAIN}/Hidden",
+            f"user/bob@{DOMAIN}/Nope",
+            f"user/bob@{DOMAIN}/../carol",
+            f"user/nobody@{DOMAIN}/INBOX",
+            f"user/../carol@{DOMAIN}/INBOX",
+            "user/x",
+            "Public/Hidden",
+        )
+        commands = ("SELECT {}", "STATUS {} (MESSAGES)", "MYRIGHTS {}", "GETACL {}", "DELETE {}", "CREATE {}",
+                    "RENAME {} Mine", "APPEND {} {{4+}}\r\nA: b", "GETMETADATA {} /shared/comment")  # fmt: skip
+        for command in commands:
+            heard = {ask(ann, command.format(f'"{name}"'))[-1].partition(b" ")[2] for name in names}
+            assert len(heard) == 1 and heard.pop().startswith(b"NO"), (command, heard)
+    assert not (server.data / "mail" / DOMAIN / "nobody").exists()
+
+
 def test_the_owner_wakes_a_reader_that_idles(server: Server) -> None:
     """Ten times: whichever workers the two are with."""
     with server.imap("bob") as bob:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from filterd.demo.lab import NextHop, free_ports
+from filterd.demo.lab import Arrival, NextHop, free_ports
 from filterd.ports import SystemClock, SystemIds
 from pipeline.adapters.crypto import generate
 from pipeline.dkim.verify import Verification
@@ -69,7 +69,8 @@ MAIL = (
     b"From: Shop <billing@shop.example>\r\nTo: ann@home.example\r\nSubject: Your order\r\n"
     b"Message-ID: <%d@shop.example>\r\nDate: Mon, 23 Nov 2026 08:00:00 +0000\r\n\r\nThank you.\r\n"
 )
-SCRIPT = """require ["editheader", "reject", "copy"];
+SCRIPT = """require ["editheader", "reject", "copy", "vnd.filterd.quarantine"];
+if header :contains "subject" "strange" { quarantine "looks strange"; }
 if header :contains "subject" "lottery" { reject "We do not play"; stop; }
 if header :contains "subject" "nowhere" { discard; stop; }
 if header :contains "subject" "audit" { redirect :copy "audit@home.example"; }
@@ -229,7 +230,7 @@ def both(
     pem.write_bytes(key.pem())
     (folder / "policy.sieve").write_text(SCRIPT)
     sock = Path(tempfile.mkdtemp(prefix="filterd-milter-")) / "socket"
-    extra = f'[stage.sieve]\nbefore = ["{folder}/policy.sieve"]\n'
+    extra = f'[stage.sieve]\nbefore = ["{folder}/policy.sieve"]\n[milter]\nsrs = true\n'
     doors = ("smtp", "milter") if request.param == "tcp" else ("smtp",)
     domain = f'dkim = {{ selector = "s1", key = "{pem}" }}\n'
     server = Server(people=("ann",), doors=doors, extra=extra, domain=domain, zone=key_zone(key.record()))
@@ -306,6 +307,33 @@ class TestPostfix:
         assert postfix.send(MAIL.replace(b"Your order", b"audit me") % 6)[0] == 250
         wait_for(lambda: {r for a in postfix.hop.arrivals[before:] for r in a.recipients} >= {
             f"ann@{DOMAIN}", f"audit@{DOMAIN}"}, 20, "both recipients")  # fmt: skip
+
+    def test_a_script_has_a_message_held(self, both: tuple[Server, Postfix]) -> None:
+        server, postfix = both
+        assert postfix.send(MAIL.replace(b"Your order", b"strange") % 60)[0] == 250
+        hold = postfix.folder / "spool" / "hold"
+        wait_for(lambda: list(hold.iterdir()), 20, "the held message")
+        assert server.explain("<60@shop.example>")["outcome"] == "quarantined"
+        assert not any(b"<60@shop" in one.data for one in postfix.hop.arrivals)
+
+    def test_the_sender_of_what_goes_on_is_rewritten(self, both: tuple[Server, Postfix]) -> None:
+        _server, postfix = both
+
+        def arrived(mark: bytes) -> Arrival:
+            def found() -> list[Arrival]:
+                return [one for one in list(postfix.hop.arrivals) if mark in one.data]
+
+            wait_for(found, 30, "the next hop to get it")
+            return found()[0]
+
+        assert postfix.send(MAIL % 61, ("x@far.example", "y@farther.example"))[0] == 250
+        sender = arrived(b"<61@shop").reverse_path
+        assert sender.startswith("SRS0=") and sender.endswith(f"=shop.example=billing@{DOMAIN}")
+        assert postfix.send(MAIL % 62, ("x@far.example", f"ann@{DOMAIN}"))[0] == 250
+        assert arrived(b"<62@shop").reverse_path == "billing@shop.example"
+        assert postfix.send(MAIL % 63, (sender,), "")[0] == 250
+        back = arrived(b"<63@shop")
+        assert back.recipients == ("billing@shop.example",) and back.reverse_path == ""
 
     def test_mail_of_our_people_is_cleaned_and_signed(self, both: tuple[Server, Postfix]) -> None:
         _server, postfix = both

@@ -106,7 +106,7 @@ class Pair:
     dovecot: Client
     ours: Client
 
-    def ratio(self, *commands: bytes, pairs: int = 5) -> tuple[float, float, float]:
+    def ratio(self, *commands: bytes, pairs: int = 7) -> tuple[float, float, float]:
         """(Dovecot / ours, Dovecot's ms, ours): the best of ``pairs`` turns on each side, after one to warm up."""
         best = [9e9, 9e9]
         for turn in range(pairs + 1):

@@ -47,7 +47,7 @@ ANN = f"ann@{DOMAIN}"
 MESSAGES, CLIENTS, RUNS, CHILDREN = 16, 4, 1, 2
 LATENCY_WANTED, LATENCY_CEILING = 1.1, 1.6  # times the slowest stage, in the median
 RATE_WANTED = 1.5  # times Postfix
-FLOORS = {"scanners": 0.6, "thoughtless": 1.0}  # best against best: below this something broke
+FLOORS = {"scanners": 0.4, "thoughtless": 1.0}  # best against best: below this something broke
 
 
 class Scanners:

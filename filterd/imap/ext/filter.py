@@ -41,8 +41,6 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
         text = decode(raw, "utf-8") if kind == b"SCRIPT" else p.name(raw)
         p.sp()
     keys, key = parse_keys(p)
-    if session.uidonly and not uid:
-        raise Bad("Message numbers are not used after ENABLE UIDONLY", "UIDREQUIRED")  # RFC 9586 3
     if not _possible(session):
         raise No("Not possible here")  # the answer, FILTERED, begins with a message number
 

@@ -18,6 +18,7 @@ from pipeline.dkim.verify import Verification
 from pipeline.envelope import Client, Envelope, Profile, Recipient
 from pipeline.plan import Send
 from pipeline.registry import StageContext
+from pipeline.srs import Rewritten, Unchanged
 from pipeline.stage import Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition
@@ -247,3 +248,22 @@ def test_what_the_key_folder_refuses(tmp_path: Path) -> None:
         signing.activate(made, "here.example", ["s2"])
     with pytest.raises(SigningProblem):
         signing.make(made, "here.example", "s3", "rsa", 512)
+
+
+def test_whose_mail_is_rewritten_tagged_and_stripped(tmp_path: Path) -> None:
+    more = 'privacy = false\n[srs]\nexempt = ["Friend.example"]\n[batv]\nenabled = true\n'
+    made = config(tmp_path, more)
+    clock = TestClock()
+    srs, tags = assembly.srs_of(made, clock), assembly.batv_of(made, clock)
+    assert srs is not None and tags is not None
+    assert isinstance(srs.forward("a@friend.EXAMPLE"), Unchanged)
+    assert isinstance(srs.forward("a@away.example"), Rewritten)
+    assert (
+        tags.sign("ann@here.example").startswith("prvs=")
+        and tags.sign("a@friend.example") == "a@friend.example"
+    )
+    again = assembly.batv_of(made, clock)  # the secret is made once
+    assert again is not None and again.sign("ann@here.example") == tags.sign("ann@here.example")
+    leaving = departure(made, Zone())
+    assert not leaving.private("ann@here.example") and leaving.private("ann@other.example")
+    assert assembly.batv_of(config(tmp_path), clock) is None

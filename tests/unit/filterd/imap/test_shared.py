@@ -507,6 +507,7 @@ def test_annotations(world: World) -> None:
     assert bob.ok("GETMETADATA (DEPTH infinity) Work (/shared /private)") == [
         '* METADATA "Work" (/shared/other "y" /private/comment "bob\'s")'
     ]
+    assert ann(f'SETMETADATA "{BOX}" (/shared/imapsieve/script "x")')[-1].startswith(REFUSED)
     assert ann(f'GETMETADATA "{BOX}" /.acl')[-1].startswith("BAD")
 
 

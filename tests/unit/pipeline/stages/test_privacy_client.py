@@ -69,9 +69,10 @@ SECRETS = (
 )  # fmt: skip
 
 
-def leaves(text: str, client: Client = MACHINE) -> bytes:
-    """A submission as it is queued."""
+def leaves(text: str, client: Client = MACHINE, open_domain: str = "") -> bytes:
+    """A submission as it is queued; ``open_domain``: whose people want no privacy."""
     house = House()
+    house.reception._departure.open_domains = frozenset({open_domain})
 
     async def go() -> None:
         session = await house.session(Profile.SUBMISSION, ANN)
@@ -96,6 +97,22 @@ def test_nothing_is_told(text: str) -> None:
     assert message.header.first(b"subject") == before.header.first(b"subject")
     assert len(message.root.children) == len(before.root.children)  # the structure holds
     assert data.rstrip().endswith((b"Hi", b"--"))
+
+
+def test_a_domain_may_go_without() -> None:
+    data = leaves(PHP, open_domain=DOMAIN)
+    assert data.endswith(PHP.encode()) and b"from annslaptop.lan (p5b-77.dsl.isp.example [10.77.5.9])" in data
+    assert b"10.77.5.9" not in leaves(PHP, open_domain="other.example")
+
+
+def test_a_domain_may_go_without_for_what_it_sends_on() -> None:
+    text = b"From: far@away.example\r\nX-Mailer: odd\r\n\r\nx\r\n"
+    for domain, kept in ((DOMAIN, True), ("away.example", False)):
+        house = House()
+        house.reception._departure.open_domains = frozenset({domain})
+        asyncio.run(house.send(f"away@{DOMAIN}", data=text))
+        (out,) = house.spool.outgoing
+        assert (b"X-Mailer" in out.data) is kept
 
 
 def test_threads_of_ones_own_hold() -> None:
