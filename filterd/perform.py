@@ -63,8 +63,8 @@ log = logging.getLogger("filterd.delivery")
 JUNK = "\\Junk"
 LIST_MEMBERS = 5000  # entries of one list of an account
 # An equal message's session in another process: it goes on or is found dead within a moment. What it acknowledged is in the
-# database within two RIDE_SECONDS. Looked for so often.
-LOOK_AGAIN = (RIDE_SECONDS, RIDE_SECONDS, 0.1, 0.2, 0.3)
+# database within RIDE_SECONDS. Looked for so often.
+LOOK_AGAIN = (RIDE_SECONDS, 0.1, 0.2, 0.3)
 MARK_SECONDS = 86_400  # like a delivery key
 
 

@@ -159,7 +159,7 @@ class TextTable:
         if self._present:
             hits.add(self._present)
         exact, automaton, tries = self._exact, self._automaton, _VERIFY
-        unsure: set[int] | None = None  # pieces whose patterns are given up, for this value and those behind it
+        unsure: set[int] | None = None  # pieces whose patterns are given up for good
         normal = self._normal
         for value in values:
             text = normal(value)

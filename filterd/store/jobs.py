@@ -7,8 +7,7 @@ goes to the end of the pool's queue, so a busy account does not keep the others 
 What an account can tell from memory (``filterd.store.ready``) is asked for on the loop while no thread has the account: to wake a
 thread and to be woken by it costs more than most answers.
 
-Acknowledged delivery keys ride with the next delivery of the account, or are written between one and two RIDE_SECONDS later: a
-transaction of their own costs half as much as a delivery.
+Acknowledged delivery keys ride with the next delivery of the account, or are written after RIDE_SECONDS.
 """
 
 from __future__ import annotations
@@ -100,7 +99,6 @@ class _Lane:
     deliveries: list[_Delivery] = field(default_factory=list)
     runs: list[Callable[[AccountStore | StoreError], None]] = field(default_factory=list)
     acks: list[bytes] = field(default_factory=list)
-    since: float = 0.0  # loop's time of the first of them
     running: bool = False
     closing: bool = False
     idle: bool = False  # do a step of the account's background work
@@ -224,14 +222,10 @@ class AccountJobs:
 
     def acknowledge(self, account: str, key: bytes) -> None:
         """The client went on after our reply (HOUSE item 11)."""
-        loop = asyncio.get_running_loop()
         with self._lock:
-            lane = self._lanes.setdefault(account, _Lane())
-            if not lane.acks:
-                lane.since = loop.time()
-            lane.acks.append(key)
+            self._lanes.setdefault(account, _Lane()).acks.append(key)
         if self._flush is None:
-            self._flush = loop.call_later(RIDE_SECONDS, self._flush_acks)
+            self._flush = asyncio.get_running_loop().call_later(RIDE_SECONDS, self._flush_acks)
 
     def close(self) -> None:
         """Finish what was begun. The store is closed by whoever opened it."""
@@ -262,20 +256,13 @@ class AccountJobs:
 
     def _flush_acks(self) -> None:
         self._flush = None
-        loop = asyncio.get_running_loop()
-        oldest, left = loop.time() - RIDE_SECONDS * 0.9, False
         with self._lock:
-            for account, lane in self._lanes.items():
-                if not lane.acks:
-                    continue
-                if (
-                    lane.running or lane.since > oldest
-                ):  # too late for the work under way, or perhaps some comes: soon again
-                    left = True
-                else:
+            waiting = [(name, lane.running) for name, lane in self._lanes.items() if lane.acks]
+            for account, running in waiting:
+                if not running:
                     self._lane(account)
-        if left:
-            self._flush = loop.call_later(RIDE_SECONDS, self._flush_acks)
+        if any(running for _, running in waiting):  # those came too late for the work under way: soon again
+            self._flush = asyncio.get_running_loop().call_later(RIDE_SECONDS, self._flush_acks)
 
     def _work(self, account: str, lane: _Lane) -> None:
         """In a thread: all that waits in the lane."""

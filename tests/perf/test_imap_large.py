@@ -1,9 +1,10 @@
 """Very large mailboxes: SELECT of 100,000 and of 1,000,000 messages, through the real server.
 
-The messages are rows of the index only (one real message and its copies in SQL): what SELECT, FLAGS and ENVELOPE read. The bars are
-20 ms for 100,000 messages and 0.3 s for 1,000,000, once the mailbox was open in some process; asserted is five times that, and twenty
-times for the first SELECT of a process, for a machine that others use too. Reached on two cores with sixteen programs waiting for
-them: again 0.4 and 0.4 to 1.4 ms, first of a process 18 and 196 ms (50 ms of it are CPU: the arrays of the ``view`` table).
+The messages are rows of the index only (one real message and its copies in SQL): what SELECT, FLAGS and ENVELOPE read. The bars
+are 20 ms for 100,000 messages and 0.3 s for 1,000,000, once the mailbox was open in some process; asserted is five times that,
+and twenty times for the first SELECT of a process, for a machine that others use too. Reached on two cores with sixteen
+programs waiting for them: again 0.4 and 0.4 to 1.4 ms, first of a process 18 and 196 ms (50 ms of it are CPU: the arrays of the
+``view`` table).
 """
 
 from __future__ import annotations

@@ -47,6 +47,11 @@ def ann(store: Callable[[], MaildirStore]) -> MaildirAccount:
 WANTED = (("size",), ("size", "flags", "modseq"), ("envelope", "bodystructure"), ("email_id", "envelope"))
 
 
+def octets(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value
+
+
 def settle(account: MaildirAccount) -> None:
     """The second look is the first that no confirming scan disturbs."""
     account.snapshot("INBOX")
@@ -74,7 +79,7 @@ def test_neighbours_are_told_at_once(ann: MaildirAccount) -> None:
     with pytest.raises(NotReady):
         ann.ready().fields("INBOX", [7], ("envelope",))
     (row,) = ann.fields("INBOX", [7], ("envelope",))
-    assert row[0] == 7 and b"number 7" in bytes(row[1])
+    assert row[0] == 7 and b"number 7" in octets(row[1])
     found = ann.ready().fields("INBOX", [3, 2], ("envelope",))
     assert [uid for uid, _ in found] == [2, 3]
     with pytest.raises(NotReady):
@@ -151,7 +156,7 @@ def test_any_set_is_removed_and_copied_whole(ann: MaildirAccount, seed: int) -> 
     doomed = [uid for uid in uids if uid not in gaps and (uid < 2 * COUNT or pick.random() < 0.5)]
     copied = ann.copy("INBOX", doomed, "other")
     for source, uid in zip(copied.source_uids, copied.uids, strict=True):
-        assert b"number %d" % source in bytes(ann.fields("other", [uid], ("envelope",))[0][1])
+        assert b"number %d" % source in octets(ann.fields("other", [uid], ("envelope",))[0][1])
     before = ann.snapshot("INBOX").modseq
     ann.set_flags("INBOX", doomed, "add", ["\\Deleted"])
     assert ann.expunge("INBOX") == tuple(doomed)
