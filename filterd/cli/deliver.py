@@ -92,8 +92,8 @@ def deliver(arguments: argparse.Namespace) -> int:
         raise ExitWith(EX_USAGE, "who is it for? name the account with -d, or an ADDRESS")
     data, named = _without_envelope(read_message(config.limits.message_size))
     sender = named if arguments.sender is None else arguments.sender
-    named = (arguments.mailbox or "INBOX").upper() != "INBOX"
-    params = {MAILBOX: xtext(arguments.mailbox)} if named else {}
+    elsewhere = (arguments.mailbox or "INBOX").upper() != "INBOX"
+    params = {MAILBOX: xtext(arguments.mailbox)} if elsewhere else {}
     replies = hand_in(config, with_domain(sender, config), recipients, data, params=params)
     codes = [exit_code(reply) for reply in replies]
     for address, reply, code in zip(recipients, replies, codes, strict=True):

@@ -59,7 +59,7 @@ def test_show_with_origin(file: Path, capsys, monkeypatch) -> None:
 
 def test_show_of_one_section(file: Path, capsys) -> None:
     assert main(["config", "show", "-c", str(file), "limits"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 8
     assert main(["config", "show", "-c", str(file), "limit"]) == 2
 
 
