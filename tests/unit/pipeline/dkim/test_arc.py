@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import dkim
 import pytest
 from hypothesis import given
@@ -14,6 +12,7 @@ from pipeline.dkim.arc import ArcResult, ArcSet, ArcVerification
 from pipeline.dkim.seal import seal
 from pipeline.zone import Zone
 from rules.mail.header import scan
+from tests.cost import cpu
 
 NOW = 1_700_000_000.0
 MESSAGE = (
@@ -128,16 +127,14 @@ def test_what_the_results_say() -> None:
 
 
 def test_hostile_chains_cost_little() -> None:
-    start = time.process_time()
     many = b"".join(
         b"ARC-Seal: i=%d; cv=none; a=rsa-sha256; d=e.org; s=s; b=AA==\r\n" % at for at in range(5000)
     )
-    assert verify(many + MESSAGE, Zone()).result == "fail"
     large = b"ARC-Authentication-Results: i=1; " + b"x " * 500_000 + b"\r\n"
-    assert verify(large + MESSAGE, Zone()).result == "fail"
     blanks = b"ARC-Authentication-Results: i" + b" \t" * 7_000 + b"x\r\n"
-    assert verify(blanks + MESSAGE, Zone()).result == "fail"
-    assert time.process_time() - start < 0.3
+    hostile = [head + MESSAGE for head in (many, large, blanks)]
+    assert [verify(one, Zone()).result for one in hostile] == ["fail"] * 3
+    assert cpu(lambda: [verify(one, Zone()) for one in hostile]) < 0.3
 
 
 @given(

@@ -18,6 +18,7 @@ from pipeline.dkim.signature import Problem, Signature, read
 from pipeline.dkim.verify import SIGNATURES, SignatureResult, Verification
 from pipeline.zone import Zone
 from rules.mail.header import scan
+from tests.cost import cpu
 
 VECTORS = Path(__file__).parents[3] / "vectors" / "dkim"
 NOW = 1_700_000_000.0
@@ -255,18 +256,18 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_signatures_stop_at_a_cap(name: str) -> None:
     message = b"DKIM-Signature: " + HOSTILE[name] + b"\r\n" + MESSAGE
-    start = time.process_time()
     (got,) = verify(message, Zone())
     assert got.result == "permerror"
-    assert time.process_time() - start < 0.1
+    assert cpu(lambda: verify(message, Zone())) < 0.1
 
 
 def test_hostile_body_line(rsa_key: PrivateKey) -> None:
     message = b"From: a@example.org\r\n\r\n" + b" " * 1_000_000 + b"x\r\n"
     signed = own_sign(rsa_key, message, names=b"from")
-    start = time.process_time()
     assert verify(signed, zone_for(rsa_key), NOW)[0].result == "pass"
-    assert time.process_time() - start < 0.15  # the bar is 50 ms on an idle machine, measured: 10
+    assert (
+        cpu(lambda: verify(signed, zone_for(rsa_key), NOW)) < 0.15
+    )  # the bar is 50 ms on an idle machine, measured: 10
 
 
 @settings(max_examples=300)
