@@ -553,7 +553,7 @@ class Checker:
             return
         if not self._unchecked:
             self._told.add((kind, node.name))
-        near = self._near(node.name, words)
+        near = self._near(node.name, (*words, "require") if kind == "command" else words)
         if node.name in other:
             cure = f'"{node.name}" is a {"test" if kind == "command" else "command"}'
             cure += (

@@ -108,6 +108,9 @@ def test_did_you_mean() -> None:
         compile_script('if header :contans "a" "b" { kepe; }')
     cures = " ".join(error.cure for error in caught.value.errors)
     assert ":contains" in cures and "keep" in cures
+    with pytest.raises(ScriptErrors) as caught:
+        compile_script('requir "fileinto"; keep;')
+    assert "require" in caught.value.errors[0].cure
 
 
 def test_unknown_words_are_told_once() -> None:
