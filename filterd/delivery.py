@@ -54,6 +54,7 @@ QUOTAS_KNOWN = 4096  # accounts
 FULL_REPLY = Reply(452, "4.2.2", "Mailbox full")
 SENT, SENT_NAME = "\\Sent", "Sent"  # RFC 6154 2
 RELEASED = "INBOX because it was released from the quarantine."
+HOPS = ("XCLIENT", "XFORWARD")  # how a server in front says whose mail it is
 LOOPED = "this message was forwarded from here before"
 NO_ROOM = Reply(452, "4.3.1", "No storage left here, please try again later")
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
@@ -421,6 +422,7 @@ class Delivery:
             "vnd.filterd.trace": job.trace.id,
             "vnd.filterd.setting.recipient_delimiter": self._settings.subaddress,
             "vnd.filterd.setting.postmaster": f"postmaster@{local.account.id.rpartition('@')[2]}",
+            "vnd.filterd.setting.vacation_use_original_recipient": "yes",  # which we have from servers of ours only
         }
         if local.catch_all or destination.group:  # vacation stays silent on such paths
             items["vnd.filterd.recipient-path"] = "catch-all" if local.catch_all else "group"
@@ -445,10 +447,8 @@ class Delivery:
             (r.params for r in envelope.recipients if r.address == destination.address), {}
         )
         original = destination.address
-        if envelope.profile in (
-            Profile.LMTP,
-            Profile.DELIVER,
-        ):  # a server of ours knows; a stranger may say what he likes
+        trusted = envelope.profile in (Profile.LMTP, Profile.DELIVER)
+        if trusted or envelope.client.told.startswith(HOPS):  # a stranger may say what he likes
             told = xtext(params.get("ORCPT", "").partition(";")[2])
             original = told or base.text(b"x-original-to") or original
         return ScriptEnvelope(

@@ -194,11 +194,13 @@ class _Answer:
             return "another script of the chain has answered already"
         separators = run.setting("recipient_delimiter", "+")
         known = [*host.own_addresses(), run.envelope.rcpt_to]
-        if _switch(run, "vacation_use_original_recipient"):
-            known.append(run.envelope.orig_to)
-        mine = frozenset(_plain(one, separators) for one in known if one)
-        given = [text for text in expand(run, bound.tag_texts("addresses") or ()) if is_address(text)]
-        every = mine | {_plain(the_address(text), separators) for text in given}
+        known += [
+            the_address(text) for text in expand(run, bound.tag_texts("addresses") or ()) if is_address(text)
+        ]
+        owners = frozenset(_plain(one, separators) for one in known if one)
+        every = owners
+        if _switch(run, "vacation_use_original_recipient") and run.envelope.orig_to:
+            every |= {_plain(run.envelope.orig_to, separators)}
         sender = run.envelope.mail_from.strip().strip("<>")
         if why := _unwanted(run, sender, every, separators):
             return why
@@ -211,8 +213,8 @@ class _Answer:
         if seconds > 0 and host.seen(key):
             return "answered already within the period"
         owner = run.envelope.rcpt_to
-        if addressed is not None:  # RFC 5230 4.3: From is the address the message came to
-            owner = addressed
+        if addressed is not None and _plain(addressed, separators) in owners:
+            owner = addressed  # RFC 5230 4.3: From is the address the message came to; one elsewhere is not ours to use
         self._compose(run, sender, owner if is_address(owner) else "", key, seconds)
         return None
 

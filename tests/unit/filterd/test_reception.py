@@ -461,6 +461,21 @@ def test_what_a_script_says_of_a_fault_may_be_a_strangers_and_is_told_once() -> 
     assert len(boxes) == 4 and sum(b"Auto-Submitted: auto-generated" in text for text in boxes) == 1
 
 
+def test_vacation_knows_the_address_first_asked_for_from_servers_of_ours() -> None:
+    told = MAIL.replace(b"To: ann@here.example", b"X-Original-To: old@there.example\r\nTo: old@there.example")
+    assert told != MAIL
+    for profile, data, answers in (
+        (Profile.LMTP, told, 1),
+        (Profile.LMTP, told.replace(b"X-Original-To", b"X-Other"), 0),
+        (Profile.MX, told, 0),
+    ):
+        house = House()
+        house.script("ann", 'require "vacation"; vacation "Away.";')
+        send(house, ANN, data=data, profile=profile)
+        assert len(house.box("ann")) == 1 and len(house.spool.outgoing) == answers, (profile, data)
+        assert all(b"\nFrom: ann@here.example\r\n" in b"\n" + one.data for one in house.spool.outgoing)
+
+
 def test_the_address_first_asked_for_is_believed_of_servers_of_ours() -> None:
     script = 'require ["envelope", "fileinto"]; if envelope "orig_to" "old@there.example" { fileinto "Old"; }'
     told = MAIL.replace(b"To: ann", b"X-Original-To: old@there.example\r\nTo: ann")
