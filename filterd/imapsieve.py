@@ -80,6 +80,7 @@ class ImapOutcome:
     lists: tuple[ListStore, ...] = ()
     pipes: tuple[Pipe, ...] = ()
     error: str | None = None
+    fault: str = ""  # what tells one error from another: its line, or its text when no line is to blame
     trace: tuple[TraceStep, ...] = field(default=(), repr=False)
 
 
@@ -152,7 +153,9 @@ class ImapSieve:
         )
         if error is not None:
             log.warning("account %s: script “%s”: %s", event.account, name, error)
-            return ImapOutcome(name, digest, error=error, trace=tuple(result.trace))
+            nowhere = result.error is not None and result.error_place is None
+            fault = str(result.trace[-1].line) if result.trace and not nowhere else error
+            return ImapOutcome(name, digest, error=error, fault=fault, trace=tuple(result.trace))
         keep = next((one for one in result.actions if isinstance(one, Keep)), None)
         changed = keep is not None and set(keep.flags) != set(event.flags)
         return ImapOutcome(

@@ -311,8 +311,7 @@ class MailboxScripts:
     def _tell(self, store: AccountStore, account: str, outcome: ImapOutcome, data: bytes) -> None:
         """The owner is told once."""
         now, error = self._clock.time(), outcome.error or ""
-        fault = str(outcome.trace[-1].line) if outcome.trace else error
-        key = scripterror.key(outcome.digest, fault)
+        key = scripterror.key(outcome.digest, outcome.fault or error)
         if store.remembered(key, now):
             return
         subject = Message(data).subject()[:VALUE_LIMIT]

@@ -213,6 +213,7 @@ class RunResult:
 
     ``actions`` always holds the implicit keep when it applies. ``error`` is the text for the script's owner
     when the run failed: then ``actions`` is a Keep of the original message (implicit keep, RFC 5228 2.10.6).
+    ``error_place`` is None when no place is to blame: a budget of the whole run was spent.
     """
 
     actions: list[Action] = field(default_factory=list)

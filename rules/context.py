@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from rules.actions import Place, TraceStep
-from rules.errors import RunError
+from rules.errors import BudgetError
 from rules.host import Host, ScriptEnvelope
 from rules.limits import CpuBudget, Limits
 from rules.loops import Loop
@@ -152,7 +152,7 @@ class Run:
     def check_time(self) -> None:
         """Raises RunError when the CPU budget is spent; for loops inside tests and actions."""
         if self.cpu.spent():
-            raise RunError(f"the script used more than {self.limits.cpu_seconds:g} seconds of CPU time")
+            raise BudgetError(f"the script used more than {self.limits.cpu_seconds:g} seconds of CPU time")
 
 
 SETTING_PREFIX = "vnd.filterd.setting."

@@ -45,6 +45,10 @@ class RunError(Exception):
     """The run of a script failed; the text is for the script's owner."""
 
 
+class BudgetError(RunError):
+    """The run as a whole took too much; where it stood just then says nothing."""
+
+
 class HostError(RunError):
     """A question to the host had no answer where the script needs one."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rules.actions import TraceStep
 from rules.compiler import CompiledScript, Step
 from rules.context import Run
-from rules.errors import RunError
+from rules.errors import BudgetError
 from rules.limits import TRACE_VALUE
 from rules.registry import CommandSpec, TestSpec
 
@@ -76,7 +76,7 @@ def execute(state: Run, script: CompiledScript) -> int:
 def _check_limits(state: Run) -> None:
     state.steps -= _CHECK_EVERY
     if state.steps <= 0:
-        raise RunError(f"the script ran more than {state.limits.steps} steps")
+        raise BudgetError(f"the script ran more than {state.limits.steps} steps")
     state.check_time()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rules.actions import Action, Keep, Place, RunResult, TraceStep
 from rules.compiler import CompiledScript
 from rules.context import LEAVE, STOP, Run
-from rules.errors import RunError
+from rules.errors import BudgetError, RunError
 from rules.execute import execute
 from rules.host import Host, ScriptEnvelope
 from rules.limits import DEFAULT, TRACE_VALUE, Limits
@@ -53,6 +53,8 @@ def run(
         outcome.actions = finish(state)
     except RunError as error:
         _fail(outcome, state, str(error))
+        if isinstance(error, BudgetError):
+            outcome.error_place = None
     except Exception as error:  # a bug of ours must not cost the message; it is told, not hidden
         _fail(outcome, state, f"internal error: {type(error).__name__}: {error}")
     return outcome

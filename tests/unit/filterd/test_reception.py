@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from filterd.local_delivery import LocalDelivery
 from pipeline.envelope import Profile
 from pipeline.reply import Reply
 from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
+from rules.limits import Limits
 from tests.house import DOMAIN, MAIL, House
 
 ANN, BOB = f"ann@{DOMAIN}", f"bob@{DOMAIN}"
@@ -457,6 +459,23 @@ def test_what_a_script_says_of_a_fault_may_be_a_strangers_and_is_told_once() -> 
     house.script("ann", 'require "variables"; if header :matches "subject" "*" { redirect "${1}"; }')
     for number in range(3):
         send(house, ANN, data=MAIL.replace(b"Hi", b"no address %d" % number))
+    boxes = house.box("ann")
+    assert len(boxes) == 4 and sum(b"Auto-Submitted: auto-generated" in text for text in boxes) == 1
+
+
+def test_a_spent_budget_is_told_once_wherever_the_script_was() -> None:
+    house = House()
+    house.delivery._settings = replace(house.delivery._settings, limits=Limits(steps=32))
+    much = "".join(f'addflag "k{number}";\n' for number in range(100))
+    house.script(
+        "ann",
+        f'require "imap4flags";\nif header "subject" "one" {{\n{much}}}\nelse {{\n{much}}}',
+    )
+    reached = set()
+    for subject in (b"one", b"two", b"three"):
+        send(house, ANN, data=MAIL.replace(b"Hi", subject))
+        reached.add(house.traces.all[-1].recipients[0].steps[-1].line)
+    assert len(reached) == 2, "it was spent in two places"
     boxes = house.box("ann")
     assert len(boxes) == 4 and sum(b"Auto-Submitted: auto-generated" in text for text in boxes) == 1
 
