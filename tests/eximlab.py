@@ -55,7 +55,7 @@ class Exim:
 def exim() -> Exim | str:
     """Exim, or why there is none."""
     if os.geteuid() != 0:
-        return "Exim needs root"
+        return "not root: Exim becomes other users"
     source = unpacked.program(PACKAGE, BINARY)
     if not source:
         return f"Exim is not here (Debian: {PACKAGE}, unpacked by `make test`)"
@@ -78,19 +78,11 @@ def exim() -> Exim | str:
         else:
             os.rename(file.name, made)
     found = Exim(str(made), ":".join(folders))
+    if libraries := unpacked.lacking(found.program, found.environment):
+        return f"Exim's libraries are not here: {libraries}"
     done = subprocess.run([found.program, "-bV"], env=found.environment, capture_output=True, timeout=30)
-    if done.returncode and b"Exim version" not in done.stdout:
-        return f"Exim does not run: {done.stderr.decode(errors='replace').strip()[:200]}"
+    assert b"Exim version" in done.stdout, f"the patched Exim does not run: {done.stderr!r}"
     return found
-
-
-@functools.cache
-def namespaces() -> bool:
-    """May we have mounts of our own?"""
-    return (
-        shutil.which("unshare") is not None
-        and not subprocess.run(["unshare", "-m", "true"], capture_output=True, timeout=30).returncode
-    )
 
 
 class NamesAt(Names):

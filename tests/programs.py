@@ -40,6 +40,17 @@ def running(command: Sequence[str], port: int, log: Path, seconds: float = START
         process.wait(20)
 
 
+def no_namespaces(*which: str, command: Sequence[str] = ("true",)) -> str:
+    """What the system says when util-linux is asked to run ``command`` in namespaces of its own (``--net``, ``--mount``,
+    ``--uts``); "": it does it."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return "unshare is not installed (Debian: util-linux)"
+    words = [unshare, *([] if os.geteuid() == 0 else ["--map-root-user"]), *which, *command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"exit status {done.returncode}"
+
+
 @contextmanager
 def spamd(home: Path, *more: str) -> Iterator[str]:
     """``127.0.0.1:port`` of the real one, with local rules only; skips where it is not installed. ``more``: further arguments."""

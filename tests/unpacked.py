@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests import corpus
@@ -27,6 +28,14 @@ def program(package: str, path: str) -> str:
         if found.is_file():
             return str(found)
     return ""
+
+
+def lacking(path: str, environment: Mapping[str, str] | None = None) -> str:
+    """The shared libraries that a program needs and the system has not, "" when all are there."""
+    done = subprocess.run(
+        ["ldd", path], capture_output=True, text=True, check=True, timeout=30, env=environment
+    )
+    return ", ".join(line.split()[0] for line in done.stdout.splitlines() if "not found" in line)
 
 
 def unpack(package: str) -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 from filterd.workers import die_with
 from tests.e2e.server import DOMAIN, ENVIRONMENT, Server, mail, wait_for
+from tests.programs import no_namespaces
 
 pytestmark = pytest.mark.e2e
 
@@ -72,20 +73,11 @@ class Service:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def refused(folder: Path) -> str:
-    """What the system says when util-linux, not we, asks it for a network and mounts of its own; "": it allows them."""
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        return ""  # then the service itself has to start
-    words = [unshare, *([] if os.geteuid() == 0 else ["--map-root-user"]), "--net", "--mount"]
-    words += ["mount", "-t", "tmpfs", "none", str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
-    return "" if done.returncode == 0 else done.stderr.strip() or f"exit status {done.returncode}"
-
-
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    if said := refused(tmp_path_factory.mktemp("covered")):
+    cover = ("mount", "-t", "tmpfs", "none", str(tmp_path_factory.mktemp("covered")))
+    said = no_namespaces("--net", "--mount", command=cover)
+    if said and shutil.which("unshare"):  # without unshare the service itself has to start
         pytest.skip(f"no namespaces of network and mounts for us in this kernel or container: {said}")
     one = Service()
     try:
@@ -209,7 +201,7 @@ def without_namespaces() -> None:
     assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0) == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to take a capability away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: PR_CAPBSET_DROP needs CAP_SETPCAP")
 @pytest.mark.parametrize("isolation", ["required", "best-effort"])
 def test_where_the_system_forbids_namespaces(isolation: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="filterd-exec-"))

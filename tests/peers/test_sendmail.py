@@ -23,6 +23,7 @@ from pipeline.adapters.crypto import generate
 from rules.mail.header import scan
 from tests import unpacked
 from tests.e2e.server import DOMAIN, ZONE, Server, wait_for
+from tests.programs import no_namespaces
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
@@ -43,18 +44,18 @@ deleteheader "X-Remove";
 """
 
 
-def runs() -> bool:
-    """All its libraries are here, and we may give it a host name."""
-    if not SENDMAIL or os.geteuid() != 0 or shutil.which("unshare") is None:
-        return False
-    done = subprocess.run(["unshare", "--uts", "ldd", SENDMAIL], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and "not found" not in done.stdout
-
-
-needs_sendmail = pytest.mark.skipif(
-    not runs(),
-    reason="Sendmail is not here (Debian: sendmail-bin, unpacked by `make test`), or we are not root",
-)
+@pytest.fixture(scope="module")
+def sendmail() -> str:
+    """The program."""
+    if not SENDMAIL:
+        pytest.skip("Sendmail is not here (Debian: sendmail-bin, unpacked by `make test`)")
+    if os.geteuid() != 0:
+        pytest.skip("not root: Sendmail becomes other users")
+    if libraries := unpacked.lacking(SENDMAIL):
+        pytest.skip(f"Sendmail's libraries are not here: {libraries}")
+    if said := no_namespaces("--uts"):
+        pytest.skip(f"no UTS namespace for a host name of Sendmail's own: {said}")
+    return SENDMAIL
 
 
 class Sendmail:
@@ -183,7 +184,7 @@ def both(
     shutil.rmtree(socket_.parent, ignore_errors=True)
 
 
-@needs_sendmail
+@pytest.mark.usefixtures("sendmail")
 class TestSendmail:
     def test_fields_are_written_and_forged_ones_go(self, both: tuple[Server, Sendmail]) -> None:
         server, sendmail = both
