@@ -98,7 +98,7 @@ class Departure:
         address of ours it came by."""
         if kind == "relay":
             return self._passed_on(work, base, to, key, params)
-        reverse_path = work.envelope.reverse_path
+        given = reverse_path = work.envelope.reverse_path
         if kind == "submission":
             data = self._submitted(work, base)
         else:
@@ -112,7 +112,10 @@ class Departure:
             data=data,
             kind=kind,
             trace=work.trace_id,
-            params={**_params(work, base, params), **self._mark(work, reverse_path, to)},
+            params={
+                **_params(work, base, params),
+                **self._mark(work, reverse_path, to, ours=reverse_path == passed != given),
+            },
             hold_until=float(work.envelope.mail_params.get(HOLD, 0)),
         )
 
@@ -139,7 +142,7 @@ class Departure:
             trace=work.trace_id,
             params={
                 **_params(work, base, params),
-                **self._mark(work, work.envelope.reverse_path, to, True),
+                **self._mark(work, work.envelope.reverse_path, to, ours=True),
                 FORWARD: facts,
             },
         )
@@ -157,9 +160,10 @@ class Departure:
         if step.by_time is not None:
             params["BY"] = f"{step.by_time};{step.by_mode or 'N'}{'T' if step.by_trace else ''}"
         reverse_path = self._rewritten(step.reverse_path, step.to, account)
-        asked = bool(params and step.reverse_path)
-        if asked:  # RFC 6009 6.1, 7.1: who asks for reports gets them, not the first sender
-            reverse_path = account
+        ours = reverse_path == account != step.reverse_path
+        # RFC 6009 6.1, 7.1: who asks for reports gets them, not the first sender
+        if params and step.reverse_path:
+            reverse_path, ours = account, True
         return Outgoing(
             key=key,
             reverse_path=reverse_path,
@@ -169,7 +173,7 @@ class Departure:
             trace=work.trace_id,
             params={
                 **_params(work, base, params),
-                **self._mark(work, reverse_path, step.to, asked),
+                **self._mark(work, reverse_path, step.to, ours),
             },
         )
 
@@ -202,7 +206,7 @@ class Departure:
 
     def _mark(self, work: Transaction, reverse_path: str, to: str, ours: bool = False) -> dict[str, str]:
         """What tells the queue to tag the reverse-path. A stranger who claims to be one of us gets none: a tag says that the
-        message is ours. ``ours``: known without a log-in."""
+        message is ours. ``ours``: known without a log-in, or we put it there."""
         if self.batv is None or not (ours or work.envelope.client.auth):
             return {}
         leaves = to.rpartition("@")[2].lower() not in self.our_domains

@@ -267,12 +267,14 @@ class Performer:
 
     async def _room(self, stores: Sequence[PendingStore]) -> None:
         """Raises OverQuota: what cannot be stored for a long time must not be promised. (A single store finds out itself.)"""
-        try:
-            quota = await self._jobs.run(stores[0].account, lambda opened: opened.quota())
-        except StoreError:
-            return
-        if quota.limit > 0 and quota.used + sum(len(store.message.data) for store in stores) > quota.limit:
-            raise OverQuota("the mailbox is full")
+        for account in {one.account for one in stores}:
+            try:
+                quota = await self._jobs.run(account, lambda opened: opened.quota())
+            except StoreError:
+                continue
+            octets = sum(len(one.message.data) for one in stores if one.account == account)
+            if quota.limit > 0 and quota.used + octets > quota.limit:
+                raise OverQuota("the mailbox is full")
 
     async def change(self, change: PendingChange) -> None:
         """Sieve state and lists of an account; durable on return. Raises StoreError."""
@@ -372,12 +374,12 @@ class Performer:
         if step.special_use or step.mailbox_id or step.quarantine:
             mailbox = await self._jobs.run(target.account, lambda store: resolve_mailbox(store, step))
         account, asked = target.account, mailbox
-        if shared_delivery.foreign(self.sharing, account, mailbox) and (sharing := self.sharing) is not None:
-            place = partial(shared_delivery.destination, sharing, account, mailbox)
-            account, mailbox = await self._jobs.run(account, place)
         body = step.data if step.data is not None else job.base.data
         if not step.generated:
             body = _final_fields(job, target) + body
+        if shared_delivery.foreign(self.sharing, account, mailbox) and (sharing := self.sharing) is not None:
+            place = partial(shared_delivery.destination, sharing, account, mailbox, len(body))
+            account, mailbox = await self._jobs.run(account, place)
         mine, state = account == target.account, None
         if mine:
             state, effects.state = effects.state, None
@@ -412,9 +414,7 @@ class Performer:
             stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
             if stored.duplicate and not again:
                 stored = await self._known(replace(pending, mailbox=mailbox), stored)
-        if (
-            stored.duplicate and pending.state is not None
-        ):  # perhaps it was killed between the link and the index
+        if stored.duplicate and pending.state is not None:  # killed between the link and the index?
             await self.change(PendingChange(pending.account, pending.state.remember))
         if trace is not None:
             if note and trace.decision:

@@ -1,8 +1,8 @@
 """Delivery into somebody else's mailbox: what ``fileinto "user/bob@example.org/Work"`` of a script comes down to.
 
-It needs the right ``i`` or ``p`` there (RFC 4314 4). Without it, or where there is no such mailbox, the message is kept in the
-recipient's INBOX: a script never fails for what others have changed. A mailbox of the recipient's own that has such a name is his
-own, but none is made by that name.
+It needs the right ``i`` or ``p`` there (RFC 4314 4). Without it, where there is no such mailbox, or no room left in that account,
+the message is kept in the recipient's INBOX: a script never fails for what others have changed. A mailbox of the recipient's own
+that has such a name is his own, but none is made by that name.
 """
 
 from __future__ import annotations
@@ -16,19 +16,27 @@ from filterd.store.base import AccountStore, MailboxInfo, NoSuchMailbox
 from filterd.store.names import INBOX
 
 _POSTING = frozenset("ip")
+_MORE = 4_096  # octets that a store may add to a message
 
 
-def destination(sharing: Sharing, account: str, mailbox: str, own: AccountStore) -> tuple[str, str]:
-    """Account and mailbox; in a job of the account. Raises StoreError."""
+def destination(
+    sharing: Sharing, account: str, mailbox: str, octets: int, own: AccountStore
+) -> tuple[str, str]:
+    """Account and mailbox for so many octets; in a job of the account. Raises StoreError."""
     with suppress(NoSuchMailbox):
         own.info(mailbox)
         return account, mailbox
     place = sharing.place(account, mailbox)
     if place is not None:
         with suppress(NoSuchMailbox), sharing.guests.use(place.owner) as guest:
-            if rights_in(guest, place.inner, account) & _POSTING:
+            if rights_in(guest, place.inner, account) & _POSTING and _has_room(guest, octets + _MORE):
                 return place.owner, guest.info(place.inner).name
     return account, INBOX
+
+
+def _has_room(store: AccountStore, octets: int) -> bool:
+    quota = store.quota()
+    return not quota.limit or quota.used + octets <= quota.limit
 
 
 def foreign(sharing: Sharing | None, account: str, mailbox: str) -> bool:

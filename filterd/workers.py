@@ -177,10 +177,9 @@ class Group:
             return
         if late:
             log.error("after %.0f s these do not serve: %s", self.patience, ", ".join(late))
-            if len(late) == len(self.roles):
-                self._awaited = float("inf")
-                return
-        self._awaited = 0.0
+        self._awaited = float("inf") if late else 0.0  # when the last one serves that is said too
+        if len(late) == len(self.roles):
+            return
         if not self._announced:
             self._announced = True
             self.ready()
@@ -240,7 +239,7 @@ class Group:
 
     def _replace(self) -> None:
         sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
-        self._awaited = self._awaited or time.monotonic() + self.patience
+        self._awaited = time.monotonic() + self.patience
         if self.reload():
             for role in self.roles:
                 old = role.pid

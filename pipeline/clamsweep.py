@@ -1,7 +1,8 @@
 """All of one message past clamd: its octets as they came, then each decoded part, under one deadline.
 
-Invariants: blocks at most ``seconds``; the first find ends it; a part that could not be scanned is a fault of the whole, never
-clean; only the first question may say that nobody listens (``Absent``).
+Invariants: blocks at most ``seconds``; the first find ends it; a part that clamd could not scan is a fault of the whole, never
+clean (parts beyond what ``ambiguity`` looks at are told of by its word LIMIT); only the first question may say that nobody
+listens (``Absent``).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Sweep:
     def run(self, message: Message, every: bool, octets: int) -> Swept:
         """``every``: also the parts of a message that has one reading only. Raises StageFault, ``Absent`` among them."""
         virus = self._question.scan(message.data).virus
-        reading = ambiguity.read(message.data, None, octets)
+        reading = ambiguity.read(message, octets)
         words = tuple(reading.words)
         if virus:
             return Swept(virus, "the message as it came", 0, words)

@@ -53,7 +53,11 @@ class Aside:
             self._busy = True
         finally:
             self._lock.release()
-        threading.Thread(target=self._aside, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=self._aside, name=self._name, daemon=True).start()
+        except RuntimeError as error:  # too many threads: who asks next tries again
+            log.warning("%s: %s", self._name, error)
+            self._busy = False
         return False
 
     def _do(self) -> None:

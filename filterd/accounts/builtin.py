@@ -67,6 +67,7 @@ class _Expansion:
     forwards: ForwardFiles | None = None
     unknown: str = ""
     later: str = ""
+    whole: bool = True  # what the alias files say now was known before they were looked into
 
     @property
     def size(self) -> int:
@@ -160,7 +161,7 @@ class BuiltinDirectory:
             if back is not None:
                 return back
             self._fall_back(fold_local(local), name, found, records)
-        return self._answer(found, fresh and self._domains[name].aliases.whole)
+        return self._answer(found, fresh and found.whole)
 
     def _answer(self, found: _Expansion, fresh: bool) -> Resolution:
         if found.later:
@@ -190,9 +191,12 @@ class BuiltinDirectory:
                 address = f"{local}@{domain}"
                 found.foreign.setdefault(address.lower(), Forward(address, via))
                 continue
-            if not self._domains[domain].aliases.ready:
-                found.later = "the aliases cannot be read"
-                return
+            aliases = self._domains[domain].aliases
+            if not aliases.whole:
+                found.whole = False
+                if not aliases.ready:
+                    found.later = "the aliases cannot be read"
+                    return
             name, rest, entry = self._candidate(local, domain, records)
             detail = rest or detail
             address = f"{name}@{domain}"

@@ -7,8 +7,8 @@ not followed: the server is one user, what it ran or wrote would have the rights
 Invariants: a file is believed only when it is a file of its own (no link, no second name), belongs to the user or root, nobody
 else may write it or the folder it is in, and it is understood as a whole. One that is not believed counts as if it were not
 there: the mail is in the mailbox, and the log and ``filterd route`` say why. A file that cannot be read for now (a disk, a
-server of homes) leaves the last state in force; where there is none the mail is asked to come later. Reading never holds up a
-loop for long (``filterd.accounts.aside``). Safe to use from several threads.
+server of homes) leaves the last state in force; where there is none the mail is asked to come later. What took long the last time
+is not read on a loop (``filterd.accounts.aside``); the first look at a user is. Safe to use from several threads.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ def _xtext(value: str) -> str:
     """RFC 3461 4: what may stand in ENVID."""
     if not value or len(value) > MAX_ENVID or not value.isascii() or not value.isprintable():
         raise ExitWith(EX_USAGE, f"-V: write 1 to {MAX_ENVID} plain characters")
-    return "".join(f"+{ord(ch):02X}" if ch in "+= " else ch for ch in value)
+    return local_text.xtext(value)
 
 
 # -- sending -------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def rights(session: Session, mailbox: str) -> frozenset[str]:
-    """The reader's. Inside a step. Raises NoSuchMailbox."""
-    return ALL if session.shared is None else session.shared.rights(mailbox)
+    """The reader's, in a mailbox that is there. Inside a step. Raises NoSuchMailbox."""
+    shared = session.shared
+    return ALL if shared is None or not shared.foreign(mailbox) else shared.rights(mailbox)
 
 
 def require(call: Call, mailbox: str, need: str) -> None:
@@ -27,9 +28,8 @@ def require(call: Call, mailbox: str, need: str) -> None:
 
 def foreign(session: Session, mailbox: str) -> bool:
     """Is it in another account than the reader's? Inside a step, after it was looked at."""
-    return session.shared is not None and session.shared.foreign(mailbox) and session.place_of(mailbox) != (
-        session.shared.me, mailbox
-    )  # fmt: skip
+    shared = session.shared
+    return shared is not None and shared.place_of(mailbox)[0] != shared.me
 
 
 def others(session: Session) -> tuple[str, ...]:

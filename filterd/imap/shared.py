@@ -63,6 +63,7 @@ class SharedStore(AccountStore):
         self._own: AccountStore | None = None
         self._places: dict[str, tuple[str, str]] = {}  # name -> (account, mailbox), of those that were found
         self._last: tuple[Snapshot, Snapshot] | None = None  # (the owner's, the reader's)
+        self._seen: tuple[str | None, Seen] = (None, Seen())  # of the mailbox that was looked at last
 
     def enter(self, own: AccountStore, at_once: bool = False) -> SharedStore:
         self._own = own
@@ -102,7 +103,13 @@ class SharedStore(AccountStore):
         return self._places.get(name, (self.me, name))
 
     def open(self, place: Place, need: str) -> contextlib.AbstractContextManager[Box]:
-        return opened(self.sharing, self.own, self.me, place, need)
+        return opened(self.sharing, self.own, self.me, place, need, self._parsed)
+
+    def _parsed(self, text: str | None) -> Seen:
+        """It is asked for with every block of rows, and may be long."""
+        if text != self._seen[0]:
+            self._seen = (text, Seen.parse(text))
+        return self._seen[1]
 
     # -- rights ---------------------------------------------------------------------------------------------------
     def rights(self, mailbox: str) -> frozenset[str]:

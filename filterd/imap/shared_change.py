@@ -5,12 +5,12 @@ that may not be set are left out, and a change that would change none is refused
 
 A move between two accounts copies, commits, and then takes the messages away from where they were. Whose expunge removes a message
 has claimed it; a copy of a message that somebody else has taken meanwhile is removed again, so two movers never double it. A crash
-between the copy and the claim leaves the message in both places, never in none.
+between the copy and the claim, or a claim that fails half-way, leaves the message in both places, never in none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -185,43 +185,42 @@ def _batches(
 def move(store: SharedStore, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
     """From one account to another. The caller has asked for the rights in the source."""
     copied = copy(store, mailbox, uids, destination)
-    try:
-        gone = frozenset(remove(store, mailbox, copied.source_uids))
-    except BaseException:
-        remove(store, destination, copied.uids)
-        _unmark(store, mailbox, copied.source_uids)
-        raise
     pairs = list(zip(copied.source_uids, copied.uids, strict=True))
-    if doubled := [uid for source, uid in pairs if source not in gone]:
-        remove(store, destination, doubled)
+    gone: set[int] = set()
+    try:
+        _remove(store, mailbox, copied.source_uids, gone)
+    finally:
+        if doubled := [uid for source, uid in pairs if source not in gone]:
+            remove(store, destination, doubled)
     kept = [pair for pair in pairs if pair[0] in gone]
     return Copied(copied.destination, tuple(source for source, _ in kept), tuple(uid for _, uid in kept))
 
 
-def remove(store: SharedStore, mailbox: str, uids: Sequence[int]) -> tuple[int, ...]:
-    """Expunge these, whatever the reader's rights; those that this call removed."""
-
-    def act(account: AccountStore, inner: str) -> tuple[int, ...]:
-        account.set_flags(inner, uids, "add", (DELETED_FLAG,))
-        return account.expunge(inner, uids)
-
-    return _directly(store, mailbox, act) if uids else ()
+def remove(store: SharedStore, mailbox: str, uids: Sequence[int]) -> None:
+    """Expunge these, whatever the reader's rights."""
+    _remove(store, mailbox, uids, set())
 
 
-def _unmark(store: SharedStore, mailbox: str, uids: Sequence[int]) -> None:
-    def act(account: AccountStore, inner: str) -> tuple[int, ...]:
-        account.set_flags(inner, uids, "remove", (DELETED_FLAG,))
-        return ()
-
-    if uids:
-        _directly(store, mailbox, act)
-
-
-def _directly(
-    store: SharedStore, mailbox: str, act: Callable[[AccountStore, str], tuple[int, ...]]
-) -> tuple[int, ...]:
+def _remove(store: SharedStore, mailbox: str, uids: Sequence[int], gone: set[int]) -> None:
+    """``gone``: those that this call removed, and those of which nobody knows because it failed."""
     with _account(store, mailbox) as (account, inner):
-        return act(account, inner)
+        for start in range(0, len(uids), _BLOCK):
+            _claim(account, inner, uids[start : start + _BLOCK], gone)
+
+
+def _claim(account: AccountStore, inner: str, uids: Sequence[int], gone: set[int]) -> None:
+    """Nobody else may expunge what is marked only to be moved."""
+    with account.hold():
+        try:
+            account.set_flags(inner, uids, "add", (DELETED_FLAG,))
+            try:
+                gone.update(account.expunge(inner, uids))
+            except BaseException:
+                gone.update(uids)
+                raise
+        except BaseException:
+            account.set_flags(inner, uids, "remove", (DELETED_FLAG,))
+            raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ needs, a mailbox is as if it did not exist; with ``l`` the refusal is NOPERM (RF
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -91,12 +91,13 @@ class Sharing:
 
 @dataclass(slots=True)
 class Box:
-    """An open mailbox of another account, and what its reader may do there."""
+    """An open mailbox of another account, and what its reader may do there. ``parse``: of what he has seen, may remember it."""
 
     guest: AccountStore
     own: AccountStore
     place: Place
     rights: frozenset[str]
+    parse: Callable[[str | None], Seen] = Seen.parse
 
     def require(self, need: str) -> None:
         """RFC 4314 6: who may not know of it is told that there is none."""
@@ -108,7 +109,7 @@ class Box:
         return MailboxInfo(found.id, self.place.prefix + found.name, found.uidvalidity, "", subscribed)
 
     def seen(self, info: MailboxInfo | None = None) -> Seen:
-        return Seen.parse(self.own.get_metadata(None, self.seen_entry(info)))
+        return self.parse(self.own.get_metadata(None, self.seen_entry(info)))
 
     def seen_entry(self, info: MailboxInfo | None = None) -> str:
         found = info or self.guest.info(self.place.inner)
@@ -131,9 +132,16 @@ def rights_in(store: AccountStore, mailbox: str, reader: str) -> frozenset[str]:
 
 
 @contextlib.contextmanager
-def opened(sharing: Sharing, own: AccountStore, me: str, place: Place, need: str) -> Iterator[Box]:
+def opened(
+    sharing: Sharing,
+    own: AccountStore,
+    me: str,
+    place: Place,
+    need: str,
+    parse: Callable[[str | None], Seen],
+) -> Iterator[Box]:
     """The mailbox, with the rights that are needed; no letters: some right."""
     with sharing.guests.use(place.owner) as guest:
-        box = Box(guest, own, place, rights_in(guest, place.inner, me))
+        box = Box(guest, own, place, rights_in(guest, place.inner, me), parse)
         box.require(need)
         yield box

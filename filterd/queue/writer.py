@@ -147,7 +147,7 @@ class Writer:
             self._tell([_alone(journal, job) for job in reads])
         except Exception as error:  # the database: told to every waiter, who answers 4xx; the thread lives on
             self._reopen()
-            failure = error if isinstance(error, StoreUnavailable) else StoreUnavailable(f"queue: {error}")
+            failure = _failure(error)
             log.warning("the queue cannot be written: %s", error)
             self._tell([(job, None, failure) for job in waited])
             return riders
@@ -202,7 +202,16 @@ def _told(job: _Job[object], error: Exception) -> Exception:
     """What the waiter is told: the doors know StoreError only."""
     if job.future is None:
         log.error("a completion cannot be written down and is dropped: %s", error)
-    return error if isinstance(error, StoreUnavailable) else StoreUnavailable(f"queue: {error}")
+    return _failure(error)
+
+
+def _failure(error: Exception) -> StoreUnavailable:
+    """As if raised from ``error``: who asks why (a full disk?) follows the chain."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    failure = StoreUnavailable(f"queue: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _settle(answers: Sequence[_Answer]) -> None:

@@ -70,8 +70,10 @@ class Guests:
             return
         bounded: BoundedStore = self._store
         for account in bounded.surplus():
-            with self._guard:
-                if account not in self._locks:
+            if (
+                account not in self._locks
+            ):  # not under the guard: to close takes its time, and all others would wait
+                with contextlib.suppress(StoreUnavailable), self._lane(account):
                     bounded.close_account(account)
 
     def close(self) -> None:

@@ -5,8 +5,9 @@ only when the two stand here together. So a name that was made up opens nothing,
 as one that exists; and to list what is shared with somebody asks only those who share.
 
 Format (documented nowhere else): ``shares.db`` in the data directory, SQLite, WAL, synchronous=FULL: ``share(reader, owner)``,
-``reader`` an account's id or ``anyone``. It is written after the list of the mailbox, under no lock: a crash between the two
-leaves a right that does not work yet, or a row that leads to nothing. ``filterd account share ADDRESS`` writes it anew.
+``reader`` an account's id or ``anyone``. It is written after the list of the mailbox: a crash between the two leaves a right that
+does not work yet, or a row that leads to nothing. ``filterd account share ADDRESS`` writes it anew. Who writes holds the owner's
+writer lock meanwhile, or of two changes at once the one that looked first could write last.
 """
 
 from __future__ import annotations
@@ -117,9 +118,10 @@ class SharesFile(Shares):
 def note(shares: Shares, owner: str, store: AccountStore) -> None:
     """Look through the account's lists and bring the table in line."""
     readers: set[str] = set()
-    for info in store.mailboxes():
-        try:
-            readers |= Acl.parse(store.get_metadata(info.name, ENTRY)).readers
-        except NoSuchMailbox:
-            continue  # deleted meanwhile
-    shares.note(owner, readers)
+    with store.hold():
+        for info in store.mailboxes():
+            try:
+                readers |= Acl.parse(store.get_metadata(info.name, ENTRY)).readers
+            except NoSuchMailbox:
+                continue  # deleted meanwhile
+        shares.note(owner, readers)

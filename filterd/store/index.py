@@ -146,7 +146,6 @@ class FlagRow(NamedTuple):
 class GoneRow(NamedTuple):
     """What of a row of ``hot`` its removal must know."""
 
-    mbox: int
     uid: int
     flags: int
     fresh: int
@@ -448,8 +447,8 @@ class Index:
 
     def gone_rows(self, mailbox_id: int, uids: Sequence[int]) -> list[GoneRow]:
         """Of those of ``uids`` that exist and are \\Deleted, ascending."""
-        select = "select mbox, uid, flags, fresh, size, disk_size, name from hot"
-        rows = map(GoneRow._make, self._chosen(select, Key.hot(mailbox_id), uids, 1))
+        select = "select uid, flags, fresh, size, disk_size, name from hot"
+        rows = map(GoneRow._make, self._chosen(select, Key.hot(mailbox_id), uids, 0))
         return [row for row in rows if row.flags & DELETED]
 
     def hot_all(self, mailbox_id: int) -> list[HotRow]:

@@ -8,7 +8,6 @@ them behind the contract of ``base`` and turns what disk and database say into S
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections import OrderedDict
@@ -42,7 +41,6 @@ from filterd.store.base import (
     HeaderTexts,
     MailboxInfo,
     NewMessage,
-    NoSuchMailbox,
     Quota,
     Row,
     SieveState,
@@ -276,18 +274,21 @@ class MaildirAccount(AccountStore):
         """Perhaps some that no file name can tell."""
         new = sum(flag[:1] != "\\" for flag in flags)
         if new or or_go:
-            with contextlib.suppress(NoSuchMailbox):
-                if len(self._core.box(mailbox)[1].keyword_list) + new > LETTER_KEYWORDS // 2:
-                    self._snapshots.changed(mailbox)
+            try:
+                known = len(self._core.box(mailbox)[1].keyword_list)
+            except (StoreError, OSError):
+                return  # who changes something there is told so, and nobody else who is in the same batch
+            if known + new > LETTER_KEYWORDS // 2:
+                self._snapshots.mail_changes(mailbox)
 
     def copy(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
         with self._core.guard():
-            self._snapshots.changed(destination)
+            self._snapshots.mail_changes(destination)
             return self.moves.copy(self._core, mailbox, uids, destination)
 
     def move(self, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
         with self._core.guard():
-            self._snapshots.changed(destination)
+            self._snapshots.mail_changes(destination)
             return self.moves.move(self._core, mailbox, uids, destination)
 
     def expunge(self, mailbox: str, uids: Sequence[int] | None = None) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What a process keeps ready of its accounts' indexes, within one bound for all of them: the longest unused goes first.
 
-Values are never changed once they are here, so whoever still has one may go on using it after it was put out.
+Values are never changed once they are here, so whoever still has one may go on using it after it was put out; but for the rows
+of ``rowcache``, which only whoever has the account reads and changes.
 """
 
 from __future__ import annotations

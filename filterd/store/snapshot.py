@@ -91,17 +91,22 @@ class Snapshots:
 
     def changed(self, mailbox: str) -> None:
         """Before something changes that the snapshot of ``mailbox`` tells; "" for the account. Raises StoreError."""
-        if mailbox in self._pending:
-            return
         core = self._core
         key = ACCOUNT_ID
         if mailbox:
             row = core.box(mailbox)[1]
             mailbox, key = row.name, row.mid
+        if mailbox in self._pending and not core.index.meta(KEY + key):
+            return  # nor has another process written it since
         with core.locked(), core.index.transaction():
             core.index.execute("delete from meta where key=?", (KEY + key,))
         self._pending[mailbox] = None
         self._after = max(self._after, self._now() + SETTLE_SECONDS)
+
+    def mail_changes(self, mailbox: str) -> None:
+        """``changed``, when keywords or save dates are to change that the mail itself perhaps does not tell."""
+        if in_files(self._core):
+            self.changed(mailbox)
 
     def step(self, seconds: float) -> None:
         """Go on with what is due."""
@@ -131,25 +136,32 @@ class Snapshots:
             self._looked = True
             return
         began = self._now()
-        self._look()
-        while self._pending and self._now() - began < seconds:
-            if self._work is None:
-                name = next(iter(self._pending))
-                self._work = name, self._mailbox(name) if name else self._account()
-            name, work = self._work
-            try:
-                for _ in work:
-                    if self._now() - began >= seconds:
-                        return
-            except NoSuchMailbox:
-                self._looked = False  # gone, or called otherwise now
-            except BaseException:
-                self._work = None
-                self._after = self._now() + INTERVAL_SECONDS
-                raise
+        try:
+            self._look()
+            while self._pending and self._now() - began < seconds:
+                if not self._write_next(began + seconds):
+                    return
+        except BaseException:
             self._work = None
-            self._pending.pop(name, None)
+            self._after = self._now() + INTERVAL_SECONDS
+            raise
         self._after = self._now() + max(INTERVAL_SECONDS, COST_FACTOR * (self._now() - began))
+
+    def _write_next(self, until: float) -> bool:
+        """One of those that wait, or what was begun; False: not all of it until then."""
+        if self._work is None:
+            name = next(iter(self._pending))
+            self._work = name, self._mailbox(name) if name else self._account()
+        name, work = self._work
+        try:
+            for _ in work:
+                if self._now() >= until:
+                    return False
+        except NoSuchMailbox:
+            self._looked = False  # gone, or called otherwise now
+        self._work = None
+        self._pending.pop(name, None)
+        return True
 
     def _look(self) -> None:
         """What others have left undone, processes that were killed or guests of this account: mailboxes without a key."""
@@ -356,7 +368,7 @@ def restore_mailbox(core: Core, folder: Folder, row: MailboxRow, before: int, be
             entries = _restore_metadata(core, row.id, found)
     changed = _restore_messages(core, folder, row, found, -1 if behind else begun) if in_files(core) else 0
     if changed or entries:
-        _note(core, made=found.made, annotations=entries, messages=changed, mailboxes=1)
+        _note(core, made=found.made, annotations=entries, messages=changed)
         log.warning(
             "%s, %s: of the snapshot of %s: keywords and save dates of %d messages, %d entries of METADATA",
             core.account, row.name, _day(found.made), changed, entries,
@@ -377,10 +389,10 @@ def _restore_messages(core: Core, folder: Folder, row: MailboxRow, found: Snapsh
     known = {word.lower(): number for number, word in enumerate(row.keyword_list)}
     bits: dict[str, int] = {}
     for word in found.keywords:
-        number = known.get(word.lower(), 0)
+        number = known.get(word.lower(), -1)
         if number >= fl.LETTER_KEYWORDS:  # one with a letter is the file's matter
             bits[word] = 1 << (FIRST_KEYWORD_BIT + number)
-        elif not number:
+        elif number < 0:
             _note(core, problem=f"{row.name}: the keyword {word} is not known any more")
     folder.reserve(row, 0, 2)
     modseq = row.modseq + 1

@@ -39,6 +39,7 @@ HEADING = "filterd-snapshot"
 VERSION = 1
 MAX_OCTETS = MAX_SMALL_FILE - 65_536
 FUTURE_SECONDS = 86_400  # so far may clocks be apart
+MAX_NUMBER = 2**62
 _RUN = re.compile(r"([0-9]{1,10})(?::([0-9]{1,10}))?")
 
 Runs = list[tuple[int, int]]  # UIDs, first and last, ascending
@@ -105,7 +106,7 @@ class Snapshot:
     def parse(data: bytes, now: float) -> Snapshot:
         """Raises Unusable."""
         heading = data.partition(b"\n")[0].decode("ascii", "replace").split(" ")
-        if len(heading) != 2 or heading[0] != HEADING or not heading[1].isdigit():
+        if len(heading) != 2 or heading[0] != HEADING or not re.fullmatch("[0-9]{1,9}", heading[1]):
             raise Unusable("is damaged (no heading)")
         if int(heading[1]) > VERSION:
             raise Unusable(f"is of a newer filterd (format {heading[1]})")
@@ -129,9 +130,11 @@ def _take(found: Snapshot, word: str, rest: str) -> None:
         case "id":
             found.id = rest
         case "made":
-            found.made = int(rest)
+            found.made = _number(rest)
         case "numbers":
-            found.uidvalidity, found.uidnext, found.modseq = (int(number) for number in rest.split(" "))
+            found.uidvalidity, found.uidnext, found.modseq = (_number(number) for number in rest.split(" "))
+            if max(found.uidvalidity, found.uidnext) > MAX_UID:
+                raise ValueError("numbers that no mailbox has")
         case "metadata":
             name, value = json.loads(rest)
             if not isinstance(name, str) or not isinstance(value, str):
@@ -142,14 +145,22 @@ def _take(found: Snapshot, word: str, rest: str) -> None:
             found.keywords[name] = parse_runs(runs)
         case "saved":
             date, _, runs = rest.partition(" ")
-            found.saved[int(date)] = parse_runs(runs)
+            found.saved[_number(date)] = parse_runs(runs)
         case "remembered":
             key, _, until = rest.partition(" ")
-            found.remembered[bytes.fromhex(key)] = float(int(until))
+            found.remembered[bytes.fromhex(key)] = float(_number(until))
         case "rebuilt":
             found.rebuilt = rest
         case "omitted":
-            found.omitted = int(rest)
+            found.omitted = _number(rest)
+
+
+def _number(text: str) -> int:
+    """Raises ValueError."""
+    number = int(text)
+    if not 0 <= number <= MAX_NUMBER:
+        raise ValueError("a number that no index holds")
+    return number
 
 
 def _digest(text: bytes) -> str:

@@ -189,9 +189,8 @@ class ClamavStage:
         verdict = self._skipped(transaction, "no clamd here", reason)
         if self.settings.ambiguous == "note":
             return verdict
-        message = transaction.message
         reading = await asyncio.get_running_loop().run_in_executor(
-            self._pool, ambiguity.read, message.data, None, self.settings.max_size
+            self._pool, ambiguity.read, transaction.message, self.settings.max_size
         )
         return self._ambiguous(verdict, tuple(reading.words))
 

@@ -3,7 +3,9 @@
 Acts on what leaves: mail of our own people, and what scripts and aliases send on (HOUSE item 8). On forwarded mail a
 field that a passing DKIM or ARC signature covers (``h=``) stays, or the signature would break: the evidence says
 ``kept: signed``; the fields of MIME parts and the comment of Mime-Version lie under the body hash or in signed fields as
-often as not, so they are touched only when nothing is signed. Our own Received line is written by pipeline/received.py.
+often as not, so they are touched only when nothing is signed; so is what ``privacy_client`` rewrites, also where a submission
+brings a DKIM-Signature of its own (a program's, or that of a message sent on as it is). Our own Received line is written by
+pipeline/received.py.
 
 Invariants: whole fields are cut, nothing is rewritten but the comment of Mime-Version, the hops before a submission and what
 ``privacy_client`` names; the content of attached messages (message/rfc822) is the sender's text and stays, and so does what a
@@ -127,7 +129,7 @@ def strip(
     if not settings.enabled:
         return Stripped()
     patterns = Patterns(settings.strip)
-    signed = signed or bool(signed_fields)
+    signed = signed or bool(signed_fields) or (sender is not None and b"dkim-signature" in message.header)
     cuts: list[Splice] = []
     removed: dict[str, None] = {}
     kept: dict[str, None] = {}

@@ -1,13 +1,14 @@
 """What a submission tells about the machine and the program that sent it beside the fields of ``privacy``'s list.
 
 With the facts of the session (address, HELO, reverse name) in hand: the host in ``Message-ID``, which mutt and others take from
-the machine, gives way to the sender's domain, in ``In-Reply-To`` and ``References`` too where it is the machine of this session,
-so that threads of one's own messages hold; ``X-`` fields that name the machine go; ``Received`` fields of attached messages that
-name it are emptied. The names of programs in MIME boundaries (``Apple-Mail``, ``NextPart``) give way to ``part``, wherever the
-boundary stands, and Apple's parameters of attachments go.
+the machine, gives way to the sender's domain, in ``In-Reply-To`` and ``References`` too where it is the machine of this session
+or the one that ``Message-ID`` names, so that threads of one's own messages hold; ``X-`` fields that name the machine go;
+``Received`` fields of attached messages that name it are emptied. The names of programs in MIME boundaries (``Apple-Mail``,
+``NextPart``) give way to ``part``, wherever the boundary stands, and Apple's parameters of attachments go.
 
-Invariants: nothing inside a multipart/signed or an attached message changes but those Received fields, and they only where nothing
-is signed; a boundary is only renamed to what the text does not hold.
+Invariants: nothing inside a multipart/signed or an attached message changes but those Received fields, and they only where
+nothing is signed; a boundary is only renamed where its part's header spells it out, and to what the text does not hold; each is
+looked for in the whole text, so none is renamed where there are more than ``BOUNDARIES`` multiparts.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ from dataclasses import dataclass
 from pipeline.edits import Splice
 from pipeline.envelope import Client
 from rules.mail import date
-from rules.mail.header import HeaderField
 from rules.mail.message import Message
 from rules.mail.mime import Part
 
 HIDDEN = b" from hidden by hidden; "
 EPOCH = b"Thu, 01 Jan 1970 00:00:00 +0000"
 SHORTEST = 4  # octets of a name that is looked for
+BOUNDARIES = 40  # multiparts; mail programs make less than ten
 _ID = re.compile(rb"<[^<>@\s]+@([^<>@\s]+)>")
 _PRIVATE = re.compile(
     rb"\[.*\]|(?:.*\.)?(?:local|lan|home|localdomain|internal|intranet|corp|private|home\.arpa|localhost)",
     re.I,
 )
-_PARAMETER = re.compile(rb";\s*x-(?:unix-mode|mac-[a-z]+|apple-[a-z-]+)=(?:\"[^\"\r\n]*\"|[^;\s\"]*)", re.I)
+_PARAMETER = re.compile(  # or a quoted string of another one: what is inside is text
+    rb"(;\s*x-(?:unix-mode|mac-[a-z]+|apple-[a-z-]+)=(?:\"[^\"\r\n]*\"|[^;\s\"]*))|\"(?:[^\"\\]|\\.)*+(?:\"|\Z)",
+    re.I | re.S,
+)
 _PROGRAMS = (b"Apple-Mail", b"NextPart")
 _NEUTRAL = b"part"
 _OWN_IDS = (b"message-id", b"resent-message-id")
@@ -51,13 +55,13 @@ class Sender:
         """``ours``: names that tell nothing about a client."""
         if client.ip is None:  # a command of this machine
             return cls()
-        domain = client.auth.rpartition("@")[2].lower()
+        _local, at, domain = client.auth.lower().rpartition("@")
         helo = client.helo.lower().strip("[]").removeprefix("ipv6:")
         found = {client.ip or "", helo, client.name.lower().rstrip(".")}
         names = [name for name in found if len(name) >= SHORTEST and name not in ours and not _nobody(name)]
         return cls(
             tuple(sorted(name.encode("utf-8", "replace") for name in names)),
-            domain.encode("utf-8", "replace"),
+            domain.encode("utf-8", "replace") if at else b"",
         )
 
     @property
@@ -82,10 +86,9 @@ def traces(message: Message, sender: Sender, removed: dict[str, None]) -> Iterat
     """What goes of a submission; ``removed`` gets the words for the evidence."""
     pattern = sender.pattern
     header = message.header
+    yield from _identifiers(message, sender, pattern, removed)
     for one in header.fields:
-        if one.lname in _OWN_IDS or one.lname in _OTHER_IDS:
-            yield from _identifiers(message, one, sender, pattern, removed)
-        elif pattern is not None and one.lname.startswith(b"x-") and pattern.search(header.value(one)):
+        if pattern is not None and one.lname.startswith(b"x-") and pattern.search(header.value(one)):
             removed[one.name.decode("ascii", "replace")] = None
             yield Splice(one.start, one.end)
     if header.first(b"content-type") is None:
@@ -100,17 +103,25 @@ def traces(message: Message, sender: Sender, removed: dict[str, None]) -> Iterat
 
 
 def _identifiers(
-    message: Message,
-    one: HeaderField,
-    sender: Sender,
-    pattern: re.Pattern[bytes] | None,
-    removed: dict[str, None],
+    message: Message, sender: Sender, pattern: re.Pattern[bytes] | None, removed: dict[str, None]
 ) -> Iterator[Splice]:
-    own = one.lname in _OWN_IDS
-    for found in _ID.finditer(message.data, one.value_start, one.end):
-        host = found[1]
+    if not sender.domain:
+        return
+    header, data = message.header, message.data
+    # the Message-ID of what somebody sends on as it is (Resent-) is its author's
+    own = _OWN_IDS[1:] if b"resent-from" in header else _OWN_IDS
+    ids = [
+        (one, found)
+        for one in header.fields
+        if one.lname in _OWN_IDS or one.lname in _OTHER_IDS
+        for found in _ID.finditer(data, one.value_start, one.end)
+    ]
+    private = {found[1].lower() for one, found in ids if one.lname in own and _PRIVATE.fullmatch(found[1])}
+    machine = {host for host in private if b"." in host and not host.startswith((b"[", b"localhost"))}
+    for one, found in ids:
+        host = found[1].lower()
         named = pattern is not None and pattern.fullmatch(host.strip(b"[]")) is not None
-        if sender.domain and (named or (own and _PRIVATE.fullmatch(host))):
+        if named or host in (private if one.lname in own else machine):
             removed[f"host in {one.name.decode('ascii', 'replace')}"] = None
             yield Splice(found.start(1), found.end(1), sender.domain)
 
@@ -132,11 +143,16 @@ def signed_as_it_is(part: Part) -> bool:
 
 def _boundaries(message: Message, parts: list[Part], removed: dict[str, None]) -> Iterator[Splice]:
     data = message.data
+    if sum(part.is_multipart for part in parts) > BOUNDARIES:
+        return
     for part in parts:
         given = part.content_type.params.get("boundary", "") if part.is_multipart else ""
         boundary = given.encode("ascii", "replace")
         program = next((name for name in _PROGRAMS if name in boundary), None)
         if program is None or boundary.replace(program, _NEUTRAL, 1) in data:
+            continue
+        fields = part.header.fields_named(b"content-type")
+        if not fields or boundary not in part.header.value(fields[0]):  # encoded, or in pieces
             continue
         removed["program in boundaries"] = None
         inside = boundary.index(program)
@@ -151,8 +167,9 @@ def _parameters(part: Part, removed: dict[str, None]) -> Iterator[Splice]:
         for one in part.header.fields_named(name):
             start = one.value_start
             for found in _PARAMETER.finditer(part.header.value(one)):
-                removed["parameters of attachments"] = None
-                yield Splice(start + found.start(), start + found.end())
+                if found[1] is not None:
+                    removed["parameters of attachments"] = None
+                    yield Splice(start + found.start(), start + found.end())
 
 
 def _hops(part: Part, pattern: re.Pattern[bytes], removed: dict[str, None]) -> Iterator[Splice]:

@@ -296,3 +296,15 @@ def test_both_families_and_every_door_greets(server: Server) -> None:
     ):
         with Raw(server.ports[door]) as raw:
             assert raw.line().startswith(first)
+
+
+def test_imap_limits_are_those_of_the_configuration() -> None:
+    extra = "[limits]\nimap_messages = 3\nimap_saved = 2\n"
+    with Server(people=("ann",), extra=extra, doors=("imaps",)) as server, server.imap("ann") as imap:
+        assert {b"MESSAGELIMIT=3", b"SAVELIMIT=2"} <= set(imap.capability()[1][0].split())
+        for number in range(4):
+            assert imap.append("INBOX", "", "", mail(f"number {number}"))[0] == "OK"
+        imap.select("INBOX")
+        assert imap.search(None, "ALL")[1] == [b"2 3 4"]
+        assert imap.copy("1:2", "INBOX")[0] == "OK"
+        assert imap.copy("1:3", "INBOX")[0] == "NO"

@@ -132,12 +132,20 @@ def test_one_that_dies_before_is_started_again_and_waited_for(tmp_path: Path, to
 
 def test_who_takes_too_long_is_named_and_holds_nobody_up(tmp_path: Path, told: Told) -> None:
     go(tmp_path, "one", "two")
-    with running(tmp_path, patience=3.0):
+    with running(tmp_path, patience=3.0) as group:
         wait_for((tmp_path / "one.serves").exists, SECONDS, "one")
         found = told.next()
         assert found.startswith("READY=1\nSTATUS=serving without ") and "sender" in found
+        group.send_signal(signal.SIGHUP)
+        while not found.startswith("RELOADING=1"):
+            found = told.next()
+        while not found.startswith("READY=1\nSTATUS=serving without "):
+            found = told.next()
+        assert "sender" in found
         go(tmp_path, "sender")
         wait_for((tmp_path / "sender.serves").exists, SECONDS, "sender")
+        while found != "READY=1\nSTATUS=serving":
+            found = told.next()
     assert "after 3 s these do not serve: " in (tmp_path / "log").read_text()
 
 

@@ -56,7 +56,7 @@ def test_sharing_by_imap(server: Server) -> None:
         done(ann, "STORE 2 +FLAGS (\\Seen)")
         done(bob, "SELECT Work")
         assert done(bob, "SEARCH UNSEEN") == [b"* SEARCH 1 2 3"]
-        assert done(ann, "SEARCH UNSEEN")[-1] == b"* SEARCH 3" or True
+        assert done(ann, "SEARCH UNSEEN") == [b"* SEARCH 1 3"]
         assert b"NO [NOPERM]" in ask(ann, "EXPUNGE")[-1]
         done(ann, "COPY 1 INBOX")
         done(ann, "SELECT INBOX")

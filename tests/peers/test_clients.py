@@ -8,7 +8,7 @@ import re
 import shutil
 import smtplib
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,85 @@ def subjects(server: Server, person: str, folder: str = "INBOX") -> list[bytes]:
         for data in server.read(person).get(folder, {}).values()
         if (found := re.search(rb"(?m)^Subject: ([^\r\n]*)", data))
     ]
+
+
+def muttrc(server: Server, *more: str) -> str:
+    """What mutt and neomutt are told, both in batch."""
+    lines = (
+        f'set imap_user="{LOGIN}"',
+        f'set imap_pass="{PASSWORD}"',
+        f'set folder="imaps://localhost:{server.ports["imaps"]}/"',
+        'set spoolfile="+INBOX"',
+        f'set certificate_file="{server.data / "tls" / "self-signed.crt"}"',
+        *(
+            "set ssl_force_tls=yes",
+            "set ssl_verify_host=no",
+            "set ssl_verify_dates=no",
+            "set confirmappend=no",
+        ),
+        *("set delete=yes", "set move=no", "set quit=yes", "set wait_key=no"),
+        *more,
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def press(program: str, rc: Path, keys: str, home: Path) -> bytes:
+    """What it showed on a terminal of its own."""
+    words = ("script", "-qec", f'{program} -F {rc} -e "push \\"{keys}\\""', "/dev/null")
+    return run(*words, environment={"HOME": str(home), "TERM": "dumb"}).stdout
+
+
+def moved_by(program: str, server: Server, rc: Path, home: Path, *again: str) -> None:
+    """It flags the message "for PROGRAM to read" and moves it to Archive; ``again``: what is pressed afterwards."""
+    subject = f"for {program} to read".encode()
+    keys = (
+        f"<limit>~s 'for {program}'<enter><first-entry><flag-message><sync-mailbox>"
+        "<save-message>+Archive<enter><sync-mailbox><quit>"
+    )
+    for pressed in (keys, *again):
+        shown = press(program, rc, pressed, home)
+        wait_for(
+            lambda: subject in subjects(server, "ann", "Archive"), 10, f"{program}'s move {shown[-600:]!r}"
+        )
+    assert subject not in subjects(server, "ann")
+    assert subjects(server, "ann", "Archive").count(subject) == 1
+
+
+def in_files(inbox: Path) -> list[Path]:
+    return [path for name in ("new", "cur") for path in (inbox / name).iterdir()]
+
+
+def changed_on_both_sides(server: Server, inbox: Path) -> None:
+    """Of bob's messages "to sync 0" and on: here one is flagged, one deleted and one new; there one is answered and one new."""
+    files = in_files(inbox)
+    flagged, deleted = (
+        next(path for path in files if f"to sync {number}".encode() in path.read_bytes())
+        for number in range(2)
+    )
+    flagged.rename(inbox / "cur" / f"{flagged.name.partition(':2,')[0]}:2,FS")
+    deleted.unlink()
+    (inbox / "cur" / "1.new.here:2,S").write_bytes(mail("made here").replace(b"\r\n", b"\n"))
+    with server.imap("bob") as imap:
+        imap.select("INBOX")
+        found = imap.uid("SEARCH", "SUBJECT", '"to sync 2"')[1][0].decode()
+        imap.uid("STORE", found, "+FLAGS", "(\\Answered)")
+    server.send(mail("late"), f"bob@{DOMAIN}")
+
+
+def agreed(server: Server, inbox: Path, count: int, sync: Callable[[], None]) -> None:
+    """After a synchronisation of what was ``changed_on_both_sides``; two more change nothing and double nothing."""
+    now = sorted(subjects(server, "bob"))
+    rest = [b"to sync %d" % number for number in range(count) if number != 1]
+    ours = [one for one in now if one in (b"late", b"made here") or one.startswith(b"to sync ")]
+    assert ours == sorted([b"late", b"made here", *rest])
+    with server.imap("bob") as imap:
+        imap.select("INBOX", readonly=True)
+        assert imap.uid("SEARCH", "FLAGGED", "SUBJECT", '"to sync 0"')[1][0]
+        assert imap.uid("SEARCH", "ANSWERED", "SUBJECT", '"to sync 2"')[1][0]
+    assert any("R" in path.name.partition(":2,")[2] for path in in_files(inbox))
+    sync()
+    sync()
+    assert sorted(subjects(server, "bob")) == now
 
 
 # -- swaks ------------------------------------------------------------------------------------------------
@@ -172,30 +251,19 @@ def test_curl_by_every_protocol(server: Server, tmp_path: Path) -> None:
 def test_mutt_reads_moves_and_sends_in_batch(server: Server, tmp_path: Path) -> None:
     need("mutt")
     server.send(mail("for mutt to read"), LOGIN)
-    certificate = server.data / "tls" / "self-signed.crt"
     rc = tmp_path / "muttrc"
+    smtp = f"smtps://{LOGIN.replace('@', '%40')}@localhost:{server.ports['submissions']}/"
     rc.write_text(
-        f"""set imap_user="{LOGIN}"
-set imap_pass="{PASSWORD}"
-set folder="imaps://localhost:{server.ports["imaps"]}/"
-set spoolfile="+INBOX"
-set record="+Sent"
-set ssl_starttls=yes
-set ssl_force_tls=yes
-set ssl_verify_host=no
-set ssl_verify_dates=no
-set certificate_file="{certificate}"
-set smtp_url="smtps://{LOGIN.replace("@", "%40")}@localhost:{server.ports["submissions"]}/"
-set smtp_pass="{PASSWORD}"
-set from="{LOGIN}"
-set use_from=yes
-set realname="Ann"
-set confirmappend=no
-set delete=yes
-set move=no
-set quit=yes
-set wait_key=no
-"""
+        muttrc(
+            server,
+            'set record="+Sent"',
+            "set ssl_starttls=yes",
+            f'set smtp_url="{smtp}"',
+            f'set smtp_pass="{PASSWORD}"',
+            f'set from="{LOGIN}"',
+            "set use_from=yes",
+            'set realname="Ann"',
+        )
     )
     home = {"HOME": str(tmp_path), "TERM": "dumb"}
     done = run(
@@ -204,19 +272,7 @@ set wait_key=no
     assert done.returncode == 0, done.stderr
     assert b"sent by mutt" in subjects(server, "bob")
     assert b"sent by mutt" in subjects(server, "ann", "Sent")
-    keys = (
-        "<limit>~s 'for mutt'<enter><first-entry><flag-message><sync-mailbox>"
-        "<save-message>+Archive<enter><sync-mailbox><quit>"
-    )
-    done = run(
-        "script", "-qec", f'mutt -F {rc} -e "push \\"{keys}\\""', "/dev/null", environment=home, stdin=b""
-    )
-    wait_for(
-        lambda: b"for mutt to read" in subjects(server, "ann", "Archive"),
-        10,
-        f"mutt's move {done.stdout[-600:]!r}",
-    )
-    assert b"for mutt to read" not in subjects(server, "ann")
+    moved_by("mutt", server, rc, tmp_path)
 
 
 # -- mbsync -----------------------------------------------------------------------------------------------
@@ -263,44 +319,17 @@ CopyArrivalDate yes
     for number in range(5):
         server.send(mail(f"to sync {number}"), f"bob@{DOMAIN}")
     sync()
-    files = [path for name in ("new", "cur") for path in (here / "INBOX" / name).iterdir()]
-    texts = {path.read_bytes().replace(b"\r\n", b"\n") for path in files}
+    texts = {path.read_bytes().replace(b"\r\n", b"\n") for path in in_files(here / "INBOX")}
     there = {data.replace(b"\r\n", b"\n") for data in server.read("bob")["INBOX"].values()}
     assert {re.sub(rb"(?m)^X-TUID: .*\n", b"", text) for text in texts} == there
     assert (here / "Drafts" / "cur").is_dir()
-    # here: one flagged, one deleted, one new, a new folder; there: one flagged, one new
-    by_subject = {
-        number: next(p for p in files if f"to sync {number}".encode() in p.read_bytes())
-        for number in range(5)
-    }
-    flagged, deleted = by_subject[0], by_subject[1]
-    base = flagged.name.partition(":2,")[0]
-    flagged.rename(here / "INBOX" / "cur" / f"{base}:2,FS")
-    deleted.unlink()
-    (here / "INBOX" / "cur" / "1.new.here:2,S").write_bytes(mail("made here").replace(b"\r\n", b"\n"))
+    changed_on_both_sides(server, here / "INBOX")
     for name in ("new", "cur", "tmp"):
         (here / "Projects" / name).mkdir(parents=True)
     (here / "Projects" / "cur" / "2.new.here:2,S").write_bytes(mail("a project").replace(b"\r\n", b"\n"))
-    with server.imap("bob") as imap:
-        imap.select("INBOX")
-        found = imap.uid("SEARCH", "SUBJECT", '"to sync 2"')[1][0].decode()
-        imap.uid("STORE", found, "+FLAGS", "(\\Answered)")
-    server.send(mail("late"), f"bob@{DOMAIN}")
     sync()
-    now = subjects(server, "bob")
-    assert b"made here" in now and b"to sync 1" not in now and b"late" in now
     assert subjects(server, "bob", "Projects") == [b"a project"]
-    with server.imap("bob") as imap:
-        imap.select("INBOX", readonly=True)
-        assert (
-            imap.uid("SEARCH", "FLAGGED")[1][0]
-            and imap.uid("SEARCH", "ANSWERED", "SUBJECT", '"to sync 2"')[1][0]
-        )
-    names = [path.name for path in (here / "INBOX" / "cur").iterdir()]
-    assert any("R" in name.partition(":2,")[2] for name in names)
-    sync()
-    sync()  # nothing changes any more, nothing is doubled
-    assert sorted(subjects(server, "bob")) == sorted(now)
+    agreed(server, here / "INBOX", 5, sync)
 
 
 # -- ManageSieve --------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pytest
 from filterd.demo.lab import free_ports
 from tests import eximlab
 from tests.e2e.server import DOMAIN, Server, mail, wait_for
-from tests.peers.test_milter import Postfix, needs_postfix
+from tests.milterlab import Postfix, greets, needs_postfix
 
 pytestmark = pytest.mark.peer
 
@@ -94,14 +93,6 @@ protocol lmtp {{
     def box(self, name: str) -> list[bytes]:
         folder = self.folder / "home" / name / "Maildir" / "new"
         return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
-
-
-def greets(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2) as sock:
-            return sock.recv(100).startswith(b"220")
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(DOVECOT is None or not AS_ROOT, reason="Dovecot is not installed, or we are not root")

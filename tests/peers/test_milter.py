@@ -1,7 +1,5 @@
 """The milter protocol against the programs that speak it: Debian's Postfix asks us, we ask OpenDKIM and a pymilter filter,
 and OpenDKIM's `miltertest` plays an MTA.
-
-Postfix runs from a folder of its own, on loopback, and hands what it accepts to a next hop of ours.
 """
 
 from __future__ import annotations
@@ -9,21 +7,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import os
 import shutil
 import smtplib
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from filterd.demo.lab import Arrival, NextHop, free_ports
+from filterd.demo.lab import free_ports
 from filterd.ports import SystemClock, SystemIds
 from pipeline.adapters.crypto import generate
 from pipeline.dkim.verify import Verification
@@ -37,17 +33,20 @@ from pipeline.zone import Zone, ZoneResolver
 from rules.mail.header import scan
 from rules.mail.message import Message
 from tests.e2e.server import DOMAIN, ENVIRONMENT, ROOT, ZONE, Server, wait_for
+from tests.milterlab import (
+    MAIL,
+    SBIN,
+    Postfix,
+    milter_door,
+    needs_postfix,
+    rewritten_and_back,
+    ten_in_one_session,
+)
 
 pytestmark = pytest.mark.peer
 
-SBIN = "/usr/sbin:/usr/local/sbin:/usr/bin"
-POSTFIX = shutil.which("postfix", path=SBIN)
 OPENDKIM = shutil.which("opendkim", path=SBIN)
 MILTERTEST = shutil.which("miltertest", path=SBIN)
-AS_ROOT = os.geteuid() == 0
-needs_postfix = pytest.mark.skipif(
-    POSTFIX is None or not AS_ROOT, reason="Postfix is not installed, or we are not root"
-)
 needs_opendkim = pytest.mark.skipif(OPENDKIM is None, reason="opendkim is not installed")
 needs_miltertest = pytest.mark.skipif(MILTERTEST is None, reason="miltertest is not installed")
 
@@ -65,10 +64,6 @@ def python_with_pymilter() -> str:
 
 PYMILTER = python_with_pymilter()
 needs_pymilter = pytest.mark.skipif(not PYMILTER, reason="pymilter is not installed (extra [pymilter])")
-MAIL = (
-    b"From: Shop <billing@shop.example>\r\nTo: ann@home.example\r\nSubject: Your order\r\n"
-    b"Message-ID: <%d@shop.example>\r\nDate: Mon, 23 Nov 2026 08:00:00 +0000\r\n\r\nThank you.\r\n"
-)
 SCRIPT = """require ["editheader", "reject", "copy", "vnd.filterd.quarantine"];
 if header :contains "subject" "strange" { quarantine "looks strange"; }
 if header :contains "subject" "lottery" { reject "We do not play"; stop; }
@@ -76,143 +71,6 @@ if header :contains "subject" "nowhere" { discard; stop; }
 if header :contains "subject" "audit" { redirect :copy "audit@home.example"; }
 addheader "X-Policy" "seen";
 """
-
-
-class Postfix:
-    """Debian's Postfix with ``smtpd_milters`` = ours. XCLIENT tells it who the client is."""
-
-    def __init__(self, milter: str, more: str = "") -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="filterd-postfix-"))
-        self.folder.chmod(0o755)
-        self.hop = NextHop()
-        self.hop.start()
-        (self.port,) = free_ports(1)
-        queue, data = self.folder / "spool", self.folder / "data"
-        for folder in (queue, data):
-            folder.mkdir()
-        shutil.chown(data, "postfix")
-        (self.folder / "main.cf").write_text(f"""compatibility_level = 3.6
-queue_directory = {queue}
-data_directory = {data}
-command_directory = /usr/sbin
-daemon_directory = /usr/lib/postfix/sbin
-shlib_directory = /usr/lib/postfix
-mail_owner = postfix
-setgid_group = postdrop
-maillog_file = {self.folder}/log
-maillog_file_prefixes = {self.folder}
-myhostname = mta.home.example
-mydestination =
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mynetworks = 127.0.0.0/8
-smtpd_relay_restrictions = check_client_access static:OK, reject
-smtpd_authorized_xclient_hosts = 127.0.0.1
-smtpd_recipient_restrictions =
-default_transport = smtp:[127.0.0.1]:{self.hop.port}
-relayhost = [127.0.0.1]:{self.hop.port}
-smtp_dns_support_level = disabled
-smtp_host_lookup = native
-smtpd_peername_lookup = no
-smtpd_milters = {milter}
-milter_default_action = tempfail
-milter_protocol = 6
-enable_long_queue_ids = yes
-alias_maps =
-alias_database =
-local_recipient_maps =
-{more}
-""")
-        services = [
-            "pickup",
-            "cleanup",
-            "qmgr",
-            "tlsmgr",
-            "trivial-rewrite",
-            "bounce",
-            "proxymap",
-            "smtp",
-            "error",
-            "anvil",
-            "scache",
-            "postlogd",
-            "showq",
-        ]
-        names = {"trivial-rewrite": "rewrite", "postlogd": "postlog"}
-        kinds = {
-            "pickup": ("unix", "n", "60", "1"),
-            "qmgr": ("unix", "n", "300", "1"),
-            "cleanup": ("unix", "n", "-", "0"),
-            "anvil": ("unix", "-", "-", "1"),
-            "scache": ("unix", "-", "-", "1"),
-            "bounce": ("unix", "-", "-", "0"),
-        }
-        lines = [f"127.0.0.1:{self.port} inet n - n - - smtpd"]
-        for service in services:
-            kind, private, wake, most = kinds.get(service, ("unix", "-", "-", "-"))
-            if service == "postlogd":
-                kind, private, most = "unix-dgram", "n", "1"
-            lines.append(f"{names.get(service, service)} {kind} {private} - n {wake} {most} {service}")
-        lines += ["defer unix - - n - 0 bounce", "trace unix - - n - 0 bounce", "retry unix - - n - - error"]
-        (self.folder / "master.cf").write_text("\n".join(lines) + "\n")
-
-    def __enter__(self) -> Postfix:
-        try:
-            self._command("start")
-            wait_for(self._greets, 20, "Postfix")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(subprocess.SubprocessError, AssertionError):
-            self._command("stop")
-        self.hop.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _command(self, word: str) -> None:
-        done = subprocess.run(
-            [str(POSTFIX), "-c", str(self.folder), word], capture_output=True, timeout=60, check=False
-        )
-        if done.returncode:
-            raise AssertionError(done.stderr.decode("utf-8", "replace"))
-
-    def _greets(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 2) as sock:
-                return sock.recv(100).startswith(b"220")
-        except OSError:
-            return False
-
-    def send(
-        self,
-        data: bytes,
-        to: tuple[str, ...] = (f"ann@{DOMAIN}",),
-        sender: str = "billing@shop.example",
-        client: str = "198.51.100.7",
-        login: str = "",
-    ) -> tuple[int, bytes]:
-        """The final reply. ``client`` is told by XCLIENT."""
-        with smtplib.SMTP("127.0.0.1", self.port, "localhost", timeout=30) as smtp:
-            smtp.ehlo("test.example")
-            facts = f"XCLIENT ADDR={client} NAME=[UNAVAILABLE] HELO=mx.shop.example"
-            code, text = smtp.docmd(facts + (f" LOGIN={login}" if login else ""))
-            assert code == 220, text
-            smtp.ehlo("mx.shop.example")
-            code, text = smtp.mail(sender)
-            if code != 250:
-                return code, text
-            for recipient in to:
-                code, text = smtp.rcpt(recipient)
-                if code != 250:
-                    return code, text
-            return smtp.data(data)
-
-    def arrived(self, count: int) -> bytes:
-        """The text of the last of ``count`` messages at the next hop."""
-        wait_for(lambda: len(self.hop.arrivals) >= count, 20, "the next hop to get it")
-        return self.hop.arrivals[count - 1].data
 
 
 def key_zone(key_record: str) -> str:
@@ -229,25 +87,13 @@ def both(
     pem = folder / "key.pem"
     pem.write_bytes(key.pem())
     (folder / "policy.sieve").write_text(SCRIPT)
-    sock = Path(tempfile.mkdtemp(prefix="filterd-milter-")) / "socket"
     extra = f'[stage.sieve]\nbefore = ["{folder}/policy.sieve"]\n[milter]\nsrs = true\n'
-    doors = ("smtp", "milter") if request.param == "tcp" else ("smtp",)
     domain = f'dkim = {{ selector = "s1", key = "{pem}" }}\n'
-    server = Server(people=("ann",), doors=doors, extra=extra, domain=domain, zone=key_zone(key.record()))
-    if request.param == "unix":
-        text = server.config.read_text()
-        server.config.write_text(text.replace("[listen]\n", f'[listen]\nmilter = ["unix:{sock}"]\n'))
-        where = f"unix:{sock}"
-    else:
-        where = f"inet:127.0.0.1:{server.ports['milter']}"
-    with server:
-        if request.param == "unix":
-            sock.parent.chmod(0o755)
-            sock.chmod(0o666)
-        with Postfix(where) as postfix:
+    unix = request.param == "unix"
+    with milter_door(unix, extra, key_zone(key.record()), domain) as (server, where):
+        with Postfix(f"unix:{where}" if unix else f"inet:127.0.0.1:{where}") as postfix:
             postfix.key = key  # type: ignore[attr-defined]
             yield server, postfix
-    shutil.rmtree(sock.parent, ignore_errors=True)
 
 
 @needs_postfix
@@ -318,22 +164,7 @@ class TestPostfix:
 
     def test_the_sender_of_what_goes_on_is_rewritten(self, both: tuple[Server, Postfix]) -> None:
         _server, postfix = both
-
-        def arrived(mark: bytes) -> Arrival:
-            def found() -> list[Arrival]:
-                return [one for one in list(postfix.hop.arrivals) if mark in one.data]
-
-            wait_for(found, 30, "the next hop to get it")
-            return found()[0]
-
-        assert postfix.send(MAIL % 61, ("x@far.example", "y@farther.example"))[0] == 250
-        sender = arrived(b"<61@shop").reverse_path
-        assert sender.startswith("SRS0=") and sender.endswith(f"=shop.example=billing@{DOMAIN}")
-        assert postfix.send(MAIL % 62, ("x@far.example", f"ann@{DOMAIN}"))[0] == 250
-        assert arrived(b"<62@shop").reverse_path == "billing@shop.example"
-        assert postfix.send(MAIL % 63, (sender,), "")[0] == 250
-        back = arrived(b"<63@shop")
-        assert back.recipients == ("billing@shop.example",) and back.reverse_path == ""
+        rewritten_and_back(lambda data, to, sender: postfix.send(data, to, sender)[0], postfix.hop)
 
     def test_mail_of_our_people_is_cleaned_and_signed(self, both: tuple[Server, Postfix]) -> None:
         _server, postfix = both
@@ -358,17 +189,7 @@ class TestPostfix:
 
     def test_many_messages_in_one_session(self, both: tuple[Server, Postfix]) -> None:
         _server, postfix = both
-        before = len(postfix.hop.arrivals)
-        with smtplib.SMTP("127.0.0.1", postfix.port, "localhost", timeout=30) as smtp:
-            smtp.ehlo("x.example")
-            for number in range(10):
-                smtp.mail("a@shop.example")
-                if number % 3 == 0:
-                    smtp.rset()
-                    smtp.mail("a@shop.example")
-                smtp.rcpt(f"ann@{DOMAIN}")
-                assert smtp.data(MAIL % (100 + number))[0] == 250
-        wait_for(lambda: len(postfix.hop.arrivals) >= before + 10, 20, "ten messages")
+        ten_in_one_session(postfix.port, postfix.hop)
 
     def test_latency(self, both: tuple[Server, Postfix], record_property: pytest.FixtureRequest) -> None:
         """A session with 20 messages; Nagle and delayed ACKs would cost 40 ms and more each."""

@@ -6,11 +6,9 @@ configuration of three rulesets, in a UTS namespace whose host name has a dot (e
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import smtplib
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -23,16 +21,13 @@ from pipeline.adapters.crypto import generate
 from rules.mail.header import scan
 from tests import unpacked
 from tests.e2e.server import DOMAIN, ZONE, Server, wait_for
+from tests.milterlab import MAIL, arrived, greets, milter_door, rewritten_and_back, ten_in_one_session
 from tests.programs import no_namespaces
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
 SENDMAIL = unpacked.program("sendmail-bin", "usr/libexec/sendmail/sendmail")
 NAME = "mta.home.example"
-MAIL = (
-    b"From: Shop <billing@shop.example>\r\nTo: ann@home.example\r\nSubject: Your order\r\n"
-    b"Message-ID: <%d@shop.example>\r\nDate: Mon, 23 Nov 2026 08:00:00 +0000\r\n\r\nThank you.\r\n"
-)
 SCRIPT = """require ["editheader", "reject", "copy", "vnd.filterd.quarantine", "envelope"];
 if header :contains "subject" "lottery" { reject "We do not play\\r\\nand never will"; stop; }
 if header :contains "subject" "nowhere" { discard; stop; }
@@ -116,7 +111,7 @@ Mrelay,\t\tP=[IPC], F=mDFMuXa8, E=\\r\\n, L=2040, T=DNS/RFC822/SMTP, A=TCP $h {s
         try:
             with (self.folder / "out").open("wb") as out:
                 self.process = subprocess.Popen(command, stdout=out, stderr=out)
-            wait_for(self._greets, 30, "Sendmail")
+            wait_for(self._serves, 30, "Sendmail")
         except BaseException:
             self.__exit__()
             raise
@@ -129,12 +124,10 @@ Mrelay,\t\tP=[IPC], F=mDFMuXa8, E=\\r\\n, L=2040, T=DNS/RFC822/SMTP, A=TCP $h {s
         self.hop.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _greets(self) -> bool:
+    def _serves(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "out").read_text()
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2) as sock:
-            return sock.recv(100).startswith(b"220")
-        return False
+        return greets(self.port)
 
     def send(
         self, data: bytes, *to: str, sender: str = "billing@shop.example", more: str = ""
@@ -151,12 +144,7 @@ Mrelay,\t\tP=[IPC], F=mDFMuXa8, E=\\r\\n, L=2040, T=DNS/RFC822/SMTP, A=TCP $h {s
 
     def arrived(self, text: bytes) -> Arrival:
         """The message at the next hop that has this in it."""
-
-        def found() -> list[Arrival]:
-            return [one for one in list(self.hop.arrivals) if text in one.data]
-
-        wait_for(found, 60, f"{text!r} at the next hop")
-        return found()[0]
+        return arrived(self.hop, text)
 
 
 @pytest.fixture(scope="module", params=["inet", "local"])
@@ -169,19 +157,11 @@ def both(
     (folder / "key.pem").write_bytes(key.pem())
     extra = f'[milter]\nsrs = true\nscripts = ["{folder}/policy.sieve"]\n'
     zone = ZONE + f"\ns1._domainkey.shop.example TXT {key.record()}\n"
-    doors = ("smtp", "milter") if request.param == "inet" else ("smtp",)
-    server = Server(people=("ann",), doors=doors, extra=extra, zone=zone)
-    socket_ = Path(tempfile.mkdtemp(prefix="filterd-milter-")) / "socket"
-    if request.param == "local":
-        text = server.config.read_text()
-        server.config.write_text(text.replace("[listen]\n", f'[listen]\nmilter = ["unix:{socket_}"]\n'))
-        where = f"local:{socket_}"
-    else:
-        where = f"inet:{server.ports['milter']}@127.0.0.1"
-    with server, Sendmail(where) as sendmail:
-        sendmail.key = key  # type: ignore[attr-defined]
-        yield server, sendmail
-    shutil.rmtree(socket_.parent, ignore_errors=True)
+    unix = request.param == "local"
+    with milter_door(unix, extra, zone) as (server, where):
+        with Sendmail(f"local:{where}" if unix else f"inet:{where}@127.0.0.1") as sendmail:
+            sendmail.key = key  # type: ignore[attr-defined]
+            yield server, sendmail
 
 
 @pytest.mark.usefixtures("sendmail")
@@ -247,25 +227,8 @@ class TestSendmail:
 
     def test_the_sender_of_what_goes_on_is_rewritten(self, both: tuple[Server, Sendmail]) -> None:
         _server, sendmail = both
-        assert sendmail.send(MAIL % 9, "x@far.example", "y@farther.example")[0] == 250
-        sender = sendmail.arrived(b"<9@shop").reverse_path
-        assert sender.startswith("SRS0=") and sender.endswith(f"=shop.example=billing@{DOMAIN}")
-        assert sendmail.send(MAIL % 10, "x@far.example", f"ann@{DOMAIN}")[0] == 250
-        assert sendmail.arrived(b"<10@shop").reverse_path == "billing@shop.example"
-        assert sendmail.send(MAIL % 11, sender, sender="")[0] == 250
-        back = sendmail.arrived(b"<11@shop")
-        assert back.recipients == ("billing@shop.example",) and back.reverse_path == ""
+        rewritten_and_back(lambda data, to, sender: sendmail.send(data, *to, sender=sender)[0], sendmail.hop)
 
     def test_many_messages_in_one_session(self, both: tuple[Server, Sendmail]) -> None:
         _server, sendmail = both
-        with smtplib.SMTP("127.0.0.1", sendmail.port, "localhost", timeout=60) as smtp:
-            smtp.ehlo("x.example")
-            for number in range(10):
-                smtp.mail("a@shop.example")
-                if number % 3 == 0:
-                    smtp.rset()
-                    smtp.mail("a@shop.example")
-                smtp.rcpt(f"ann@{DOMAIN}")
-                assert smtp.data(MAIL % (100 + number))[0] == 250
-        for number in range(10):
-            sendmail.arrived(b"<%d@shop" % (100 + number))
+        ten_in_one_session(sendmail.port, sendmail.hop)

@@ -1,4 +1,4 @@
-"""Dovecot and filterd side by side on the same messages, for ``test_imap``: two servers, two raw clients, taking turns."""
+"""Dovecot and filterd side by side on the same messages: two servers, two raw clients, taking turns."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filterd.demo.lab import free_ports
 from tests.e2e.server import DOMAIN, PASSWORD, Server
+from tests.programs import running
 
 DOVECOT = shutil.which("dovecot") or shutil.which("dovecot", path="/usr/sbin")
 OWNER = 5000  # Dovecot wants a uid that is not root's
@@ -117,53 +118,50 @@ class Pair:
 
 
 @contextmanager
-def dovecot(folder: Path, count: int) -> Iterator[Client]:
-    (port,) = free_ports(1)
-    home = folder / "ann"
-    fill(home / "Maildir", count)
-    subprocess.run(["chown", "-R", f"{OWNER}:{OWNER}", str(home)], check=True)
+def dovecot(folder: Path, home: str, more: str, port: int) -> Iterator[None]:
+    """A Dovecot on Maildirs below ``home`` (%n: the user), with ``more`` of a configuration that listens on ``port``."""
     config = folder / "dovecot.conf"
-    (folder / "users").write_text("ann:{PLAIN}pw\n")
     config.write_text(
-        f"""protocols = imap
-listen = 127.0.0.1
+        f"""listen = 127.0.0.1
 base_dir = {folder}/run
 state_dir = {folder}/state
 log_path = {folder}/log
 ssl = no
-disable_plaintext_auth = no
-passdb {{
-  driver = passwd-file
-  args = {folder}/users
-}}
 userdb {{
   driver = static
   args = uid={OWNER} gid={OWNER} home={home} allow_all_users=yes
 }}
 first_valid_uid = 1
 mail_location = maildir:~/Maildir
+{more}"""
+    )
+    assert DOVECOT is not None
+    with running([DOVECOT, "-F", "-c", str(config)], port, folder / "out"):
+        yield
+
+
+@contextmanager
+def imap(folder: Path, count: int) -> Iterator[Client]:
+    """Dovecot with so many messages of ann's."""
+    (port,) = free_ports(1)
+    home = folder / "ann"
+    fill(home / "Maildir", count)
+    subprocess.run(["chown", "-R", f"{OWNER}:{OWNER}", str(home)], check=True)
+    (folder / "users").write_text("ann:{PLAIN}pw\n")
+    more = f"""protocols = imap
+disable_plaintext_auth = no
+passdb {{
+  driver = passwd-file
+  args = {folder}/users
+}}
 service imap-login {{
   inet_listener imap {{
     port = {port}
   }}
 }}
 """
-    )
-    assert DOVECOT is not None
-    process = subprocess.Popen([DOVECOT, "-F", "-c", str(config)], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.1)
+    with dovecot(folder, str(home), more, port):
         yield Client(port, "ann", "pw")
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @contextmanager
@@ -171,5 +169,5 @@ def pair(folder: Path, count: int) -> Iterator[Pair]:
     extra = '[tls]\nmode = "self-signed"\nallow_plaintext_login = true\n'
     server = Server(people=("ann",), extra=extra, server="workers = 2", doors=("imap", "pop3"))
     fill(server.data / "mail" / DOMAIN / "ann", count)
-    with server, dovecot(folder, count) as theirs:
+    with server, imap(folder, count) as theirs:
         yield Pair(theirs, Client(server.ports["imap"], f"ann@{DOMAIN}", PASSWORD))

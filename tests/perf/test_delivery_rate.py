@@ -7,7 +7,6 @@ messages a second as Dovecot. Both numbers are printed; what is asserted has roo
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,7 +20,7 @@ import pytest
 from filterd.demo.lab import free_ports
 from tests.e2e.server import DOMAIN, Server
 from tests.perf.authchain import program
-from tests.perf.imaplab import DOVECOT, OWNER
+from tests.perf.imaplab import OWNER, dovecot
 from tests.perf.test_sieve import mergeable, script
 
 PLUGIN = Path("/usr/lib/dovecot/modules/lib90_sieve_plugin.so")
@@ -49,32 +48,20 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def dovecot(folder: Path, text: str) -> Iterator[int]:
-    """Its LMTP port."""
+def pigeonhole(folder: Path, text: str) -> Iterator[int]:
+    """The LMTP port of a Dovecot that runs this script for everybody."""
     (port,) = free_ports(1)
     for name in PEOPLE:
         (folder / "mail" / name).mkdir(parents=True)
     (folder / "rules.sieve").write_text(text)
     subprocess.run([str(program("sievec")), str(folder / "rules.sieve")], check=True, capture_output=True)
     subprocess.run(["chown", "-R", f"{OWNER}:{OWNER}", str(folder / "mail")], check=True)
-    (folder / "dovecot.conf").write_text(
-        f"""protocols = lmtp
-listen = 127.0.0.1
-base_dir = {folder}/run
-state_dir = {folder}/state
-log_path = {folder}/log
-ssl = no
+    more = f"""protocols = lmtp
 auth_username_format = %Ln
 passdb {{
   driver = static
   args = nopassword=y
 }}
-userdb {{
-  driver = static
-  args = uid={OWNER} gid={OWNER} home={folder}/mail/%n allow_all_users=yes
-}}
-first_valid_uid = 1
-mail_location = maildir:~/Maildir
 postmaster_address = postmaster@{DOMAIN}
 protocol lmtp {{
   mail_plugins = sieve
@@ -89,23 +76,8 @@ service lmtp {{
   }}
 }}
 """
-    )
-    process = subprocess.Popen(
-        [str(DOVECOT), "-F", "-c", str(folder / "dovecot.conf")], stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.1)
+    with dovecot(folder, f"{folder}/mail/%n", more, port):
         yield port
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def load(port: int) -> float:
@@ -133,7 +105,7 @@ def test_delivered_messages_a_second(folder: Path) -> None:
     ours, theirs = [], []
     scripts = dict.fromkeys(PEOPLE, text)
     with (
-        dovecot(folder, text) as there,
+        pigeonhole(folder, text) as there,
         Server(people=PEOPLE, extra=extra, scripts=scripts, doors=("lmtp",)) as server,
     ):
         for number in range(RUNS + 1):

@@ -39,7 +39,7 @@ from pipeline.zone import Zone, ZoneResolver
 from rules.mail.message import Message
 from tests import corpus, faultserver, programs
 from tests.e2e.server import DOMAIN, Server, wait_for
-from tests.peers.test_milter import Postfix, needs_postfix
+from tests.milterlab import Postfix, needs_postfix
 
 pytestmark = [pytest.mark.perf, pytest.mark.peer]
 

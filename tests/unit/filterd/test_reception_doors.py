@@ -68,17 +68,24 @@ def test_with_prdr_a_refused_text_has_one_reply() -> None:
 
 
 # -- XFORWARD --------------------------------------------------------------------------------------------------------
-def forwarded(house: House, recipient: str, client: Client, profile: Profile = Profile.LMTP) -> list[Reply]:
+def forwarded(
+    house: House,
+    recipient: str,
+    client: Client,
+    profile: Profile = Profile.LMTP,
+    data: bytes = MAIL,
+    **params: str,
+) -> list[Reply]:
     async def story() -> list[Reply]:
         session = await house.session(profile)
         session.client = replace(session.client, facts_trusted=False)
         transaction = SmtpTransaction("far@away.example", {}, client=client)
         await house.reception.mail(session, transaction)
-        reply = await house.reception.rcpt(session, transaction, recipient, {})
+        reply = await house.reception.rcpt(session, transaction, recipient, params)
         assert reply.positive
         transaction.recipients.append(recipient)
-        transaction.rcpt_params.append({})
-        replies = list(await house.reception.message(session, transaction, MAIL))
+        transaction.rcpt_params.append(params)
+        replies = list(await house.reception.message(session, transaction, data))
         house.reception.ended(session)
         return replies
 
@@ -96,6 +103,23 @@ def test_the_trace_is_about_the_first_client_and_received_about_the_hop() -> Non
     assert "told by XFORWARD by 192.0.2.1" in trace.spans[0].summary
     (stored,) = house.box("ann")
     assert b"[192.0.2.1]" in stored and b"203.0.113.5" not in stored
+
+
+def test_vacation_answers_for_the_address_that_a_hop_of_ours_tells() -> None:
+    old = "rfc822;old@there.example"
+    for told, by, answers in (
+        ("XFORWARD", old, 1),
+        ("XCLIENT", old, 1),
+        ("XFORWARD", "", 0),
+        ("PROXY", old, 0),
+    ):
+        house = House()
+        house.script("ann", 'require "vacation"; vacation "Away.";')
+        client = replace(FIRST, told=f"{told} by 192.0.2.1")
+        params = {"ORCPT": by} if by else {}
+        aside = MAIL.replace(b"To: ann@here.example", b"To: old@there.example")
+        assert codes(forwarded(house, ANN, client, Profile.MX, data=aside, **params)) == [250]
+        assert len(house.spool.outgoing) == answers, told
 
 
 # -- domains behind us -----------------------------------------------------------------------------------------------

@@ -107,6 +107,8 @@ def test_what_is_marked_to_be_tagged(house: Tagging) -> None:
     house.script("ann", 'redirect "x@far.example";')
     assert marks(ANN, sender="far@away.example") == [False]
     assert marks(ANN, sender=ANN) == [False]
+    long = f"{'x' * 60}@{'a' * 60}.{'b' * 60}.{'c' * 60}.example"  # SRS has no room for it: ann stands in
+    assert marks(ANN, f"away@{DOMAIN}", sender=long) == [True, True]
 
 
 def test_reports_for_one_first_sender_are_limited() -> None:

@@ -65,6 +65,35 @@ def test_without_it_the_message_is_kept(house: House, rights: str) -> None:
     assert [info.name for info in house.store.account(ANN).mailboxes()] == ["INBOX"]
 
 
+def test_an_owner_without_room_does_not_keep_the_message_away(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant(house, "i")
+    bob = house.store.account(BOB)
+    bob.append("INBOX", [NewMessage(b"A: b\r\n\r\n" + 80_000 * b"x")])
+    monkeypatch.setattr(bob, "_limit", lambda: 80_100)
+    (reply,) = send(house, ANN)
+    assert reply.positive
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (0, 1)
+
+
+def test_each_account_must_have_room_for_its_own_copies(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant(house, "i")
+    house.script("ann", SCRIPT + f'fileinto "{BOX}"; keep;')
+    large = b"Subject: large\r\n\r\n" + 800 * (98 * b"x" + b"\r\n")
+    monkeypatch.setattr(house.store.account(BOB), "_limit", lambda: 100_000)  # room for one
+    (reply,) = send(house, ANN, data=large)
+    assert reply.positive
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 1)
+    monkeypatch.setattr(house.store.account(BOB), "_limit", lambda: 1_000_000)
+    monkeypatch.setattr(house.store.account(ANN), "_limit", lambda: 100_000)
+    (reply,) = send(house, ANN, data=large.replace(b"large", b"another"))
+    assert reply.code == 452
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 1)
+
+
 def test_a_made_up_name_makes_nothing(house: House) -> None:
     house.script("ann", SCRIPT + 'fileinto :create "user/nobody@example.org/INBOX";')
     send(house, ANN)

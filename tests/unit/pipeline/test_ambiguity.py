@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.ambiguity import (
     BARE_CR,
+    BEGINS,
     BOUNDARIES,
     COMPOSITE,
     CONTENT_TYPES,
@@ -26,6 +27,7 @@ from pipeline.ambiguity import (
     read,
 )
 from rules.mail.limits import MIME_DEPTH
+from rules.mail.message import Message
 
 EVIL = b"EVIL-PAYLOAD-" * 4
 B64 = base64.encodebytes(EVIL).replace(b"\n", b"\r\n")
@@ -35,7 +37,7 @@ UU = b"begin 644 run.exe\r\n" + binascii.b2a_uu(EVIL[:45]).rstrip(b"\n") + b"\r\
 
 
 def looked(data: bytes, octets: int = 1 << 20) -> Reading:
-    return read(data, None, octets)
+    return read(Message(data), octets)
 
 
 def part(
@@ -136,6 +138,9 @@ def test_limits() -> None:
     for number in range(MIME_DEPTH + 5):
         deep = mixed(deep, boundary=b"b%03d" % number)
     assert LIMIT in looked(deep).words
+    begins = looked(b"x: y\r\n\r\n" + b"begin 644 a\r\n" * (BEGINS + 1) + UU)
+    assert begins.views == [] and begins.words == [LIMIT]
+    assert looked(b"x: y\r\n\r\n" + b"begin 644 a\r\n" * 100 + UU).views == [EVIL]
     twice = looked(mixed(part(B64), part(B64)))
     assert twice.views == [EVIL]  # the same octets once
 

@@ -11,7 +11,9 @@ from threading import Event
 
 import pytest
 
-from filterd.accounts import aside
+from filterd.accounts import aliases, aside
+from filterd.accounts.aliases import Aliases
+from filterd.accounts.aliasfile import Entry, Table
 from filterd.accounts.aside import Aside
 from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import LOOK_EVERY, AccountDatabase, Record
@@ -87,6 +89,61 @@ def test_long_things_are_read_by_one_thread_while_the_loop_goes_on(slow: None) -
     assert shelf.aside.fresh(), "who is on no loop waits"
     shelf.now = 3
     assert on_a_loop(lambda: shelf.aside.fresh(wait=True)) and shelf.read_as == 3
+
+
+def test_a_thread_that_cannot_be_started_is_started_the_next_time(
+    slow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    shelf = Shelf()
+    shelf.now = 1
+    shelf.go_on.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        assert on_a_loop(shelf.aside.fresh) is False
+    assert on_a_loop(shelf.aside.fresh) is False
+    readers_end()
+    assert on_a_loop(shelf.aside.fresh) is True and shelf.readers == ["shelf"]
+
+
+def test_a_name_that_came_while_it_was_looked_up_is_not_unknown(
+    tmp_path: Path, slow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader ends between the look into the old table and the question whether that was the newest, in each domain passed."""
+    database = AccountDatabase(str(tmp_path / "accounts.db"), Hands())
+    virtual, other = tmp_path / "virtual", tmp_path / "other"
+    virtual.write_text("info@us.example new@them.example\n")
+    other.write_text("old@them.example ann@us.example\n")
+    second = f'[[domain]]\nname = "them.example"\nalias_files = ["hash:{other}"]'
+    directory = people(tmp_path, database, f'alias_files = ["hash:{virtual}"]\n{second}')
+    database.add(Record("ann@us.example", "", "x"))
+    assert isinstance(on_a_loop(lambda: directory.lookup("sales@us.example")), Unknown)
+    find, load, go_on = Aliases.find, aliases._File.load, Event()
+
+    def found_early(them: Aliases, local: str) -> Entry | None:
+        entry = find(them, local)
+        go_on.set()
+        readers_end()
+        return entry
+
+    def loaded_late(file: aliases._File) -> Table:
+        assert go_on.wait(60)
+        return load(file)
+
+    monkeypatch.setattr(Aliases, "find", found_early)
+    monkeypatch.setattr(aliases._File, "load", loaded_late)
+    virtual.write_text("info@us.example new@them.example\nsales@us.example ann@us.example\n")
+    os.utime(virtual, ns=(0, 1))
+    assert not isinstance(on_a_loop(lambda: directory.lookup("sales@us.example")), Unknown)
+    assert isinstance(on_a_loop(lambda: directory.lookup("sales@us.example")), Local)
+    go_on.clear()
+    other.write_text("old@them.example ann@us.example\nnew@them.example ann@us.example\n")
+    os.utime(other, ns=(0, 1))
+    assert not isinstance(on_a_loop(lambda: directory.lookup("info@us.example")), Unknown)
+    assert isinstance(on_a_loop(lambda: directory.lookup("info@us.example")), Local)
+    database.close()
 
 
 def test_a_loop_does_not_wait_for_a_writer(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ SEEDED = [
     ('[listen]\nsmpt = ["[::]:25"]', 6, 1, "unknown key", "smtp"),
     ('[listen]\nimap = "127.0.0.1:143"\nimaps = "127.0.0.1:143"', 7, 9, "conflict", "listen.imap"),
     ('[tls]\nmode = "off"\n[listen]\nimaps = "127.0.0.1:993"', 8, 9, "conflict", "TLS"),
+    ('[tls]\nmode = "off"\n[quarantine]\nhttps = true', 8, 9, "conflict", "TLS"),
     ('[tls]\nmode = "acme"', 6, 8, "bad value", "self-signed"),
     ('[tls]\nmode = "files"', 5, 1, "missing key", "tls.mode"),
     ('[tls]\nmode = "files"\ncert = "none.pem"\nkey = "none.pem"', 7, 8, "no such file", ""),
@@ -294,6 +295,13 @@ def test_an_alias_may_name_itself() -> None:
 def test_a_config_is_a_value() -> None:
     assert parse(GOOD) == parse(GOOD)
     assert isinstance(parse(GOOD), Config)
+
+
+@pytest.mark.parametrize("table", ["srs", "batv"])
+def test_a_short_secret_is_warned_of(table: str) -> None:
+    config = parse(GOOD + f'[{table}]\nsecrets = ["long enough for all of them", "short"]\n')
+    assert [one.about for one in config.warnings] == [f"{table}.secrets"]
+    assert not parse(GOOD + f'[{table}]\nsecrets = ["long enough for all of them"]\n').warnings
 
 
 def test_the_quarantines_keys_are_checked() -> None:

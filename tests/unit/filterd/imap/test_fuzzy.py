@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from filterd.imap import fuzzy
 from filterd.imap.fuzzy import near
 from filterd.imap.search_keys import fold
 from filterd.store.base import NewMessage
@@ -52,3 +53,17 @@ def test_every_slip_is_found(connect: Callable[..., Client], account: MemoryAcco
         exact = client(b"SEARCH CHARSET UTF-8 %b {%d+}\r\n%b" % (key.encode(), len(octets), octets))
         assert len(found[0].split()) - 2 == len(slips), key
         assert len(exact[0].split()) - 2 == sum(fold(word) in fold(slip) for slip in slips)
+
+
+def test_slips_are_looked_for_in_the_first_part_of_a_long_text(
+    connect: Callable[..., Client], account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzzy, "_MAX_TEXT", 1_000)
+    for before in (0, 2_000):
+        account.append(
+            "INBOX", [NewMessage(b"Subject: x\r\n\r\n" + b"ab " * before + b"invocie invoice2\r\n")]
+        )
+    client = connect()
+    assert client(b'SEARCH FUZZY BODY "invoice"')[0] == "* SEARCH 1 2"  # the text as it is, wherever
+    assert client(b'SEARCH FUZZY BODY "invoiec"')[0] == "* SEARCH"
+    assert client(b'SEARCH FUZZY BODY "invocei"')[0] == "* SEARCH 1"

@@ -54,6 +54,7 @@ def client(connect: Connect, account: MemoryAccount) -> Client:
         ("NOT SEEN", "2 3"),
         ("OR SEEN FLAGGED", "1 2 4"),
         ('OR SEEN OR FLAGGED SUBJECT "straße"', "1 2 3 4"),
+        ('SUBJECT "STRASSE"', "3"),  # ss finds what is written with a sharp s
         ("KEYWORD $WORK", "2"),
         ("UNKEYWORD $work", "1 3 4"),
         ("KEYWORD none", ""),

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from filterd.accounts.directory import Account
-from filterd.imap.config import ImapServerConfig
+from filterd.imap.config import ImapLimits, ImapServerConfig
 from filterd.imap.session import Authenticate
 from filterd.imap.shared import SharedStore
+from filterd.imap.shared_seen import Seen
 from filterd.imap.sharing import Sharing
 from filterd.store.acl import RIGHTS
 from filterd.store.acl_guests import Guests
@@ -48,8 +49,9 @@ class World:
         self.store = MemoryStore(FakeClock(), CountingIds())
         self.sharing = Sharing(Guests(self.store), MemoryShares(), **options)
 
-    def __call__(self, who: str, mailbox: str = "") -> Mailer:
-        client = Mailer(self, who, ImapServerConfig(message_size=100_000, sharing=self.sharing))
+    def __call__(self, who: str, mailbox: str = "", limits: ImapLimits = ImapLimits()) -> Mailer:
+        config = ImapServerConfig(message_size=100_000, sharing=self.sharing, limits=limits)
+        client = Mailer(self, who, config)
         if mailbox:
             client.ok(f'SELECT "{mailbox}"')
         return client
@@ -370,6 +372,24 @@ def test_seen_is_the_readers_own(world: World) -> None:
     ann.ok("STORE 1:3 FLAGS ()")
     assert "* 3 FETCH (FLAGS (\\Seen))" in bob.ok("FETCH 1:* FLAGS")
     assert bob.ok("SEARCH FLAGGED") == ["* SEARCH"]
+
+
+def test_what_was_seen_is_read_once_not_with_every_block(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share(world, "lrs")
+    ann = world(ANN, BOX, ImapLimits(rows=1))
+    ann.ok("STORE 1:2 +FLAGS (\\Seen)")
+    parse = Seen.parse
+    parsed: list[str | None] = []
+
+    def counted(text: str | None) -> Seen:
+        parsed.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(Seen, "parse", counted)
+    assert len(ann.ok("FETCH 1:* (FLAGS MODSEQ ENVELOPE)")) == 3
+    assert len(parsed) <= 1
 
 
 def test_seen_in_another_session_of_the_same_reader(world: World) -> None:

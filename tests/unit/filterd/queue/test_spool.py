@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import multiprocessing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from filterd.queue.journal import BODY_IN_ROW, Journal
 from filterd.queue.spool import GroupSpool
 from filterd.queue.writer import Writer
 from filterd.store.base import NewMessage, StoreUnavailable
+from filterd.store.full import disk_full
 from tests.queuelab import HandClock, Lab, spool, writer
 
 BIG = b"x" * (BODY_IN_ROW + 1)
@@ -108,6 +110,25 @@ def test_a_database_that_fails_is_told_and_opened_anew(lab: Lab) -> None:
 
     asyncio.run(story())
     assert len(stored(lab)) == 1
+
+
+@pytest.mark.parametrize("place", ["begin", "add"])
+def test_a_full_disk_is_known_as_the_cause(lab: Lab, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """In a row as in the log of the database: whoever answers can say 452."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Journal, place, full)
+
+    async def story() -> None:
+        door = spool(lab)
+        with pytest.raises(StoreUnavailable) as caught:
+            await door.enqueue([out(b"1")])
+        assert disk_full(caught.value)
+        await asyncio.to_thread(door.close)
+
+    asyncio.run(story())
 
 
 def test_a_locked_database_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

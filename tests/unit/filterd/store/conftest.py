@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from filterd.ports import SystemClock, SystemIds
 from filterd.store.base import AccountStore, Store
 from filterd.store.durable import RealDisk
 from filterd.store.maildir import MaildirStore
@@ -104,6 +105,25 @@ def maildir(tmp_path: Path) -> Iterator[World]:
     world = World("maildir-crlf", tmp_path)
     yield world
     world.close()
+
+
+@pytest.fixture
+def real_clock() -> Clock:
+    return SystemClock()
+
+
+@pytest.fixture
+def new_store(tmp_path: Path, real_clock: Clock) -> Iterator[Callable[[], MaildirStore]]:
+    """Stores on the same files, as in so many processes: file times and confirming looks are those of the machine."""
+    opened: list[MaildirStore] = []
+
+    def make() -> MaildirStore:
+        opened.append(MaildirStore(tmp_path, "host", "crlf", lambda account: 0, real_clock, SystemIds()))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ from filterd.ports import SystemClock, SystemIds
 from filterd.store.acl import ENTRY
 from filterd.store.acl_guests import Guests, both
 from filterd.store.acl_shares import SharesFile
-from filterd.store.base import NewMessage, NoSuchMailbox
-from filterd.store.maildir import OPEN_ACCOUNTS, MaildirStore
+from filterd.store.base import FlagChange, NewMessage, NoSuchMailbox, StoreUnavailable
+from filterd.store.maildir import OPEN_ACCOUNTS, MaildirAccount, MaildirStore
 from filterd.store.memory import MemoryStore
 
 from .conftest import HandClock, World
@@ -57,6 +57,38 @@ def test_no_more_accounts_stay_open_than_allowed(maildir: World, monkeypatch: py
         with guests.use(f"u{number}@example.org") as account:
             account.info("INBOX")
     assert len([n for n in range(6) if store.opened(f"u{n}@example.org")]) == 3
+    guests.close()
+
+
+def test_closing_one_account_keeps_no_other_guest_waiting(
+    maildir: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("filterd.store.maildir.OPEN_ACCOUNTS", 1)
+    owner, store = maildir.store(), maildir.store()
+    for name in (ANN, BOB):
+        owner.account(name)
+    guests = Guests(store)
+    closing, others_came = threading.Event(), threading.Event()
+    close, came = MaildirStore.close_account, []
+
+    def slow(self: MaildirStore, account: str) -> None:
+        closing.set()
+        came.append(others_came.wait(10.0))
+        close(self, account)
+
+    def work() -> None:
+        for name in (ANN, BOB):
+            with guests.use(name):
+                pass
+
+    monkeypatch.setattr(MaildirStore, "close_account", slow)
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert closing.wait(10.0)
+    with guests._lane(BOB):
+        others_came.set()
+    thread.join()
+    assert came == [True]
     guests.close()
 
 
@@ -149,6 +181,57 @@ def test_on_every_kind_of_store(world: World, sharing: Callable[[World], Sharing
     assert back.destination.name == box and not len(own.snapshot("INBOX").uids)
     assert [mask & 5 for mask in mine.snapshot(box).flags] == [0, 0, 0, 5, 5]
     assert [mask & 5 for mask in owner.snapshot("INBOX").flags] == [0, 0, 0, 4, 4]
+
+
+def test_a_claim_that_failed_when_it_was_done_loses_nothing(
+    maildir: World, sharing: Callable[[World], Sharing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = sharing(maildir)
+    own = maildir.opened[0].account(ANN)
+    mine = SharedStore(shared, ANN).enter(own)
+    box = f"user/{BOB}/INBOX"
+    uids = list(mine.snapshot(box).uids)
+
+    def late(store: MaildirAccount, mailbox: str, chosen: Sequence[int] | None = None) -> tuple[int, ...]:
+        expunge(store, mailbox, chosen)
+        raise StoreUnavailable("only just")
+
+    expunge = MaildirAccount.expunge
+    with monkeypatch.context() as patched, pytest.raises(StoreUnavailable):
+        patched.setattr(MaildirAccount, "expunge", late)
+        mine.move(box, uids[:2], "INBOX")
+    there = {mine.read(box, uid) for uid in mine.snapshot(box).uids}
+    assert there | {own.read("INBOX", uid) for uid in own.snapshot("INBOX").uids} == set(
+        map(text, range(1, 6))
+    )
+
+
+def test_an_expunge_of_the_owner_does_not_take_what_is_moved(
+    maildir: World, sharing: Callable[[World], Sharing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move marks what it takes; between the mark and the claim the owner's program empties the mailbox."""
+    shared = sharing(maildir)
+    owner, own = maildir.opened[0].account(BOB), maildir.opened[0].account(ANN)
+    mine = SharedStore(shared, ANN).enter(own)
+    box = f"user/{BOB}/INBOX"
+    uids = list(mine.snapshot(box).uids)
+    taken: list[tuple[int, ...]] = []
+    threads: list[threading.Thread] = []
+
+    def marked(store: MaildirAccount, *rest: object) -> FlagChange:
+        change = set_flags(store, *rest)  # type: ignore[arg-type]  # passed on as they are
+        threads.append(threading.Thread(target=lambda: taken.append(owner.expunge("INBOX"))))
+        threads[-1].start()
+        threads[-1].join(0.5)
+        return change
+
+    set_flags = MaildirAccount.set_flags
+    monkeypatch.setattr(MaildirAccount, "set_flags", marked)
+    assert mine.move(box, uids[:2], "INBOX").source_uids == tuple(uids[:2])
+    for thread in threads:
+        thread.join(60)
+    assert taken == [()]
+    assert {own.read("INBOX", uid) for uid in own.snapshot("INBOX").uids} == {text(1), text(2)}
 
 
 def test_two_readers_and_the_owner_at_once(maildir: World, sharing: Callable[[World], Sharing]) -> None:

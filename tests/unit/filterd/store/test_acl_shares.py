@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from filterd.store.acl_shares import MemoryShares, Shares, SharesFile, note
 from filterd.store.base import StoreUnavailable
 from filterd.store.memory import MemoryAccount
 
-from .conftest import CountingIds, HandClock
+from .conftest import CountingIds, HandClock, World
 
 ANN, BOB, CAT = "ann@example.org", "bob@example.org", "cat@example.org"
 
@@ -56,3 +58,29 @@ def test_the_table_follows_the_lists() -> None:
     shares = MemoryShares()
     note(shares, BOB, account)
     assert shares.shared(BOB, ANN) and not shares.shared(BOB, CAT)
+
+
+def test_two_changes_at_once_are_both_in_the_table(maildir: World) -> None:
+    """One has looked through the lists and not written yet when the other begins."""
+
+    class Meeting(MemoryShares):
+        other: threading.Thread | None = None
+
+        def note(self, owner: str, readers: Collection[str]) -> None:
+            if self.other is None:
+                self.other = threading.Thread(target=share, args=("INBOX", CAT))
+                self.other.start()
+                self.other.join(1.0)  # it should wait for us: no longer than this
+            super().note(owner, readers)
+
+    def share(mailbox: str, reader: str) -> None:
+        account = maildir.store().account(BOB)
+        account.set_metadata(mailbox, ENTRY, Acl().changed(reader, "", frozenset("l")).render())
+        note(shares, BOB, account)
+
+    shares = Meeting()
+    maildir.store().account(BOB).create("Work")
+    share("Work", ANN)
+    assert shares.other is not None
+    shares.other.join(30.0)
+    assert shares.owners(ANN) == (BOB,) and shares.owners(CAT) == (BOB,)

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from filterd.store.base import ANSWERED, FLAGGED, SEEN, AccountStore, NewMessage, StoreError, StoreUnavailable
+from filterd.store.base import (
+    ANSWERED,
+    FLAGGED,
+    SEEN,
+    AccountStore,
+    NewMessage,
+    Stored,
+    StoreError,
+    StoreUnavailable,
+)
+from filterd.store.maildir import MaildirAccount
 
 if TYPE_CHECKING:
     from tests.unit.filterd.store.conftest import World
@@ -508,3 +518,23 @@ def test_large_mailboxes_start_from_the_stored_view(maildir: World) -> None:
     assert (again.uids, again.flags, again.modseq) == (live.uids, live.flags, live.modseq)
     assert len(first.uids) == 1100
     assert 5 not in again.uids
+
+
+# -- many deliveries together -------------------------------------------------------------------------------------------
+
+
+def test_a_mailbox_that_cannot_be_opened_is_its_own_deliveries_matter(maildir: World) -> None:
+    account = maildir.account()
+    assert isinstance(account, MaildirAccount)
+    account.create("bad")
+    account._core.drop_folder(account._core.box("bad")[1].id)
+    shutil.rmtree(maildir.maildir / ".bad" / "cur")
+    (maildir.maildir / ".bad" / "cur").symlink_to("cur")  # ELOOP
+    good, bad = account.deliver_many(
+        [
+            ("INBOX", NewMessage(text(1), ("$word",), key=b"1"), None),
+            ("bad", NewMessage(text(2), ("$word",), key=b"2"), None),
+        ]
+    )
+    assert isinstance(bad, StoreError)
+    assert isinstance(good, Stored) and account.read("INBOX", good.uid) == text(1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from filterd.ports import SystemClock, SystemIds
+from filterd.ports import SystemClock
 from filterd.store.base import AccountStore, NewMessage, Snapshot
 from filterd.store.jobs import AccountJobs
 from filterd.store.maildir import MaildirAccount, MaildirStore
@@ -33,21 +33,13 @@ class Clock(SystemClock):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Callable[[], MaildirStore]]:
-    opened: list[MaildirStore] = []
-
-    def make() -> MaildirStore:
-        opened.append(MaildirStore(tmp_path, "host", "crlf", lambda account: 0, Clock(), SystemIds()))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
+def real_clock() -> SystemClock:
+    return Clock()
 
 
 @pytest.fixture
-def ann(store: Callable[[], MaildirStore]) -> MaildirAccount:
-    account = store().account(ACCOUNT)
+def ann(new_store: Callable[[], MaildirStore]) -> MaildirAccount:
+    account = new_store().account(ACCOUNT)
     account.append("INBOX", [NewMessage(WORDS + b"%d\r\n" % number) for number in range(5)])
     settle(account)
     return account
@@ -67,8 +59,8 @@ def still(account: MaildirAccount) -> bool:
     return True
 
 
-def test_nothing_before_the_first_job(store: Callable[[], MaildirStore]) -> None:
-    account = store().account(ACCOUNT)
+def test_nothing_before_the_first_job(new_store: Callable[[], MaildirStore]) -> None:
+    account = new_store().account(ACCOUNT)
     assert not still(account)
     with pytest.raises(NotReady):
         account.ready().read("INBOX", 1)
@@ -100,11 +92,12 @@ CHANGES: dict[str, Callable[[AccountStore], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("other", [True, False], ids=["other process", "same process"])
 def test_a_change_is_never_overlooked(
-    ann: MaildirAccount, store: Callable[[], MaildirStore], change: str, other: bool
+    ann: MaildirAccount, new_store: Callable[[], MaildirStore], change: str, other: bool
 ) -> None:
     assert still(ann)
     ann.status("INBOX")
-    actor = store().account(ACCOUNT) if other else ann  # another store has descriptors and caches of its own
+    # another store has descriptors and caches of its own
+    actor = new_store().account(ACCOUNT) if other else ann
     CHANGES[change](actor)
     for ask in (lambda ready: ready.snapshot("INBOX"), lambda ready: ready.status("INBOX")):
         try:
@@ -142,9 +135,9 @@ def test_a_confirming_look_is_due(ann: MaildirAccount) -> None:
 
 
 @needs_kernel
-def test_while_somebody_holds_the_lock(ann: MaildirAccount, store: Callable[[], MaildirStore]) -> None:
+def test_while_somebody_holds_the_lock(ann: MaildirAccount, new_store: Callable[[], MaildirStore]) -> None:
     """And after he was killed holding it."""
-    other = store().account(ACCOUNT)
+    other = new_store().account(ACCOUNT)
     settle(other)
     with other._core.locked():
         assert not still(ann)
@@ -214,9 +207,9 @@ def test_cached_reads(tmp_path: Path) -> None:
 
 
 @needs_kernel
-def test_jobs_and_the_loop_take_turns(store: Callable[[], MaildirStore]) -> None:
+def test_jobs_and_the_loop_take_turns(new_store: Callable[[], MaildirStore]) -> None:
     """What is asked for at once waits for nothing, and gets nothing while a job has the account."""
-    maildir = store()
+    maildir = new_store()
     jobs = AccountJobs(maildir)
 
     async def main() -> None:

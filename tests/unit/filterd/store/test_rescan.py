@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from filterd.ports import SystemClock, SystemIds
 from filterd.store import rescan
 from filterd.store.base import NewMessage
 from filterd.store.folder import Folder
@@ -19,19 +18,6 @@ COUNT = 40
 
 def text(number: int) -> bytes:
     return b"Subject: %d\r\n\r\nbody\r\n" % number
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Callable[[], MaildirStore]]:
-    opened: list[MaildirStore] = []
-
-    def make() -> MaildirStore:
-        opened.append(MaildirStore(tmp_path, "host", "crlf", lambda account: 0, SystemClock(), SystemIds()))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
 
 
 @pytest.fixture
@@ -56,9 +42,9 @@ def drop(root: Path, first: int, count: int) -> None:
 
 
 def test_many_slices_one_listing(
-    store: Callable[[], MaildirStore], tmp_path: Path, listings: list[str]
+    new_store: Callable[[], MaildirStore], tmp_path: Path, listings: list[str]
 ) -> None:
-    account = store().account(ACCOUNT)
+    account = new_store().account(ACCOUNT)
     account.snapshot("INBOX")
     drop(tmp_path, 1, COUNT)
     listings.clear()
@@ -67,23 +53,23 @@ def test_many_slices_one_listing(
     assert [account.read("INBOX", uid) for uid in (1, COUNT)] == [text(1), text(COUNT)]
 
 
-def test_healing_too(store: Callable[[], MaildirStore], tmp_path: Path, listings: list[str]) -> None:
-    account = store().account(ACCOUNT)
+def test_healing_too(new_store: Callable[[], MaildirStore], tmp_path: Path, listings: list[str]) -> None:
+    account = new_store().account(ACCOUNT)
     drop(tmp_path, 1, COUNT)
     before = account.snapshot("INBOX")
     account.close()
     (tmp_path / "example.org" / "ann" / ".filterd" / "index.db").unlink()
     listings.clear()
-    after = store().account(ACCOUNT).snapshot("INBOX")
+    after = new_store().account(ACCOUNT).snapshot("INBOX")
     assert (after.uids, after.flags) == (before.uids, before.flags)
     assert len(listings) <= 4
 
 
 @pytest.mark.parametrize("what", ["a delivery", "a file", "a removal", "another scan"])
 def test_others_between_two_slices(
-    store: Callable[[], MaildirStore], tmp_path: Path, listings: list[str], what: str
+    new_store: Callable[[], MaildirStore], tmp_path: Path, listings: list[str], what: str
 ) -> None:
-    account, other = store().account(ACCOUNT), store().account(ACCOUNT)
+    account, other = new_store().account(ACCOUNT), new_store().account(ACCOUNT)
     for each in (account, other):
         each.snapshot("INBOX")
     drop(tmp_path, 100, COUNT)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from filterd.ports import SystemClock, SystemIds
 from filterd.store import rowcache
 from filterd.store.base import NewMessage
 from filterd.store.maildir import MaildirAccount, MaildirStore
@@ -25,21 +24,8 @@ def text(number: int) -> bytes:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Callable[[], MaildirStore]]:
-    opened: list[MaildirStore] = []
-
-    def make() -> MaildirStore:
-        opened.append(MaildirStore(tmp_path, "host", "crlf", lambda account: 0, SystemClock(), SystemIds()))
-        return opened[-1]
-
-    yield make
-    for each in opened:
-        each.close()
-
-
-@pytest.fixture
-def ann(store: Callable[[], MaildirStore]) -> MaildirAccount:
-    account = store().account(ACCOUNT)
+def ann(new_store: Callable[[], MaildirStore]) -> MaildirAccount:
+    account = new_store().account(ACCOUNT)
     account.append("INBOX", [NewMessage(text(number)) for number in range(1, COUNT + 1)])
     return account
 
@@ -119,11 +105,11 @@ CHANGES: dict[str, Callable[[MaildirAccount, Path], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("other", [True, False], ids=["other process", "same process"])
 def test_never_a_row_of_yesterday(
-    ann: MaildirAccount, store: Callable[[], MaildirStore], tmp_path: Path, change: str, other: bool
+    ann: MaildirAccount, new_store: Callable[[], MaildirStore], tmp_path: Path, change: str, other: bool
 ) -> None:
     agree(ann)
     assert agree(ann) == 20
-    actor = store().account(ACCOUNT) if other else ann
+    actor = new_store().account(ACCOUNT) if other else ann
     CHANGES[change](actor, tmp_path)
     agree(ann)
     agree(ann)

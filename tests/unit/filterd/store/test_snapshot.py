@@ -19,6 +19,7 @@ from filterd.store import snapshot
 from filterd.store.acl import ENTRY
 from filterd.store.base import FLAGGED, SEEN, NewMessage, SieveState, StoreUnavailable
 from filterd.store.flags import names_of
+from filterd.store.folder import KEYWORDS_FILE
 from filterd.store.jobs import AccountJobs
 from filterd.store.maildir import MaildirAccount
 from filterd.store.snapshot_text import (
@@ -335,7 +336,9 @@ def test_nothing_that_is_read_does_harm() -> None:
 
 
 @pytest.mark.parametrize("line", ["keyword a 3,2", "keyword a 0", "saved x 1", "metadata [1, 2]", "metadata {", "numbers 1",
-                                  "remembered zz 1", "keyword a 99999999999", "made x"])  # fmt: skip
+                                  "remembered zz 1", "keyword a 99999999999", "made x", "made -1", "numbers 1 4294967297 1",
+                                  "numbers 1 1 9223372036854775808", "remembered 00 1" + 400 * "0",
+                                  "saved 9223372036854775808 1"])  # fmt: skip
 def test_lines_that_no_filterd_writes(line: str) -> None:
     """With a digest that is right."""
     from filterd.store.snapshot_text import _digest
@@ -343,6 +346,11 @@ def test_lines_that_no_filterd_writes(line: str) -> None:
     data = f"filterd-snapshot 1\nid a\n{line}\n".encode()
     with pytest.raises(Unusable, match="damaged"):
         Snapshot.parse(data + f"end {_digest(data)}\n".encode(), 10)
+
+
+def test_a_heading_that_is_no_number() -> None:
+    with pytest.raises(Unusable, match="damaged"):
+        Snapshot.parse(b"filterd-snapshot " + 5000 * b"9" + b"\n", 10)
 
 
 def test_runs() -> None:
@@ -412,6 +420,38 @@ def test_not_more_often_than_every_half_minute(maildir: World) -> None:
     assert '"2"' in file.read_text()
 
 
+def test_what_fails_is_not_tried_again_at_once(maildir: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of a mailbox that is gone cannot be taken away: somebody else has the lock."""
+    account, other = open_account(maildir), open_account(maildir)
+    account.create("Work")
+    account.set_metadata("Work", "/private/comment", "1")
+    account._snapshots.finish(9.0)
+    account.delete("Work")
+    account.set_metadata(None, "/private/comment", "1")
+    maildir.clock.now += 100
+    assert account.unfinished == 0.0
+    monkeypatch.setattr("filterd.store.core.LOCK_SECONDS", 0.01)
+    with other.hold(), pytest.raises(StoreUnavailable):
+        account.step(1.0)
+    assert account.unfinished == pytest.approx(snapshot.INTERVAL_SECONDS)
+    maildir.clock.now += 100
+    account.step(1.0)
+    assert account.unfinished is None and '"1"' in (maildir.maildir / ACCOUNT_FILE).read_text()
+
+
+def test_a_keyword_that_has_a_letter_now_is_no_problem(maildir: World) -> None:
+    """The list of keywords was made anew in another order: the first of them is known all the same."""
+    account = furnish(maildir)
+    account._snapshots.finish(9.0)
+    words = maildir.maildir / KEYWORDS_FILE
+    words.write_text("".join(f"{number} {word}\n" for number, word in enumerate(reversed(WORDS))))
+    lose_index(maildir)
+    again = open_account(maildir)
+    again.status("INBOX")
+    assert again._core.box("INBOX")[1].keyword_list == WORDS[::-1]
+    assert "problems" not in json.loads(again.rebuilt)
+
+
 def test_rights_are_written_at_once(maildir: World) -> None:
     """What was taken away must not come back."""
     account = open_account(maildir)
@@ -433,6 +473,22 @@ def test_a_killed_process_leaves_it_to_the_next(maildir: World) -> None:
     again.step(1.0)
     assert again.unfinished is None
     assert '"late"' in (maildir.maildir / ".Work" / SNAPSHOT_FILE).read_text()
+
+
+@pytest.mark.parametrize("mailbox", [None, "Work"])
+def test_killed_after_another_has_written(maildir: World, mailbox: str | None) -> None:
+    """Its change waited, another process wrote it, and then came one more."""
+    first, second = furnish(maildir), open_account(maildir)
+    first.set_metadata(mailbox, "/private/comment", "early")
+    second.set_metadata(None, "/private/x", "1")
+    second._snapshots.finish(9.0)
+    first.set_metadata(mailbox, "/private/comment", "late")
+    again = open_account(maildir)  # the first two are never closed
+    assert again.unfinished is not None
+    maildir.clock.now += 2
+    again.step(9.0)
+    file = home(maildir, again, mailbox) / SNAPSHOT_FILE if mailbox else maildir.maildir / ACCOUNT_FILE
+    assert '"late"' in file.read_text()
 
 
 def test_two_processes_write_all_that_both_did(maildir: World) -> None:
@@ -500,6 +556,22 @@ def test_an_account_that_was_removed_is_left_alone(maildir: World, caplog: pytes
     assert account.unfinished is None
     maildir.close()
     assert not maildir.maildir.exists() and "snapshots" not in caplog.text
+
+
+def test_what_the_mail_tells_itself_costs_nothing(new_world: Callable[[str], World]) -> None:
+    """An mbox has all keywords and save dates."""
+    world = new_world("mbox")
+    account = open_account(world)
+    account.create("Work")
+    account.append("INBOX", [NewMessage(text(1), WORDS)])
+    account.step(9.0)
+    world.clock.now += 2
+    account.step(9.0)
+    assert account.unfinished is None
+    account.set_flags("INBOX", [1], "set", WORDS[:20])
+    account.copy("INBOX", [1], "Work")
+    account.move("INBOX", [1], "Work")
+    assert account.unfinished is None
 
 
 def test_system_flags_cost_nothing(maildir: World) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.edits import splice
 from pipeline.envelope import Client, Profile
 from pipeline.stages.privacy import PrivacySettings, strip
-from pipeline.stages.privacy_client import Sender
+from pipeline.stages.privacy_client import BOUNDARIES, Sender
 from rules.mail.message import Message
 from tests.house import DOMAIN, House
 
@@ -85,6 +85,11 @@ def leaves(text: str, client: Client = MACHINE, open_domain: str = "") -> bytes:
     return out.data
 
 
+def stripped(data: bytes) -> bytes:
+    sender = Sender.of(MACHINE, frozenset())
+    return splice(data, strip(Message(data), PrivacySettings(), sender=sender).splices)
+
+
 @pytest.mark.parametrize(
     "text", [THUNDERBIRD, OUTLOOK, MUTT, APPLE, PHP], ids=["thunderbird", "outlook", "mutt", "apple", "php"]
 )
@@ -122,6 +127,34 @@ def test_threads_of_ones_own_hold() -> None:
     assert b"In-Reply-To: <ZWaaa@here.example>\r\n" in data
 
 
+def test_threads_hold_where_the_session_does_not_name_the_machine() -> None:
+    text = MUTT.replace("<else@theirs.local>", "<else@theirs.local> <else@localhost.localdomain>")
+    data = leaves(text, Client("10.77.5.9", helo="localhost", auth=ANN))
+    assert b"Message-ID: <ZWabc123@here.example>\r\n" in data
+    assert b"<ZWaaa@here.example> <else@theirs.local> <else@localhost.localdomain>\r\n" in data
+    anywhere = "Message-ID: <1@localhost.localdomain>\r\nReferences: <2@localhost.localdomain>\r\n\r\nHi\r\n"
+    data = leaves(anywhere)
+    assert b"<1@here.example>" in data and b"<2@localhost.localdomain>" in data
+
+
+def test_the_id_of_what_is_sent_on_as_it_is_stays_its_authors() -> None:
+    text = f"Message-ID: <1@theirs.local>\r\nResent-From: {ANN}\r\nResent-Message-ID: <2@mine.local>\r\n\r\nHi\r\n"
+    data = leaves(text)
+    assert b"\r\nMessage-ID: <1@theirs.local>\r\n" in data
+    assert b"Resent-Message-ID: <2@here.example>\r\n" in data
+
+
+def test_what_came_signed_is_not_rewritten() -> None:
+    text = "DKIM-Signature: v=1; d=shop.example; h=Message-ID:From; bh=x; b=y\r\n" + APPLE
+    data = leaves(text)
+    assert data.endswith(APPLE.partition("\r\n\r\n")[2].encode())
+    assert b"Message-Id: <5D1C-4F@[10.77.5.9]>\r\n" in data and b"X-Mailer" not in data
+
+
+def test_an_account_without_a_domain_gives_none() -> None:
+    assert Sender.of(Client("10.77.5.9", auth="ann"), frozenset()).domain == b""
+
+
 def test_an_attached_message_keeps_what_is_not_about_this_machine() -> None:
     data = leaves(APPLE)
     assert b"Received: from mx.far.example by mx.isp.example;" in data
@@ -148,6 +181,41 @@ def test_a_boundary_is_not_renamed_to_what_is_there() -> None:
         "--Apple-Mail=_A\r\nContent-Type: text/plain\r\n\r\n--part=_A\r\n--Apple-Mail=_A--\r\n"
     )
     assert b"--Apple-Mail=_A--" in leaves(text)
+
+
+@pytest.mark.parametrize(
+    "given", [b'="Next\\Part_1"', b"*=us-ascii''Next%50art_1", b'*0="Next"; boundary*1="Part_1"']
+)
+def test_a_boundary_that_the_header_does_not_spell_out_stays(given: bytes) -> None:
+    data = (
+        b"Content-Type: multipart/mixed; boundary" + given + b"\r\n\r\n"
+        b"--NextPart_1\r\n\r\nHi\r\n--NextPart_1--\r\n"
+    )
+    assert len(Message(data).root.children) == 1
+    assert stripped(data) == data
+
+
+def test_no_boundary_of_too_many_is_looked_for() -> None:
+    def nested(count: int) -> bytes:
+        inner = b"".join(
+            b'--bb\r\nContent-Type: multipart/mixed; boundary="NextPart%d"\r\n\r\n' % number
+            for number in range(count)
+        )
+        return b'Content-Type: multipart/mixed; boundary="bb"\r\n\r\n' + inner
+
+    assert b"NextPart" not in stripped(nested(BOUNDARIES - 1))
+    assert stripped(nested(BOUNDARIES)) == nested(BOUNDARIES)  # each one is looked for in the whole text
+
+
+def test_a_file_name_stays_whole() -> None:
+    data = (
+        b'Content-Type: a/b; x-mac-type="41"; name="a\\"; x-unix-mode=1.txt"; x-unix-mode=0644\r\n'
+        b'Content-Disposition: attachment; filename="a; x-unix-mode=0644.txt"\r\n\r\nx\r\n'
+    )
+    assert stripped(data) == (
+        b'Content-Type: a/b; name="a\\"; x-unix-mode=1.txt"\r\n'
+        b'Content-Disposition: attachment; filename="a; x-unix-mode=0644.txt"\r\n\r\nx\r\n'
+    )
 
 
 @pytest.mark.parametrize(
