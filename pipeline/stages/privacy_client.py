@@ -34,7 +34,7 @@ _PRIVATE = re.compile(
     re.I,
 )
 _PARAMETER = re.compile(  # or a quoted string of another one: what is inside is text
-    rb"(;\s*x-(?:unix-mode|mac-[a-z]+|apple-[a-z-]+)=(?:\"[^\"\r\n]*\"|[^;\s\"]*))|\"(?:[^\"\\]|\\.)*+(?:\"|\Z)",
+    rb"(;\s*x-(?:unix-mode|mac-[a-z]+|apple-[a-z-]+)=(?:\"[^\"\r\n]*\"|[^;\s\"]*))|\"(?:[^\"\\]|\\.?)*+(?:\"|\Z)",
     re.I | re.S,
 )
 _PROGRAMS = (b"Apple-Mail", b"NextPart")

@@ -260,6 +260,15 @@ def test_what_goes_as_a_whole_takes_its_inside_along() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "value", [b'"\\' * 40_000, b'\\"' * 40_000, b'"\\"' * 20_000, b';x-mac-a="' * 20_000]
+)
+def test_hostile_parameters_end(value: bytes) -> None:
+    assert stripped(b"Content-Type: a/b; " + value + b"\r\n\r\n").endswith(
+        b"\r\n\r\n"
+    )  # linear, or this hangs
+
+
 PIECES = st.sampled_from(
     [b"--Apple-Mail=_A", b"\r\n", b'Content-Type: multipart/mixed; boundary="Apple-Mail=_A"', b"Content-Type: message/rfc822", b"x",
      b"; x-unix-mode=1", b"Received: annslaptop.lan", b"X-Y: 10.77.5.9", b"Message-ID: <a@annslaptop.lan>", b" ", b"NextPart",
