@@ -7,15 +7,20 @@ is refused, so that its sender is told and nothing is lost. The same holds for m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from filterd.accounts.directory import Foreign, Forward, Local, Resolution, Targets, TryLater
 from filterd.delivery import Destination
 from pipeline.envelope import Envelope, Profile, Recipient
 from pipeline.reply import Reply
 from pipeline.verdict import Verdict
 
-Resolve = Callable[[str], tuple[Destination, ...]]
+Resolve = Callable[[str], Resolution]
+LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
+
+log = logging.getLogger("filterd.reception")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,8 @@ class Filtered:
 def readdress(
     envelope: Envelope, destinations: Sequence[tuple[Destination, ...]], verdict: Verdict, resolve: Resolve
 ) -> Filtered:
-    """``resolve`` gives where an address that a filter added leads; () when nowhere."""
+    """``resolve`` is asked for each address that a filter put in. One that cannot be looked up now refuses the whole message for
+    now: it may be the only recipient left."""
     edit = verdict.envelope
     taken = {address.lower() for address in edit.remove} if edit is not None else set()
     refused = {address.lower(): reply for address, reply in verdict.recipients.items()}
@@ -65,14 +71,32 @@ def readdress(
         recipients.append(recipient)
         where.append(leads)
     for address in edit.add if edit is not None else ():
-        leads = resolve(address) if all(one.address.lower() != address.lower() for one in recipients) else ()
-        if leads:
+        if any(one.address.lower() == address.lower() for one in recipients):
+            continue
+        found = resolve(address)
+        if isinstance(found, TryLater):
+            refusal = refusal or LATER
+        elif leads := _leads(found, address):
             account = next((one.local.account.id for one in leads if one.local is not None), "")
             recipients.append(Recipient(address, account=account))
             where.append(leads)
             notes.append(f"{address} put in by a filter")
+        else:
+            log.warning("a filter put in a recipient that leads nowhere: %s", address)
     changed = replace(envelope, recipients=tuple(recipients))
     if edit is not None and edit.reverse_path is not None:
         notes.append(f"reverse-path <{edit.reverse_path}> set by a filter")
         changed = replace(changed, reverse_path=edit.reverse_path)
     return Filtered(changed, where, origin, frozenset(held), refusal, tuple(notes))
+
+
+def _leads(found: Resolution, address: str) -> tuple[Destination, ...]:
+    """A foreign address is forwarded to; (): nowhere."""
+    match found:
+        case Local() | Forward():
+            return (Destination.of(found, address),)
+        case Targets(targets=targets):
+            return tuple(Destination.of(target, address, group=True) for target in targets)
+        case Foreign(address=foreign):
+            return (Destination(address=address, forward=foreign),)
+    return ()

@@ -35,7 +35,7 @@ from filterd.delivery import Delivery, Destination
 from filterd.deliverykey import DeliveryKeys
 from filterd.doortrace import Refusals, opened
 from filterd.explain.traces import TraceWriter
-from filterd.filtered import readdress
+from filterd.filtered import LATER, readdress
 from filterd.generation import run_stages
 from filterd.outgoing import Departure
 from filterd.perform import Living, Outcome
@@ -69,7 +69,6 @@ OK_RECIPIENT = Reply(250, "2.1.5", "Recipient ok")
 NO_USER = Reply(550, "5.1.1", "No such user here")
 NO_RELAY = Reply(550, "5.7.1", "Relaying denied")
 NO_BOUNCE_TARGET = Reply(550, "5.7.1", "Only delivery reports are accepted for this address")
-LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 SPLIT = Reply(452, "4.5.3", "Please send to this recipient in a message of its own")
 FULL = Reply(452, "4.2.2", "Mailbox full")
 LOOP = Reply(554, "5.4.6", "Too many hops, this message is in a loop")
@@ -396,7 +395,7 @@ class Reception(SmtpService):
         keys: DeliveryKeys,
     ) -> Sequence[Reply]:
         """A filter changed the envelope: other recipients, another reverse-path."""
-        found = readdress(work.envelope, pending.destinations, outcome.verdict, self._leads)
+        found = readdress(work.envelope, pending.destinations, outcome.verdict, self._resolve)
         trace.spans.extend(Span("milters", self._clock.time(), 0.0, "note", note) for note in found.notes)
         each = _each(session, work.envelope)
         for recipient, end in zip(work.envelope.recipients, found.origin, strict=True):
@@ -406,7 +405,9 @@ class Reception(SmtpService):
                     RecipientTrace(recipient.address, recipient.account, "", "", [], "rejected", why)
                 )
         if found.refusal is not None:
-            return self._refuse(trace, work.envelope, found.refusal, outcome.verdict.stage or "milters", 1)
+            stage = outcome.verdict.stage or "milters"
+            count = len(found.origin) if session.profile is Profile.LMTP else 1
+            return self._refuse(trace, work.envelope, found.refusal, stage, count)
         if not found.destinations:
             if not each or all(isinstance(one, Reply) and one.positive for one in found.origin):
                 return self._discard(trace, work.envelope, outcome.verdict, len(found.origin) if each else 1)
@@ -419,20 +420,6 @@ class Reception(SmtpService):
         if not each:
             return replies
         return [replies[one] if isinstance(one, int) else one for one in found.origin]
-
-    def _leads(self, address: str) -> tuple[Destination, ...]:
-        """Where an address that a filter put in leads; a foreign one is forwarded to."""
-        found = self._resolve(address)
-        match found:
-            case Local() | Forward():
-                return (Destination.of(found, address),)
-            case Targets(targets=targets):
-                return tuple(Destination.of(target, address, group=True) for target in targets)
-            case Foreign(address=foreign):
-                return (Destination(address=address, forward=foreign),)
-            case _:
-                log.warning("a filter put in a recipient that leads nowhere: %s", address)
-                return ()
 
     async def _accept(
         self,

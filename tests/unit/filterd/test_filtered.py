@@ -70,6 +70,13 @@ def test_nobody_is_left() -> None:
     assert not house.box("ann") and house.traces.all[0].outcome == "discarded"
 
 
+@pytest.mark.parametrize(("profile", "codes"), [(Profile.MX, [451]), (Profile.LMTP, [451, 451])])
+def test_one_put_in_who_cannot_be_looked_up_is_not_left_out(profile: Profile, codes: list[int]) -> None:
+    house = filtered(envelope=EnvelopeEdit(add=(f"later@{DOMAIN}",), remove=(ANN,)))
+    assert send(house, ANN, BOB, profile=profile) == codes
+    assert not house.box("ann") and not house.box("bob") and house.traces.all[0].outcome == "deferred"
+
+
 def test_a_recipient_elsewhere_and_another_sender() -> None:
     house = filtered(
         envelope=EnvelopeEdit(add=("x@away.example", "nobody@here.example"), reverse_path="new@here.example")
