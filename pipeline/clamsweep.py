@@ -1,7 +1,7 @@
 """All of one message past clamd: its octets as they came, then each decoded part, under one deadline.
 
 Invariants: blocks at most ``seconds``; the first find ends it; a part that clamd could not scan is a fault of the whole, never
-clean (parts beyond what ``ambiguity`` looks at are told of by its word LIMIT); only the first question may say that nobody
+clean (nor are parts beyond what ``ambiguity`` looks at: its word LIMIT); only the first question may say that nobody
 listens (``Absent``).
 """
 

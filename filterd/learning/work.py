@@ -47,6 +47,7 @@ class Work:
         self._clock, self._reader = clock, reader
         self._journal: Journal | None = None
         self._stop = asyncio.Event()
+        self._writing = asyncio.Lock()  # engines are done at their own times, the journal has one thread at a time
         self._apart: dict[
             str, float
         ] = {}  # accounts that could not be read, and until when they are left alone
@@ -154,7 +155,8 @@ class Work:
                     if all(one.what == FAILED for one in outcomes):
                         down = outcomes[-1].reason
                 results = list(zip(batch, outcomes, strict=True))
-                await asyncio.to_thread(self._write, journal, results)
+                async with self._writing:
+                    await asyncio.to_thread(self._write, journal, results)
 
     async def _taught(self, teacher: Teacher, batch: list[Job]) -> list[Outcome]:
         """A mistake in a teacher is a failure of these lessons: they are put off, and given up in the end."""

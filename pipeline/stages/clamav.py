@@ -241,6 +241,15 @@ class ClamavStage:
             about.append(f"signatures {evidence['signatures_age']} old")
         by = HeaderEdit("add", "X-Virus-Scanned", f"ClamAV at {self._context.hostname}")
         removed = removals(transaction.message, b"x-virus-")
+        if not scan.virus and ambiguity.LIMIT in scan.words:  # decoys in front of what was not looked at
+            return Verdict(
+                self.name,
+                result="partial",
+                summary=", ".join(["not every part was scanned", *about]),
+                evidence=evidence,
+                edits=(*removed, by),
+                tags={"virus.status": "0"},
+            )
         if not scan.virus:
             return Verdict(
                 self.name,

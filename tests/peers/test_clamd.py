@@ -19,6 +19,7 @@ import pytest
 from filterd.ports import SystemClock, SystemIds
 from pipeline import endpoint
 from pipeline.adapters.pyclamd import CHUNK
+from pipeline.ambiguity import VIEWS
 from pipeline.clamsweep import Sweep
 from pipeline.edits import apply
 from pipeline.envelope import Client, Envelope, Profile, Recipient
@@ -238,6 +239,24 @@ def test_each_decoded_part_is_scanned() -> None:
         assert only(ask(where, HIDDEN + TEXT, limit=5, parts="ambiguous")).result == "clean"
         odd = ask(where, HIDDEN + b"!" + TEXT, limit=5, parts="ambiguous")
         assert odd.verdict.tags["virus.name"] == "Own.Find"
+
+
+@pytest.mark.parametrize("parts", ["all", "ambiguous"])
+def test_decoys_in_front_do_not_make_it_clean(parts: str) -> None:
+    boundary = b"--b\r\n" + HIDDEN.partition(b"\r\n")[2]
+    decoys = b"".join(boundary + base64.encodebytes(b"decoy %d" % number) for number in range(VIEWS))
+    data = (
+        b"Subject: x\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+        + decoys
+        + boundary
+        + TEXT
+        + b"--b--\r\n"
+    )
+    with faultserver.serve(faultserver.slow_reader(read, knows)) as where:
+        outcome = ask(where, data, limit=30, parts=parts)
+    assert only(outcome).result == "partial" and "not every part" in only(outcome).summary
+    assert outcome.verdict.tags["virus.status"] == "0"
+    assert not scan(apply(data, outcome.verdict.edits)).get_all(b"x-virus-status")
 
 
 @pytest.mark.parametrize("name", FAULTS)

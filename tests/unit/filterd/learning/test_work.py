@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from filterd.learning import work
 from filterd.learning.classifier import BayesClassifier
-from filterd.learning.journal import Journal, journal_path
+from filterd.learning.journal import Job, Journal, journal_path
 from filterd.learning.learner import Learner
 from filterd.learning.lesson import Lesson, Outcome
 from filterd.learning.work import APART_SECONDS, BATCH, Work
@@ -89,6 +91,42 @@ def test_a_daemon_that_is_down_does_not_keep_the_other_waiting(tmp_path: Path) -
     assert journal.left() == 0
     assert journal.known()["ann@x.example", "builtin"] == {"spam": 4, "ham": 4}
     journal.close()
+
+
+class Slow(Journal):
+    """A journal that notices when two threads are in it."""
+
+    inside = 0
+    together = 0
+
+    def done(self, results: Sequence[tuple[Job, Outcome]], now: float) -> None:
+        Slow.inside += 1
+        Slow.together = max(Slow.together, Slow.inside)
+        time.sleep(0.02)
+        super().done(results, now)
+        Slow.inside -= 1
+
+
+def test_engines_that_end_together_write_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "Journal", Slow)
+    clock, names = Now(), ("one", "two", "three")
+    learner = Learner(tmp_path, names, clock)
+    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
+    learner.close()
+    daemons = [Daemon() for _ in names]
+    for daemon, name in zip(daemons, names, strict=True):
+        daemon.name, daemon.down = name, False
+
+    async def main() -> None:
+        every = Work(tmp_path, daemons, clock)
+        while await every.step():
+            pass
+        await every.close()
+
+    asyncio.run(main())
+    assert [len(daemon.heard) for daemon in daemons] == [1, 1, 1] and Slow.together == 1
 
 
 class Faulty(Daemon):
