@@ -9,6 +9,7 @@ from filterd.proto.smtp_limits import SmtpLimits
 from filterd.proto.smtp_parse import SyntaxFault, path
 from pipeline.reply import Reply
 from rules.mail import header, words
+from rules.mail.lineends import only_crlf
 
 DELIVER_SOCKET = "deliver"  # in data_dir/run: LMTP for the commands of this machine
 MAILBOX = "XMAILBOX"  # of RCPT, between our commands and the server: where keep stores, as xtext of UTF-8
@@ -33,7 +34,7 @@ def xtext(text: str) -> str:
 
 def crlf(data: bytes) -> bytes:
     """Text of a command's standard input as it goes over SMTP: CRLF line ends, a final one too."""
-    if data.count(b"\r\n") != data.count(b"\n") or data.count(b"\r") != data.count(b"\n"):
+    if not only_crlf(data):
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
     return data if data.endswith(b"\r\n") or not data else data + b"\r\n"
 

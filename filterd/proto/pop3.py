@@ -20,6 +20,7 @@ from enum import Enum
 from filterd.accounts.directory import Account
 from filterd.proto import sasl
 from filterd.proto.lines import LineFault, LineReader
+from rules.mail.lineends import dots_doubled
 
 
 class State(Enum):
@@ -569,7 +570,4 @@ def top(data: bytes, lines: int) -> bytes:
 
 def stuffed(data: bytes) -> bytes:
     """A multi-line answer: dots doubled, the end added (RFC 1939 3)."""
-    data = data.replace(b"\r\n.", b"\r\n..")
-    head = b"." if data.startswith(b".") else b""
-    tail = b".\r\n" if not data or data.endswith(b"\r\n") else b"\r\n.\r\n"
-    return b"".join((head, data, tail))
+    return dots_doubled(data) + (b".\r\n" if not data or data.endswith(b"\r\n") else b"\r\n.\r\n")

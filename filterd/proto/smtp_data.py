@@ -4,10 +4,12 @@ Specification: RFC 5321 4.5.2 (transparency), 4.1.1.4 and 2.3.8 (only CR LF . CR
 
 ``Text`` collects; ``DotReader`` finds the end of DATA in chunks cut anywhere. Invariants: where the chunks were
 cut does not matter; a text with a bare CR or LF is marked and its octets are dropped, so it can never be passed on;
-above the limit nothing is kept either. Every octet is looked at by ``bytes.find``, ``count`` and ``replace`` only.
+above the limit nothing is kept either. No octet is looked at by a loop of ours.
 """
 
 from __future__ import annotations
+
+from rules.mail.lineends import dot_line, only_crlf
 
 END = b"\r\n.\r\n"
 
@@ -31,8 +33,7 @@ class Text:
 
     def add(self, piece: bytes) -> None:
         """Add text that never parts a CR from its LF."""
-        pairs = piece.count(b"\r\n")
-        if pairs != piece.count(b"\n") or pairs != piece.count(b"\r"):
+        if not only_crlf(piece):
             self.bare = True
         self.size += len(piece)
         if self.bare or self.size > self.limit:
@@ -82,11 +83,11 @@ class DotReader:
         self.text.received += len(data)
         if self._held:
             data = self._held + data
-        dot = data.find(b"\r\n.")
+        dot = dot_line(data)
         if dot >= 0:  # seldom: neither an end nor a stuffed dot in most chunks
             end = data.find(END, dot)
             if end >= 0:
-                self._add(data[: end + 2], dots=True)
+                self._add(data[: end + 2], dots=dot < end)
                 self._held = b""
                 return data[end + 5 :]
         keep = _begun(data)

@@ -26,6 +26,7 @@ from filterd.proto.smtp_xclient import XFORWARD_NAMES, written
 from filterd.queue import deliverby
 from filterd.queue.replies import RemoteReply, features_of
 from pipeline.dns_name import to_ascii
+from rules.mail.lineends import dots_doubled, only_crlf
 
 GREETING_SECONDS = 300.0  # RFC 5321 4.5.3.2.1
 COMMAND_SECONDS = 300.0  # RFC 5321 4.5.3.2.2, .3
@@ -333,9 +334,8 @@ def header_of(data: bytes) -> bytes:
 
 def stuffed(data: bytes) -> bytes:
     """``data`` with CRLF line ends only, dots doubled, final dot line (RFC 5321 4.5.2)."""
-    if data.count(b"\n") != data.count(b"\r\n") or data.count(b"\r") != data.count(b"\r\n"):
+    if not only_crlf(data):
         data = BARE.sub(b"\r\n", data)
     if not data.endswith(b"\r\n") and data:
         data += b"\r\n"
-    out = data.replace(b"\r\n.", b"\r\n..")
-    return (b"." + out if out.startswith(b".") else out) + b".\r\n"
+    return dots_doubled(data) + b".\r\n"

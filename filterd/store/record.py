@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from filterd.imap.render import cached_headers, render_body, render_envelope
+from rules.mail.lineends import as_lf, only_crlf
 from rules.mail.message import Message
 
 CRLF_FORM, LF_FORM, MIXED_FORM = 0, 1, 2
@@ -39,6 +40,10 @@ def fingerprint(key: bytes) -> bytes:
 
 def form_of(data: bytes) -> int:
     """Which line ends the octets have; no line end at all counts as CRLF."""
+    if b"\r" not in data:
+        return LF_FORM if b"\n" in data else CRLF_FORM
+    if only_crlf(data):
+        return CRLF_FORM
     lines = data.count(b"\n")
     pairs = data.count(b"\r\n")
     if lines == pairs:
@@ -60,10 +65,8 @@ def to_disk(data: bytes, newline: str) -> tuple[bytes, int]:
 
     A text with a bare CR stays CRLF whatever ``newline`` says: as LF it could not be told from a line end when read back.
     """
-    if newline == "lf":
-        short = data.replace(b"\r\n", b"\n")
-        if b"\r" not in short:
-            return short, form_of(short)
+    if newline == "lf" and (short := as_lf(data)) is not None:
+        return short, LF_FORM if b"\n" in short else CRLF_FORM
     return data, CRLF_FORM
 
 
