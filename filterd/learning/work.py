@@ -47,7 +47,9 @@ class Work:
         self._clock, self._reader = clock, reader
         self._journal: Journal | None = None
         self._stop = asyncio.Event()
-        self._writing = asyncio.Lock()  # engines are done at their own times, the journal has one thread at a time
+        self._writing = (
+            asyncio.Lock()
+        )  # engines are done at their own times, the journal has one thread at a time
         self._apart: dict[
             str, float
         ] = {}  # accounts that could not be read, and until when they are left alone
