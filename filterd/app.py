@@ -63,6 +63,7 @@ from filterd.maildrop import Maildrop
 from filterd.milter import MilterReception
 from filterd.net import listen
 from filterd.net.share import ShareTable
+from filterd.outlets import outlets_of
 from filterd.ports import SystemClock, SystemIds
 from filterd.quarantine.keeper import Quarantine
 from filterd.queue.outbound import unheard
@@ -257,6 +258,7 @@ def reception_settings(config: Config) -> ReceptionSettings:
         hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
         relay_trusted=tuple(ip_network(network) for network in config.server.relay_trusted),
         refuse_untagged=config.batv.refuse,
+        exec_socket=config.exec.socket,
     )
 
 
@@ -463,6 +465,7 @@ async def sender(config: Config, board: Board | None = None, serving: Serving = 
         dialer(config, clock, seen.put if config.queue.tls_reports else unheard),
         tls_policies(config, resolver, clock),
         batv_of(config, clock),
+        outlets_of(config, RealDisk(), clock).deliver,
     )
     work = [sending.run(stop)]
     if parts.quarantine is not None:

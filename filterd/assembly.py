@@ -31,8 +31,10 @@ from filterd.quarantine.links import SECRET, Links
 from filterd.quarantine.release import Releaser
 from filterd.queue import dsn
 from filterd.queue.base import Spool
+from filterd.queue.outbound import verifying
 from filterd.reports.daily import Reporting, reporter
 from filterd.reports.data import REPORTS, ObservationLog
+from filterd.reports.tlspost import HttpsPoster, Poster
 from filterd.reports.tlsrpt import TlsReporting
 from filterd.reports.tlsrpt_data import DATABASE
 from pipeline import authres, registry
@@ -276,7 +278,8 @@ def reporting(config: Config, resolver: Resolver, spool: Spool, clock: Clock) ->
 def tls_reporting(config: Config, resolver: Resolver, spool: Spool, clock: Clock) -> TlsReporting:
     """The sender of our TLS reports."""
     path, sign = Path(config.server.data_dir) / DATABASE, signer(signing.keyring(config))
-    return TlsReporting(path, reporter(config), resolver, spool, sign, clock)
+    poster = Poster(resolver, HttpsPoster(partial(verifying, config.queue.tls_ca), clock.monotonic).request)
+    return TlsReporting(path, reporter(config), resolver, spool, sign, clock, poster.post)
 
 
 def milter_reception(

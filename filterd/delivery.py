@@ -12,14 +12,16 @@ from email.utils import make_msgid
 from functools import partial
 from pathlib import Path
 
-from filterd import scripterror
-from filterd.accounts.directory import Account, Directory, Forward, Local, Targets
+from filterd import outlets, scripterror
+from filterd.accounts import beside
+from filterd.accounts.directory import Account, Directory, Forward, Local, Targets, ToOutlet
+from filterd.accounts.outlets import Outlet
 from filterd.board import Desk
 from filterd.chains import Chains
 from filterd.deliverykey import DeliveryKeys
 from filterd.execbridge import Programs, facts_of
 from filterd.local_text import MAILBOX
-from filterd.outgoing import Departure, aside
+from filterd.outgoing import Departure, aside, relayed
 from filterd.perform import Job, Living, Outcome, Performer, Target
 from filterd.proto.smtp_parse import xtext
 from filterd.queue.base import Outgoing, Spool
@@ -62,8 +64,8 @@ LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where one RCPT leads: an account here (``local``), or an address elsewhere (``forward``); ``relayed``: passed on as it
-    is, to a store behind us or for a mail server of ours."""
+    """Where one RCPT leads: an account here (``local``), an address elsewhere (``forward``), a program or file (``outlet``);
+    ``relayed``: passed on as it is, to a store behind us or for a mail server of ours."""
 
     address: str
     local: Local | None = None
@@ -72,11 +74,14 @@ class Destination:
     submitted: bool = False
     group: bool = False  # an alias of several people
     relayed: bool = False
+    outlet: Outlet | None = None
 
     @classmethod
-    def of(cls, target: Local | Forward, address: str, group: bool = False) -> Destination:
+    def of(cls, target: Local | Forward | ToOutlet, address: str, group: bool = False) -> Destination:
         if isinstance(target, Local):
             return cls(address=address, local=target, via=target.via, group=group)
+        if isinstance(target, ToOutlet):
+            return cls(address=address, outlet=target.outlet, via=target.via, group=group)
         return cls(address=address, forward=target.address, via=target.via, relayed=target.relayed)
 
 
@@ -222,6 +227,8 @@ class Delivery:
 
     async def _leave(self, job: Job, destination: Destination, trace: RecipientTrace, number: int) -> Outcome:
         """Straight to an address elsewhere: an alias, a bounce to an SRS address, a submission."""
+        if destination.outlet is not None:
+            return await self._let_out(job, destination, destination.outlet, trace, number)
         kind = "submission" if destination.submitted else "relay" if destination.relayed else "forward"
         params = next(
             (r.params for r in job.work.envelope.recipients if r.address == destination.address), {}
@@ -248,6 +255,33 @@ class Delivery:
         )
         return outcome
 
+    async def _let_out(
+        self, job: Job, destination: Destination, outlet: Outlet, trace: RecipientTrace, number: int
+    ) -> Outcome:
+        """To a program or a file, by the queue."""
+        address = destination.address
+        if self._departure.loops(job.base, address):
+            return await self._loop_found(job, destination, trace, number)
+        params = next((r.params for r in job.work.envelope.recipients if r.address == address), {})
+        reverse_path = self._departure.plain(job.work.envelope.reverse_path)
+        head = outlets.fields(reverse_path, address, f"{job.trace.id}.{number}")
+        out = Outgoing(
+            key=job.keys.key(address.lower(), f"outlet:{outlet.owner}:{outlet}"),
+            reverse_path=job.work.envelope.reverse_path,
+            recipient=address,
+            data=head + job.base.data,
+            kind="",
+            trace=job.trace.id,
+            params=relayed(job.work.envelope.mail_params, params),
+        )
+        outgoing = outlets.queued(outlet, out)
+        if job.verdict.disposition is Disposition.QUARANTINE:
+            outgoing = quarantined(outgoing, job.verdict)
+        outcome = await self.performer.send_on(job, [outgoing], trace)
+        trace.outcome = "quarantined" if outgoing.held else "given to a program" if outlet.program else "filed"
+        trace.decision = f"On its way to {outlet} because {destination.via[-1]} leads there."
+        return outcome
+
     async def _loop_found(
         self, job: Job, destination: Destination, trace: RecipientTrace, number: int
     ) -> Outcome:
@@ -258,7 +292,8 @@ class Delivery:
         if job.alone or job.work.envelope.profile is Profile.LMTP:
             return Outcome(refusal)
         sender = job.work.envelope.reverse_path
-        guardian = None if sender and _verified(job.work) else self._guardian(destination.address)
+        known = sender and _verified(job.work)
+        guardian = None if known else await self._guardian(destination.address)
         if guardian is not None:
             recipient = next(r for r in job.work.envelope.recipients if r.address == destination.address)
             held = Verdict("loop", Disposition.QUARANTINE, summary=f"{destination.address}: {LOOPED}")
@@ -279,9 +314,9 @@ class Delivery:
         outcome.add(await self.performer.send_on(job, notes, RecipientTrace(sender, "")))
         return outcome
 
-    def _guardian(self, address: str) -> Local | None:
+    async def _guardian(self, address: str) -> Local | None:
         """Who looks at what this domain of ours holds back: its postmaster, when that is somebody here."""
-        found = self._directory.lookup(f"postmaster@{address.rpartition('@')[2]}")
+        found = await beside.lookup(self._directory, f"postmaster@{address.rpartition('@')[2]}")
         if isinstance(found, Targets):
             return next((one for one in found.targets if isinstance(one, Local)), None)
         return found if isinstance(found, Local) else None
@@ -373,9 +408,8 @@ class Delivery:
         self, job: Job, plan: plans.Plan, account: str, result: RunResult, trace: RecipientTrace
     ) -> plans.Plan:
         """The plan, with a notice to the owner when this fault was not told before."""
-        now, error, place = self._clock.time(), result.error or "", result.error_place
-        fault = f"{place.script}:{place.line}" if place is not None else error  # the text may be a stranger's
-        key = scripterror.key(trace.script_digest, fault)
+        now, error = self._clock.time(), result.error or ""
+        key = scripterror.key(trace.script_digest, error, result.error_place)
         if await self._jobs.run(account, lambda store: store.remembered(key, now)):
             return plan
         text = scripterror.notice(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import socket
 import ssl
 import time
@@ -20,6 +21,7 @@ from filterd.accounts.tokens import Judge, judge_of
 from filterd.assembly import links_of
 from filterd.config.schema import Config
 from filterd.imap.config import ImapServerConfig
+from filterd.imap.lines import Lines
 from filterd.net.limits import Admission, AdmissionLimits, Ticket
 from filterd.net.listen import Factory, Server
 from filterd.net.login import LoginGuard
@@ -95,6 +97,7 @@ class Doors:
     _servers: list[Server] = field(default_factory=list)
     _admission: Admission | None = None
     _tokens: Judge | None = None
+    _lines: Lines = field(default_factory=Lines)
     # A server of tokens that does not answer keeps no thread from the passwords, the queue and the scripts.
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(TOKENS_AT_ONCE, thread_name_prefix="tokens")
@@ -192,6 +195,7 @@ class Doors:
                     filters=self.parts.filters,
                     sharing=self.parts.sharing,
                     mechanisms=self._mechanisms(),
+                    lines=self._lines,
                 ),
                 logins,
                 self.parts.jobs,
@@ -201,12 +205,14 @@ class Doors:
             )
             return imap.connection, imap.REFUSAL
         if name in ("pop3", "pop3s"):
-            locks = FileLocks(RealDisk(), str(Path(config.server.data_dir) / "run"))
+            delay = math.ceil(config.limits.pop3_delay)
+            locks = FileLocks(RealDisk(), str(Path(config.server.data_dir) / "run"), SystemClock(), delay)
             pop3 = Pop3Door(
                 Pop3Config(
                     config.server.hostname,
                     starttls=context is not None,
                     allow_plain_auth=plain,
+                    login_delay=delay,
                     mechanisms=self._mechanisms(),
                 ),
                 logins,
@@ -287,6 +293,7 @@ class Doors:
             context=context,
             xclient_trusted=[ipaddress.ip_network(network) for network in config.server.xclient_trusted],
             xforward_trusted=[ipaddress.ip_network(network) for network in config.server.xforward_trusted],
+            relay_trusted=[ipaddress.ip_network(network) for network in config.server.relay_trusted],
             xclient_unix=True,
             logins=logins,
         )

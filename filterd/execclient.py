@@ -19,6 +19,7 @@ CAPABILITIES = ("vnd.dovecot.pipe", "vnd.dovecot.filter", "vnd.dovecot.execute")
 AT_ONCE = 32  # calls of one process; the others wait, and their time runs
 SPARE_SECONDS = 5.0  # the service itself ends a program in time: what it needs beyond that
 CHUNK = 1 << 16
+PROBE_SECONDS = 2.0
 ENDED = -1  # status of a program that did not come to its end as far as we know
 
 
@@ -77,12 +78,23 @@ class ExecClient:
         return call
 
 
+async def answers(path: str) -> bool:
+    """Does somebody listen there now? For a loop."""
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            _, writer = await asyncio.open_unix_connection(path)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
 def reachable(path: str) -> bool:
     """Does somebody listen there? Asked once, when a worker starts: no service, no capability."""
     if not path:
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2.0)
+        probe.settimeout(PROBE_SECONDS)
         try:
             probe.connect(path)
         except OSError as error:

@@ -8,16 +8,16 @@ is refused, so that its sender is told and nothing is lost. The same holds for m
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from filterd.accounts.directory import Foreign, Forward, Local, Resolution, Targets, TryLater
+from filterd.accounts.directory import Foreign, Forward, Local, Resolution, Targets, ToOutlet, TryLater
 from filterd.delivery import Destination
 from pipeline.envelope import Envelope, Profile, Recipient
 from pipeline.reply import Reply
 from pipeline.verdict import Verdict
 
-Resolve = Callable[[str], Resolution]
+Resolve = Callable[[str], Awaitable[Resolution]]
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
 log = logging.getLogger("filterd.reception")
@@ -36,7 +36,7 @@ class Filtered:
     notes: tuple[str, ...] = ()
 
 
-def readdress(
+async def readdress(
     envelope: Envelope, destinations: Sequence[tuple[Destination, ...]], verdict: Verdict, resolve: Resolve
 ) -> Filtered:
     """``resolve`` is asked for each address that a filter put in. One that cannot be looked up now refuses the whole message for
@@ -73,7 +73,7 @@ def readdress(
     for address in edit.add if edit is not None else ():
         if any(one.address.lower() == address.lower() for one in recipients):
             continue
-        found = resolve(address)
+        found = await resolve(address)
         if isinstance(found, TryLater):
             refusal = refusal or LATER
         elif leads := _leads(found, address):
@@ -93,7 +93,7 @@ def readdress(
 def _leads(found: Resolution, address: str) -> tuple[Destination, ...]:
     """A foreign address is forwarded to; (): nowhere."""
     match found:
-        case Local() | Forward():
+        case Local() | Forward() | ToOutlet():
             return (Destination.of(found, address),)
         case Targets(targets=targets):
             return tuple(Destination.of(target, address, group=True) for target in targets)

@@ -19,6 +19,8 @@ from pipeline.envelope import Client, Profile
 from pipeline.reply import Reply
 
 OF_RECIPIENT = ("NOTIFY", MAILBOX)  # the others belong to MAIL
+EACH = "PRDR"  # of MAIL: a reply for each recipient of a transaction
+AT_ONCE = 100  # recipients of a transaction
 
 
 @dataclass(slots=True)
@@ -41,6 +43,10 @@ class LocalDelivery:
         ``params``: NOTIFY and XMAILBOX for each recipient, RET, ENVID and BODY for the message (RFC 3461, RFC 6152)."""
         session = self._session(profile, account)
         await self.reception.connect(session)
+        if account is not None:
+            answers = await self._together(session, reverse_path, recipients, crlf(data), params)
+            self.reception.acknowledged(session)
+            return answers
         replies: list[Reply] = []
         for address in recipients:
             replies.append(await self._one(session, reverse_path, address, crlf(data), params))
@@ -73,6 +79,39 @@ class LocalDelivery:
         transaction.rcpt_params.append(of_recipient)
         return (await self.reception.message(session, transaction, data))[0]
 
+    async def _together(
+        self,
+        session: SmtpSession,
+        reverse_path: str,
+        recipients: Sequence[str],
+        data: bytes,
+        params: Mapping[str, str],
+    ) -> list[Reply]:
+        """Mail of our own people: looked at once, and what leaves is one text for all (one transaction at the next hop, too)."""
+        of_recipient = {name: value for name, value in params.items() if name in OF_RECIPIENT}
+        of_mail = {name: value for name, value in params.items() if name not in OF_RECIPIENT} | {EACH: ""}
+        replies: list[Reply] = []
+        for start in range(0, len(recipients), AT_ONCE):
+            transaction = SmtpTransaction(reverse_path=reverse_path, mail_params=of_mail)
+            some = recipients[start : start + AT_ONCE]
+            begun = await self.reception.mail(session, transaction)
+            if not begun.positive:
+                replies += [begun] * len(some)
+                continue
+            answers: list[Reply] = []
+            for address in some:
+                answer = await self.reception.rcpt(session, transaction, address, of_recipient)
+                if answer.positive:
+                    transaction.recipients.append(address)
+                    transaction.rcpt_params.append(of_recipient)
+                answers.append(answer)
+            if transaction.recipients:
+                ends = await self.reception.message(session, transaction, data)
+                each = iter(ends if len(ends) > 1 else [*ends] * len(transaction.recipients))
+                answers = [next(each) if answer.positive else answer for answer in answers]
+            replies += answers
+        return replies
+
     async def dropped(
         self,
         reverse_path: str,
@@ -84,15 +123,12 @@ class LocalDelivery:
         """As ``deliver``, for the maildrop. Not acknowledged: a crash before the file is gone brings it again; the key tells."""
         session = self._session(Profile.DELIVER, account)
         await self.reception.connect(session)
+        good = [one for one in recipients if is_path(one)]
         try:
-            return [
-                await self._one(session, reverse_path, one, crlf(data), params)
-                if is_path(one)
-                else NO_ADDRESS
-                for one in recipients
-            ]
+            replies = iter(await self._together(session, reverse_path, good, crlf(data), params))
         finally:
             self.reception.ended(session)
+        return [next(replies) if is_path(one) else NO_ADDRESS for one in recipients]
 
     async def queued(self, reverse_path: str, recipient: str, data: bytes) -> Reply:
         """A queued message for one of our own people: a bounce that came home, a redirect inside the house.

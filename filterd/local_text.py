@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from filterd.proto.smtp_limits import SmtpLimits
 from filterd.proto.smtp_parse import SyntaxFault, path
 from pipeline.reply import Reply
-from rules.mail import header, words
+from rules.mail import address, header, words
 from rules.mail.lineends import only_crlf
 
 DELIVER_SOCKET = "deliver"  # in data_dir/run: LMTP for the commands of this machine
@@ -16,14 +17,42 @@ MAILBOX = "XMAILBOX"  # of RCPT, between our commands and the server: where keep
 NO_ADDRESS = Reply(553, "5.1.3", "Not an address")
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 DROPPED_FIELDS = frozenset({b"bcc", b"resent-bcc", b"return-path"})
+RESENT_FIELDS = (b"resent-to", b"resent-cc", b"resent-bcc", b"resent-from", b"resent-sender")
+ADDRESS_FIELDS = frozenset(
+    {
+        b"from",
+        b"sender",
+        b"reply-to",
+        b"to",
+        b"cc",
+        b"resent-from",
+        b"resent-sender",
+        b"resent-to",
+        b"resent-cc",
+    }
+)
+_PIECE = re.compile(  # of an address list: quoted string, comment, what is in angle brackets, sign, word
+    rb'(?P<quoted>"(?:[^"\\]|\\.)*+")|\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*+\))*+\)|(?P<angle><[^<>]*+>)|(?P<end>[,;:])'
+    rb'|(?P<word>(?:\[[^\]\r\n]*+\]|[^\s()<>,;:"])++)|\s++|.',
+    re.S,
+)
 
 
-def is_path(address: str) -> bool:
+def is_path(text: str) -> bool:
     """Could MAIL or RCPT name this address? "" is the null path."""
     try:
-        return not path(f"<{address}>".encode(), SmtpLimits(), reverse=True)[1]
+        return not path(f"<{text}>".encode(), SmtpLimits(), reverse=True)[1]
     except (SyntaxFault, UnicodeEncodeError):
         return False
+
+
+def is_text(text: str) -> bool:
+    """Was an argument UTF-8?"""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def xtext(text: str) -> str:
@@ -39,24 +68,79 @@ def crlf(data: bytes) -> bytes:
     return data if data.endswith(b"\r\n") or not data else data + b"\r\n"
 
 
+def headed(data: bytes) -> bytes:
+    """A command's message whose header is nothing but fields: mbox lines ("From ") before it go, and the first line that is no
+    field begins the body, as Postfix and Exim read it; a blank line then stands before it."""
+    while data.startswith((b"From ", b">From ")):
+        data = data.partition(b"\n")[2]
+    odd = next((one for one in header.scan(data).fields if not one.name), None)
+    if odd is None:
+        return data
+    newline = b"\r\n" if b"\r\n" in data[: odd.end] else b"\n"
+    return data[: odd.start] + newline + data[odd.start :]
+
+
+def listed(value: bytes) -> list[str]:
+    """The addresses of a list as people and scripts write it: blanks between them are as good as commas."""
+    mailboxes = address.parse_list(value).mailboxes
+    if any("@" in one.name for one in mailboxes) and not any(sign in value for sign in (b"<", b'"', b"(")):
+        return value.decode("utf-8", "surrogateescape").replace(",", " ").replace(";", " ").split()
+    return [one.address for one in mailboxes if one.local]
+
+
+def qualified(value: bytes, domain: bytes) -> bytes:
+    """The value of an address field, with ``domain`` for the mailboxes that have none ("root (Cron Daemon)")."""
+    inserts: list[int] = []
+    pieces: list[
+        tuple[int, bytes]
+    ] = []  # of the item: where an angle, a word or a quoted string ends, and its text
+    angle = 0
+    for found in (*_PIECE.finditer(value), None):
+        if found is not None and found.lastgroup in ("quoted", "word", "angle"):
+            pieces.append((found.end(), found[0]))
+            angle = len(pieces) if found.lastgroup == "angle" else angle
+        elif found is None or found.lastgroup == "end":
+            end, text = pieces[angle - 1] if angle else pieces[0] if len(pieces) == 1 else (0, b"@")
+            if b"@" not in text and text.strip(b"<> ") and (found is None or found[0] != b":"):
+                inserts.append(end - 1 if angle else end)
+            pieces, angle = [], 0
+    for at in reversed(inserts):
+        value = value[:at] + b"@" + domain + value[at:]
+    return value
+
+
 def completed(
-    data: bytes, block: header.HeaderBlock, sender: str, full_name: str, date: str, message_id: str
+    data: bytes,
+    block: header.HeaderBlock,
+    sender: str,
+    full_name: str,
+    date: str,
+    message_id: str,
+    domain: str = "",
 ) -> bytes:
-    """Bcc and Return-Path out, From, Date and Message-ID in when they are missing; everything else stays octet for octet."""
+    """Bcc and Return-Path out, From, Date and Message-ID in when they are missing (of what is resent their Resent- kin too),
+    ``domain`` to names that have none; everything else stays octet for octet."""
     newline = b"\r\n" if b"\r\n" in data[: block.body_start] else b"\n"
-    added: list[bytes] = []
-    if not block.get_all(b"from"):
-        name = words.encode_phrase(full_name) + b" " if full_name else b""
-        added.append(b"From: " + name + b"<" + sender.encode() + b">")
-    if not block.get_all(b"date"):
-        added.append(b"Date: " + date.encode())
-    if not block.get_all(b"message-id"):
-        added.append(b"Message-ID: " + message_id.encode())
+    name = words.encode_phrase(full_name) + b" " if full_name else b""
+    whole = {
+        b"From": name + b"<" + sender.encode() + b">",
+        b"Date": date.encode(),
+        b"Message-ID": message_id.encode(),
+    }
+    added = [b"%s: %s" % item for item in whole.items() if not block.get_all(item[0].lower())]
+    if any(one in block for one in RESENT_FIELDS):
+        whole[b"Message-ID"] = b"<resent." + whole[b"Message-ID"].removeprefix(b"<")
+        resent = {b"Resent-" + key: value for key, value in whole.items()}
+        added += [b"%s: %s" % item for item in resent.items() if not block.get_all(item[0].lower())]
     kept: list[bytes] = []
     position = 0
     for one in block.fields:
         if one.lname in DROPPED_FIELDS:
             kept.append(data[position : one.start])
             position = one.end
+        elif domain and one.lname in ADDRESS_FIELDS:
+            value = block.value(one)
+            kept += [data[position : one.value_start], qualified(value, domain.encode())]
+            position = one.value_start + len(value)
     kept.append(data[position:])
     return b"".join(line + newline for line in added) + b"".join(kept)

@@ -311,7 +311,7 @@ class MailboxScripts:
     def _tell(self, store: AccountStore, account: str, outcome: ImapOutcome, data: bytes) -> None:
         """The owner is told once."""
         now, error = self._clock.time(), outcome.error or ""
-        key = scripterror.key(outcome.digest, outcome.fault or error)
+        key = scripterror.key(outcome.digest, error, outcome.place)
         if store.remembered(key, now):
             return
         subject = Message(data).subject()[:VALUE_LIMIT]

@@ -251,7 +251,13 @@ class Maildrop:
         recipients = list(dict.fromkeys(self._address(one) for one in drop.recipients))
         date = formatdate(facts.st_mtime, localtime=True)
         message = completed(
-            data, header.scan(data), sender or login, drop.full_name, date, f"<{name}@{self.hostname}>"
+            data,
+            header.scan(data),
+            sender or login,
+            drop.full_name,
+            date,
+            f"<{name}@{self.hostname}>",
+            self.domain,
         )
         params = {"ENVID": name, **drop.params}
         replies = await self.local.dropped(sender, recipients, message, Account(login), params)

@@ -225,13 +225,13 @@ class Performer:
         recorded = len(stores) + len(outgoing) + len(changes) > 1 or any(one.lists for one in changes)
         pending: tuple[str, ...] = ()
         if recorded and stores:
-            await self._room(stores)
+            await shared_delivery.check_room(self.sharing, self._jobs, stores)
         if outgoing or recorded:
             pending = await self._commit(outgoing, stores, changes, trace)
             outcome.queue_keys.extend(one.key for one in outgoing)
         for at, store in enumerate(stores):
             try:
-                await self.store(store, trace)
+                account = await self.store(store, trace)
             except StoreError as error:
                 if not recorded:
                     raise
@@ -239,11 +239,11 @@ class Performer:
                 trace.places.append(f"{store.mailbox}: will be stored later ({error})")
                 continue
             if recorded:
-                late = Recorded(store.account, store.message.key)
+                late = Recorded(account, store.message.key)
                 outcome.late.append(late)
                 self._spool.performed([pending[at]], partial(self._struck, late))
             else:
-                outcome.keys.append((store.account, store.message.key))
+                outcome.keys.append((account, store.message.key))
         for at, change in enumerate(changes, len(stores)):
             try:
                 await self.change(change)
@@ -264,17 +264,6 @@ class Performer:
                 return False
             await asyncio.sleep(pause)
         return True
-
-    async def _room(self, stores: Sequence[PendingStore]) -> None:
-        """Raises OverQuota: what cannot be stored for a long time must not be promised. (A single store finds out itself.)"""
-        for account in {one.account for one in stores}:
-            try:
-                quota = await self._jobs.run(account, lambda opened: opened.quota())
-            except StoreError:
-                continue
-            octets = sum(len(one.message.data) for one in stores if one.account == account)
-            if quota.limit > 0 and quota.used + octets > quota.limit:
-                raise OverQuota("the mailbox is full")
 
     async def change(self, change: PendingChange) -> None:
         """Sieve state and lists of an account; durable on return. Raises StoreError."""
@@ -373,47 +362,43 @@ class Performer:
         mailbox = step.mailbox
         if step.special_use or step.mailbox_id or step.quarantine:
             mailbox = await self._jobs.run(target.account, lambda store: resolve_mailbox(store, step))
-        account, asked = target.account, mailbox
         body = step.data if step.data is not None else job.base.data
         if not step.generated:
             body = _final_fields(job, target) + body
-        if shared_delivery.foreign(self.sharing, account, mailbox) and (sharing := self.sharing) is not None:
-            place = partial(shared_delivery.destination, sharing, account, mailbox, len(body))
-            account, mailbox = await self._jobs.run(account, place)
-        mine, state = account == target.account, None
-        if mine:
+        state = None
+        if not shared_delivery.foreign(self.sharing, target.account, mailbox):  # state is the recipient's own
             state, effects.state = effects.state, None
         message = NewMessage(
             data=body,
             flags=step.flags,
-            key=job.keys.key(target.account, f"{'fcc' if step.generated else 'store'}:{asked}"),
-            trace=f"{job.trace.id}.{target.number}"
-            if mine
-            else "",  # what happened is the recipient's own business
-            decision=plan.decision if mine else "",
+            key=job.keys.key(target.account, f"{'fcc' if step.generated else 'store'}:{mailbox}"),
+            trace=f"{job.trace.id}.{target.number}",
+            decision=plan.decision,
             crlf=step.data is None and job.base.crlf,
         )
-        return PendingStore(account, mailbox, message, state, job.trace.id)
+        return PendingStore(target.account, mailbox, message, state, job.trace.id)
 
     async def store(
         self, pending: PendingStore, trace: RecipientTrace | None = None, again: bool = False
-    ) -> Stored:
+    ) -> str:
         """Do a store now; a mailbox that is missing is made, or INBOX takes its place. ``again``: it may have been done
-        before, then its key is known. Raises StoreError."""
+        before, then its key is known. The account that it is in. Raises StoreError."""
         started, clock = self._clock.time(), self._clock.monotonic()
         note = ""
+        place = await shared_delivery.resolved(self.sharing, self._jobs, pending)
+        if place is None:
+            place, note = shared_delivery.kept(pending)
         try:
-            stored = await self._jobs.deliver(
-                pending.account, pending.mailbox, pending.message, pending.state
-            )
-            if stored.duplicate and not again:
-                stored = await self._known(pending, stored)
-        except NoSuchMailbox:
-            note = await self._create(pending.account, pending.mailbox)
-            mailbox = INBOX if note else pending.mailbox
-            stored = await self._jobs.deliver(pending.account, mailbox, pending.message, pending.state)
-            if stored.duplicate and not again:
-                stored = await self._known(replace(pending, mailbox=mailbox), stored)
+            stored = await self._into(place, again)
+        except (NoSuchMailbox, OverQuota) as error:
+            if place.account != pending.account:
+                place, note = shared_delivery.kept(pending)
+            elif isinstance(error, OverQuota):
+                raise
+            else:
+                note = await self._create(place.account, place.mailbox)
+                place = replace(place, mailbox=INBOX) if note else place
+            stored = await self._into(place, again)
         if stored.duplicate and pending.state is not None:  # killed between the link and the index?
             await self.change(PendingChange(pending.account, pending.state.remember))
         if trace is not None:
@@ -424,9 +409,13 @@ class Performer:
             if stored.duplicate:
                 trace.outcome = "duplicate"
                 note = "already stored; the client had lost our reply"
-            summary = f"{pending.account}/{where}, on disk" + (f"; {note}" if note else "")
+            summary = f"{place.account}/{where}, on disk" + (f"; {note}" if note else "")
             trace.spans.append(Span("store", started, self._clock.monotonic() - clock, "", summary))
-        return stored
+        return place.account
+
+    async def _into(self, place: PendingStore, again: bool) -> Stored:
+        stored = await self._jobs.deliver(place.account, place.mailbox, place.message, place.state)
+        return await self._known(place, stored) if stored.duplicate and not again else stored
 
     def keeps(self, stage: str) -> bool:
         """Is what this stage holds back kept in the quarantine? Else it goes to Junk."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
+from filterd import outlets
+from filterd.accounts import beside
 from filterd.accounts.directory import (
     Account,
     Directory,
@@ -27,6 +29,7 @@ from filterd.accounts.directory import (
     Resolution,
     SrsReturn,
     Targets,
+    ToOutlet,
     TryLater,
     Unknown,
 )
@@ -107,6 +110,7 @@ class ReceptionSettings:
     hide_client: bool = True
     relay_trusted: tuple[IPv4Network | IPv6Network, ...] = ()
     refuse_untagged: bool = True  # reports, where BATV is on
+    exec_socket: str = ""  # where filterd-exec listens
 
 
 def _each(session: SmtpSession, what: SmtpTransaction | Envelope) -> bool:
@@ -187,7 +191,7 @@ class Reception(SmtpService):
         pending = transaction.state
         assert isinstance(pending, Pending)
         asked = self.returns.asked(address)
-        address, found = asked.address, self._resolve(asked.address)
+        address, found = asked.address, await self._resolve(asked.address)
         reply, destinations = self._judge(session, transaction, address, found)
         reply = self.returns.judged(reply, session, transaction.reverse_path, asked, found)
         if not reply.positive:
@@ -195,6 +199,8 @@ class Reception(SmtpService):
         if session.profile is Profile.SUBMISSION and _held(transaction):
             # RFC 4865: nobody has it before its time, our own people neither: the queue delivers to them then
             destinations = (Destination(address=address, forward=address, submitted=True),)
+        if not await outlets.ready(self._settings.exec_socket, [one.outlet for one in destinations]):
+            return LATER
         over = await self._over_rate(session, len(pending.destinations) + 1)
         if over is not None:
             return over
@@ -295,9 +301,9 @@ class Reception(SmtpService):
         return await asyncio.to_thread(self._directory.authenticate, login, password)
 
     # -- who gets it ---------------------------------------------------------------------------
-    def _resolve(self, address: str) -> Resolution:
+    async def _resolve(self, address: str) -> Resolution:
         try:
-            return self._directory.lookup(address)
+            return await beside.lookup(self._directory, address)
         except Exception as error:  # no failure of a look-up ever becomes "no such user"
             log.exception("look-up of an address failed")
             return TryLater(str(error))
@@ -307,7 +313,7 @@ class Reception(SmtpService):
     ) -> tuple[Reply, tuple[Destination, ...]]:
         """The refusal, or where this recipient leads."""
         match found:
-            case Local() | Forward():
+            case Local() | Forward() | ToOutlet():
                 return OK_RECIPIENT, (Destination.of(found, address),)
             case Targets(targets=targets):
                 return OK_RECIPIENT, tuple(Destination.of(target, address, group=True) for target in targets)
@@ -395,7 +401,7 @@ class Reception(SmtpService):
         keys: DeliveryKeys,
     ) -> Sequence[Reply]:
         """A filter changed the envelope: other recipients, another reverse-path."""
-        found = readdress(work.envelope, pending.destinations, outcome.verdict, self._resolve)
+        found = await readdress(work.envelope, pending.destinations, outcome.verdict, self._resolve)
         trace.spans.extend(Span("milters", self._clock.time(), 0.0, "note", note) for note in found.notes)
         each = _each(session, work.envelope)
         for recipient, end in zip(work.envelope.recipients, found.origin, strict=True):

@@ -11,13 +11,18 @@ from datetime import UTC, datetime
 from email.utils import make_msgid
 
 from rules import compose
+from rules.actions import Place
 from rules.mail import words
 
 AGAIN_SECONDS = 30 * 86_400
 
 
-def key(script_digest: str, fault: str) -> bytes:
-    """What is remembered: this fault (its place) of this script."""
+def key(script_digest: str, error: str, place: Place | None) -> bytes:
+    """What is remembered: this fault of this script. Its place tells it from others, for the text of an error may be a
+    stranger's and differ from mail to mail; where no place is to blame (a budget of the run, a script that does not
+    compile) the text is ours.
+    """
+    fault = f"{place.script}:{place.line}" if place is not None else error
     text = f"script-error\0{script_digest}\0{fault}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 

@@ -72,6 +72,14 @@ def check_selector(selector: str) -> str:
     return lowered
 
 
+def check_domain(text: str) -> str:
+    """A domain that can sign, as its A-labels; raises SigningProblem."""
+    domain = normalise(text)
+    if domain is None or "." not in domain or not _SELECTOR.fullmatch(domain):
+        raise SigningProblem(f'"{text}" is not a domain: letters, digits, - and dots between them')
+    return domain
+
+
 def make(config: Config, domain: str, selector: str, kind: str, bits: int) -> tuple[PrivateKey, Path]:
     """A new key on disk, not yet signing. Raises SigningProblem when there is one of that name."""
     selector = check_selector(selector)

@@ -10,7 +10,9 @@ parent's handlers; what came meanwhile ends the child then, which has begun noth
 children ignore it, so that one sent to the whole group (a closed terminal, ``pkill -HUP``) cuts nobody off.
 Ready is who serves, not who was forked: each child tells the parent, by its process id down a pipe, that it has built itself and
 takes connections. When all have, or after READY_SECONDS those that can, ``ready`` is called and systemd is told READY through
-NOTIFY_SOCKET (sd_notify protocol; also RELOADING, STOPPING, STATUS). Meanwhile the parent does what it always does.
+NOTIFY_SOCKET (sd_notify protocol; also RELOADING, STOPPING, STATUS); who is missing is named in the log and in STATUS, anew when
+that changes. Meanwhile the parent does what it always does: what never comes up is started again and again, and while nobody serves
+nothing is announced. It never ends by itself, so that systemd and people see one state, with its reason in the log.
 """
 
 from __future__ import annotations
@@ -34,9 +36,14 @@ log = logging.getLogger("filterd.workers")
 
 STOP_SECONDS = 10.0  # after SIGTERM, before SIGKILL
 READY_SECONDS = 60.0  # systemd waits 90 by default
+SETTLE_SECONDS = 5.0  # between the first change of who serves and the word of it
+REPLACE_SECONDS = (
+    30.0  # an exclusive role that was told to end, and does not, is killed: nobody does its work
+)
 PID_OCTETS = 4
 RESTART_PAUSE = (0.1, 0.5, 2.0, 5.0, 15.0)
 STEADY_SECONDS = 30.0  # a process that lived this long starts again with the first pause
+NEVER = float("inf")
 RETIRE = signal.SIGUSR1  # to a worker of the last generation
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 M_MMAP_THRESHOLD = -3
@@ -77,6 +84,17 @@ def hold_reload() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
 
 
+def ending_of(status: int) -> str:
+    """A wait status for people: the exit code, or the name of the signal."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return str(code)
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"of signal {-code}"
+
+
 Serving = Callable[[], None]  # "from now on I serve"
 
 
@@ -95,7 +113,7 @@ class Role:
     pid: int = 0
     started: float = 0.0
     failures: int = 0
-    due: float = 0.0
+    due: float = 0.0  # when it is started; of one that is replaced: when it is killed
     replacing: bool = False  # told to end, to be started anew
     serving: bool = False
 
@@ -115,6 +133,8 @@ class Group:
     _wake: int = -1
     _told: int = -1  # where a child writes that it serves
     _awaited: float = 0.0  # until then we wait for the others; 0: nobody is waited for
+    _late: list[str] = field(default_factory=list)  # who was told to be missing
+    _began: float = 0.0
     _announced: bool = False
     _children: dict[int, Role] = field(default_factory=dict)
 
@@ -135,7 +155,7 @@ class Group:
             for role in self.roles:
                 if not self._stop:
                     self._start(role)
-            self._awaited = time.monotonic() + self.patience
+            self._wait()
             while not self._stop:
                 self._reap()
                 self._restart_due()
@@ -169,21 +189,34 @@ class Group:
                 role.serving = not role.replacing
 
     def _look(self) -> None:
-        """Do all serve who were started? Then say so. Who takes too long is named; when nobody serves nothing is announced."""
+        """Do all serve who were started? Then say so. Who takes too long is named; while nobody serves nothing is announced."""
         if not self._awaited:
             return
         late = [role.name for role in self.roles if not role.serving]
-        if late and time.monotonic() < self._awaited:
+        now = time.monotonic()
+        if late and self._awaited == NEVER and late != self._late:
+            self._awaited = now + SETTLE_SECONDS  # some more may follow at once
+        if late and now < self._awaited:
             return
+        self._awaited = NEVER if late else 0.0  # when the last one serves that is said too
+        if late and late == self._late:
+            return
+        took = now - self._began if self._late else self.patience
+        self._late = late
         if late:
-            log.error("after %.0f s these do not serve: %s", self.patience, ", ".join(late))
-        self._awaited = float("inf") if late else 0.0  # when the last one serves that is said too
+            log.error("after %.0f s these do not serve: %s", took, ", ".join(late))
         if len(late) == len(self.roles):
             return
         if not self._announced:
             self._announced = True
             self.ready()
         sd_notify(f"READY=1\nSTATUS={'serving without ' + ', '.join(late) if late else 'serving'}")
+
+    def _wait(self) -> None:
+        """From now on, for all to serve."""
+        self._began = time.monotonic()
+        self._awaited = self._began + self.patience
+        self._late = []
 
     def _start(self, role: Role) -> None:
         role.serving = False
@@ -226,7 +259,7 @@ class Group:
             log.error(
                 "process %s ended with status %s after %.1f s; again in %.1f s",
                 role.name,
-                status,
+                ending_of(status),
                 lived,
                 pause,
             )
@@ -234,18 +267,27 @@ class Group:
     def _restart_due(self) -> None:
         now = time.monotonic()
         for role in self.roles:
-            if role.pid == 0 and role.due and now >= role.due and not self._stop:
+            if not role.due or now < role.due or self._stop:
+                continue
+            if role.pid == 0:
                 self._start(role)
+            elif role.replacing:
+                log.error("process %s did not end within %.0f s and is killed", role.name, REPLACE_SECONDS)
+                role.due = 0.0
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(role.pid, signal.SIGKILL)
 
     def _replace(self) -> None:
         sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
-        self._awaited = time.monotonic() + self.patience
+        self._wait()
         if self.reload():
             for role in self.roles:
                 old = role.pid
                 role.replacing = role.exclusive and bool(old)
                 role.serving = False
-                if not role.replacing:
+                if role.replacing:
+                    role.due = time.monotonic() + REPLACE_SECONDS
+                else:
                     self._start(role)
                 if old:
                     with contextlib.suppress(ProcessLookupError):

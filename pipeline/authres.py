@@ -13,21 +13,22 @@ from collections.abc import Collection, Iterable
 
 from pipeline.edits import Splice
 from pipeline.verdict import AuthResult, HeaderEdit
+from rules.mail import comment
 from rules.mail.header import HeaderBlock
 
 NAME = "Authentication-Results"
 VALUE_LIMIT = 256  # characters of a property's value
 COMMENT_LIMIT = 120
+COMMENTS = 100  # comments with others or quoted pairs in them, before and behind the id
 _TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+")  # RFC 2045: no tspecials
 _ADDRESS = re.compile(r"[!#$%&'*+\-/=?.0-9A-Z^_`a-z{|}~]*@[0-9A-Za-z_](?:[0-9A-Za-z_.-]*[0-9A-Za-z_])?")
 _KEYWORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
 _PROPERTY = re.compile(r"[A-Za-z0-9-]+\.[A-Za-z0-9_-]+")
 _UNSAID = re.compile(r"[^\x20-\x7e]")
-_BLANK = b" \t\r\n"
 _ID = re.compile(rb"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~\x80-\xff]+")
 _QUOTED = re.compile(rb'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\x20-\x7e\x80-\xff]|\r?\n[ \t])*+)"')
 _DIGITS = re.compile(rb"[0-9]+")
-_IN_COMMENT = re.compile(rb"[^()\\]+")
+_SKIPPED = re.compile(rb"(?:[ \t\r\n]++|\([^()\\]*+\))*+")
 
 
 def field(authserv_id: str, results: Iterable[AuthResult]) -> HeaderEdit:
@@ -115,24 +116,19 @@ def _normal(name: str) -> str:
 
 
 def _skip(raw: bytes, at: int) -> int:
-    """Past blanks and nested comments (RFC 5322 3.2.2); past the end when a comment is not closed."""
-    depth = 0
-    while at < len(raw):
-        char = raw[at : at + 1]
-        if char == b"(":
-            depth += 1
-        elif char == b")" and depth:
-            depth -= 1
-        elif char == b"\\" and depth:
-            at += 1
-        elif depth:
-            inside = _IN_COMMENT.match(raw, at)
-            at = inside.end() if inside else at + 1
-            continue
-        elif char not in _BLANK:
+    """Past blanks and nested comments (RFC 5322 3.2.2); past the end when a comment is not closed or there are too many."""
+    plain = b""
+    for _ in range(COMMENTS):
+        found = _SKIPPED.match(raw, at)
+        at = found.end() if found else at
+        if raw[at : at + 1] != b"(":
             return at
-        at += 1
-    return at if not depth else len(raw) + 1
+        plain = plain or raw[:at] + comment.harmless(raw[at:])
+        inside = comment.read(plain, at)
+        if not inside.closed:
+            break
+        at = inside.end
+    return len(raw) + 1
 
 
 def forged(block: HeaderBlock, own_ids: Collection[str]) -> list[Splice]:

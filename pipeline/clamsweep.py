@@ -7,13 +7,16 @@ listens (``Absent``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline import ambiguity
 from pipeline.adapters.pyclamd import Absent, Question
 from pipeline.endpoint import Endpoint
 from pipeline.errors import StageFault
 from pipeline.ports import Clock
+from pipeline.wire.clamd import Scan
 from rules.mail.message import Message
 
 
@@ -27,15 +30,29 @@ class Swept:
     words: tuple[str, ...] = ()
 
 
-class Sweep:
-    """One message, in one thread of the stage's pool; ``stop`` may come from another."""
+class Asking(Protocol):
+    """One question to a scanner."""
 
-    def __init__(self, endpoint: Endpoint, seconds: float, clock: Clock) -> None:
+    def scan(self, data: bytes) -> Scan: ...
+    def stop(self) -> None: ...
+
+
+class Sweep:
+    """One message, in one thread of the stage's pool; ``stop`` may come from another. ``ask`` makes the questions."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        seconds: float,
+        clock: Clock,
+        ask: Callable[[Endpoint, float, Clock], Asking] = Question,
+    ) -> None:
+        self._ask = ask
         self._endpoint = endpoint
         self._seconds = seconds
         self._clock = clock
         self._deadline = clock.monotonic() + seconds
-        self._question = Question(endpoint, seconds, clock)
+        self._question = ask(endpoint, seconds, clock)
         self._stopped = False
 
     def run(self, message: Message, every: bool, octets: int) -> Swept:
@@ -60,7 +77,7 @@ class Sweep:
         left = self._deadline - self._clock.monotonic()
         if left <= 0 or self._stopped:
             raise StageFault("timeout", f"the parts were not all scanned within {self._seconds:g} s")
-        self._question = Question(self._endpoint, left, self._clock)
+        self._question = self._ask(self._endpoint, left, self._clock)
         if self._stopped:
             raise StageFault("timeout", "told to stop")
         try:

@@ -72,6 +72,7 @@ class _Draft:
     copies: list[Store] = field(default_factory=list)  # :fcc
     reject: Reject | None = None
     discard: Discard | None = None
+    held: Quarantine | None = None
     keep: Keep | None = None
     remember: dict[bytes, int] = field(default_factory=dict)
     lists: list[ListStore] = field(default_factory=list)
@@ -101,10 +102,11 @@ def plan_from(
         recipient=recipient,
         steps=(*ends, *draft.copies, *draft.answers),
         outcome=_outcome(ends),
-        decision=_decision(ends[0], draft.keep, result),
+        decision=_decision(ends[0], draft, result),
         remember=draft.remember,
         lists=tuple(draft.lists),
         notes=tuple(draft.notes),
+        held_by="sieve" if draft.held is not None else "",
     )
 
 
@@ -162,9 +164,9 @@ def _collect(
                 draft.answers.append(Answer((action.to,), settings.report(action), "report", action.place))
         case ListStore():
             draft.lists.append(action)
-        case Quarantine():
-            _store(draft, _held(settings))
-            draft.notes.append(f"quarantined: {action.reason}")
+        case Quarantine():  # a run that the milter door did not make (milter_sieve.py answers those): held here all the same
+            draft.held = draft.held or action
+            _store(draft, replace(_held(settings), place=action.place))
         case _:  # SetScore: evidence only
             pass
 
@@ -331,6 +333,8 @@ def _cut(line: str) -> str:
 
 def _outcome(ends: list[Step]) -> str:
     match ends[0]:
+        case Store(quarantine=True):
+            return "quarantined"
         case Store():
             return "stored"
         case Send():
@@ -349,9 +353,12 @@ def _by(verb: str, place: Place | None) -> str:
     return f"{verb} by {_place(place)}"
 
 
-def _decision(end: Step, keep: Keep | None, result: RunResult) -> str:
+def _decision(end: Step, draft: _Draft, result: RunResult) -> str:
     """One sentence: why the message is where it is."""
+    keep, held = draft.keep, draft.held
     match end:
+        case Store(quarantine=True) if held is not None:
+            return f"{end.mailbox} because {_place(held.place)} held it: {held.reason}."
         case Store() if result.error is not None:
             return f"{end.mailbox} because your script failed: {result.error}"
         case Store() if keep is not None and keep.implicit and end.place is keep.place:

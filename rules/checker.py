@@ -334,13 +334,15 @@ class Checker:
                 self.error(node.tests[0].pos, "block", message, "write { ... } around what the test decides")
                 return False
             if not told:
-                self.error(node.pos, "tests", f'"{node.name}" takes no test', "end the arguments before it")
+                cure = "end the arguments before it, or write a comma between two tests"
+                self.error(node.pos, "tests", f'"{node.name}" takes no test', cure)
             for inner in node.tests:
                 self._test(inner)
             return told and isinstance(node, Command)  # a block would be a further fault
         elif wanted is Tests.ONE and (count != 1 or node.listed):
             message = f'"{node.name}" takes exactly one test'
-            self.error(node.pos, "tests", message, "join several with anyof (...) or allof (...)")
+            cure = "join several with anyof (...) or allof (...)" if count else "write a test behind it"
+            self.error(node.pos, "tests", message, cure)
         elif wanted is Tests.LIST and not node.listed:
             self.error(
                 node.pos, "tests", f'"{node.name}" takes a list of tests', f"write {node.name} (test, test)"
@@ -562,7 +564,7 @@ class Checker:
                 else ": it stands alone or in a block"
             )
         else:
-            cure = f'did you mean "{near}"?' if near else ""
+            cure = f'did you mean "{near}"?' if near else "look at its spelling, or remove it"
         self.error(node.pos, f"unknown-{kind}", f'the {kind} "{node.name}" is not known', cure)
 
     def _near(self, name: str, words: Iterable[str]) -> str:

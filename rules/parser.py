@@ -172,7 +172,9 @@ class Parser:
             self._fault(index, "semicolon", f'"{command.name}" has no semicolon at its end', "add ;")
             return
         message = f'after "{command.name}" and its arguments a ; or a block was expected, not {self._seen()}'
-        self._fault(index, "syntax", message, "add ; at the end of the statement")
+        listed = self._kinds[index] == PUNCTUATION and self._values[index] == ","
+        cure = "several tests stand in (...) behind anyof or allof, strings in [...]"
+        self._fault(index, "syntax", message, cure if listed else "add ; at the end of the statement")
         raise _Broken
 
     def _block(self, command: Command, index: int) -> None:

@@ -61,6 +61,7 @@ def parts(run: Run, part: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
         return [f"{address.quote_local(local)}@{domain}" if domain else local for local, domain in pairs]
     if part == "domain":
         return [domain for _, domain in pairs if domain]
+    pairs = [pair for pair in pairs if pair != ("", "")]  # a name without an address, "<>"
     if part == "localpart":
         return [local for local, _ in pairs]
     assert run.script is not None

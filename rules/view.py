@@ -23,6 +23,7 @@ _PLAIN = re.compile(
     rb"|([A-Za-z0-9_.+=\-]++)@([A-Za-z0-9.\-]++))[ \t]*+(?:,|\Z)"
 )
 _PLAIN_MOST = 200
+_KEYWORD_END = re.compile(r"[;(]")
 Field = bytes  # a field's value: unfolded, trimmed, not decoded
 
 
@@ -147,6 +148,11 @@ class View:
             for value in self._block.get_all(name):
                 found += address_pairs(value)
         return found
+
+    def automatic(self) -> bool:
+        """Does Auto-Submitted say that no person sent it? RFC 3834 5: a keyword, comments and parameters behind it."""
+        values = self.values(b"auto-submitted")
+        return any(_KEYWORD_END.split(value, maxsplit=1)[0].strip().lower() != "no" for value in values)
 
     def exists(self, name: bytes) -> bool:
         """Is there a field of this lower-case name?"""

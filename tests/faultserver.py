@@ -127,14 +127,14 @@ def early(reply: bytes) -> Behave:
     return behave
 
 
-def slow_reader(read: Read, reply: Callable[[bytes], bytes]) -> Behave:
+def slow_reader(read: Read, reply: Callable[[bytes], bytes], late: float = 0.1) -> Behave:
     """Begins to read late, with small buffers: a client that trusts one ``send`` to take everything misframes here.
 
     ``reply`` is made from what was read.
     """
 
     def behave(conn: socket.socket, stop: threading.Event) -> None:
-        stop.wait(0.1)
+        stop.wait(late)
         conn.sendall(reply(read(conn)))
 
     return behave

@@ -72,6 +72,8 @@ class People:
     """ann and bob live here, team is both, bob is the postmaster, away leads elsewhere,
     srs is a rewritten address, later cannot be looked up."""
 
+    waits = False
+
     def lookup(self, address: str) -> Resolution:
         local, _, domain = address.lower().partition("@")
         if domain == BEHIND:

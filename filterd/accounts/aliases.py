@@ -16,12 +16,13 @@ import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filterd.accounts import aliasfile
 from filterd.accounts.aliasfile import Entry, Fault, Rule, Table
 from filterd.accounts.aside import Aside
+from filterd.accounts.outlets import Permits
 from rules.regexes import Pattern
 
 MAX_FILE = 16 << 20  # octets
@@ -39,11 +40,12 @@ class Aliases:
         configured: Mapping[str, tuple[str, ...]],
         files: Sequence[str] = (),
         includes: bool = False,
+        permits: Permits = aliasfile.NOTHING_ALLOWED,
     ) -> None:
         self._domain = domain
         self._names = {name: targets for name, targets in configured.items() if not is_pattern(name)}
         self._patterns = [_rule(name, targets) for name, targets in configured.items() if is_pattern(name)]
-        self._files = [_File(*kind_of(file), domain, includes) for file in files]
+        self._files = [_File(*kind_of(file), domain, includes, permits) for file in files]
 
     @property
     def ready(self) -> bool:
@@ -102,7 +104,7 @@ def _resolved(entry: Entry, local: str) -> Entry:
     if not any(target.startswith("@") for target in entry.targets):
         return entry
     targets = tuple(f"{local}{target}" if target.startswith("@") else target for target in entry.targets)
-    return Entry(targets, entry.source, entry.refused)
+    return replace(entry, targets=targets)
 
 
 # -- patterns of the configuration ---------------------------------------------------------------------------------------------
@@ -179,9 +181,11 @@ def kind_of(text: str) -> tuple[str, str]:
     return kind, path
 
 
-def faults(file: str, domain: str, includes: bool) -> list[Fault]:
+def faults(
+    file: str, domain: str, includes: bool, permits: Permits = aliasfile.NOTHING_ALLOWED
+) -> list[Fault]:
     """What config check has to say about a file. Raises OSError."""
-    return _File(*kind_of(file), domain, includes).load().faults
+    return _File(*kind_of(file), domain, includes, permits).load().faults
 
 
 @dataclass(slots=True)
@@ -191,8 +195,9 @@ class _Loaded:
 
 
 class _File:
-    def __init__(self, kind: str, path: str, domain: str, includes: bool) -> None:
+    def __init__(self, kind: str, path: str, domain: str, includes: bool, permits: Permits) -> None:
         self._kind, self._path, self._domain, self._includes = kind, path, domain, includes
+        self._permits = permits
         self._aside = Aside(f"aliases of {domain}", self._changed, self._again)
         self._loaded: _Loaded | None = None
         self._told = ""
@@ -234,7 +239,7 @@ class _File:
 
     def _take(self, table: Table) -> None:
         for fault in table.faults:
-            log.warning("%s:%d: %s", self._path, fault.line, fault.text)
+            log.warning("%s:%s: %s", self._path, fault.place, fault.text)
         if self._loaded is not None and self._loaded.table.whole and not table.whole:
             log.error("%s has lines that cannot be understood: its last good state holds", self._path)
             table = self._loaded.table
@@ -245,9 +250,8 @@ class _File:
         """Raises OSError."""
         self._seen = {}
         text = self._text(self._path)
-        return aliasfile.read(
-            self._kind, text, self._path, self._domain, self._include if self._includes else None
-        )
+        include = self._include if self._includes else None
+        return aliasfile.read(self._kind, text, self._path, self._domain, include, self._permits)
 
     def _include(self, path: str) -> str:
         if not os.path.isabs(path):

@@ -5,7 +5,8 @@ Pure: text in, ``Table`` out, with a ``Fault`` for each line that cannot be take
 line begins without blanks; lines that begin with a blank continue it; comment lines and empty ones do not count anywhere.
 
 ``aliases``: ``name: target, target``; a target is an address, a name, a name behind a backslash, ``:include:/path``, and
-``|command`` or ``/file``, which are never followed: such an alias is refused as a whole, so that nothing is half delivered.
+``|command`` or ``/file`` (``outlets``); where one of these is not allowed, the alias is refused as a whole, so that nothing is half
+delivered.
 ``virtual`` (the source text of hash: and the like): ``user@domain``, ``user`` or ``@domain``, then targets; ``@other`` keeps the
 name and changes the domain. Patterns: ``/expression/flags targets`` with ``$1``, ``!/.../``, ``if``/``endif``; expressions run by
 re2, so what needs look-around or back-references is a fault. Parts of an address never become targets of their own: a result
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from filterd.accounts.names import fold_domain, fold_local, split
+from filterd.accounts.outlets import ALIAS, FILE_MARK, FORWARD, INCLUDE, PROGRAM_MARK, Outlet, Permits
 from rules.limits import Limits
 from rules.regexes import Pattern, compile_pattern
 
@@ -28,6 +30,7 @@ KINDS = ("aliases", *HASHES, *PATTERNS)
 MAX_DEPTH = 5  # of :include:
 MAX_RULES = 2_000  # expressions of one file: each address is looked up in all of them
 FLAGS = "imsxAEUX"
+NOTHING_ALLOWED = Permits()
 _LIMITS = Limits()
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _PLACEHOLDER = re.compile(r"\$(?:\$|(\d{1,2})|\{(\d{1,2})\}|\((\d{1,2})\))")
@@ -44,6 +47,12 @@ class Entry:
     targets: tuple[str, ...]
     source: str
     refused: str = ""
+    outlets: tuple[Outlet, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        return ", ".join((*self.targets, *map(str, self.outlets)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +77,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``lost``: nobody knows what the line says, so that names may be missing."""
+    """``lost``: nobody knows what the line says, so that names may be missing. ``column``: of the word that is meant, 0 = the line."""
 
     line: int
     text: str
     lost: bool = True
+    column: int = 0
+
+    @property
+    def place(self) -> str:
+        """ "LINE" or "LINE:COLUMN"."""
+        return f"{self.line}:{self.column}" if self.column else str(self.line)
 
 
 @dataclass(slots=True)
@@ -96,17 +111,35 @@ class Table:
         return next((entry for rule in self.rules if (entry := rule.match(address)) is not None), None)
 
 
-def read(kind: str, text: str, path: str, domain: str, include: Include | None = None) -> Table:
+def read(
+    kind: str,
+    text: str,
+    path: str,
+    domain: str,
+    include: Include | None = None,
+    permits: Permits = NOTHING_ALLOWED,
+) -> Table:
     """The table of one file for mail of ``domain``. Raises OSError when an included file cannot be read."""
     if kind in PATTERNS:
         return _Patterns(path, domain, pcre=kind == "pcre").read(text)
-    reader = _Aliases(path, domain, include) if kind == "aliases" else _Virtual(path, domain)
+    reader = (
+        _Aliases(path, domain, _Reading(domain, include, permits))
+        if kind == "aliases"
+        else _Virtual(path, domain)
+    )
     table = Table()
+    lines = text.splitlines()
     for number, line in logical_lines(text):
         try:
             reader.line(table, number, line)
         except _Twice as error:
             table.faults.append(Fault(number, str(error), lost=False))
+        except _Refused as error:
+            line_number, column = _place(lines, number, error.word)
+            table.faults.append(Fault(line_number, str(error), lost=False, column=column))
+        except _Wrong as error:
+            line_number, column = _place(lines, number, error.word)
+            table.faults.append(Fault(line_number, str(error), column=column))
         except ValueError as error:
             table.faults.append(Fault(number, str(error)))
     return table
@@ -114,6 +147,30 @@ def read(kind: str, text: str, path: str, domain: str, include: Include | None =
 
 class _Twice(ValueError):
     """The name stands further up already."""
+
+
+class _Wrong(ValueError):
+    """``word``: what is meant."""
+
+    def __init__(self, text: str, word: str) -> None:
+        super().__init__(text)
+        self.word = word
+
+
+class _Refused(_Wrong):
+    """It is understood, and not followed."""
+
+
+def _place(lines: list[str], number: int, word: str) -> tuple[int, int]:
+    """Line and column of ``word`` in the logical line that begins in line ``number``, from 1; column 0: it stands there otherwise."""
+    for at in range(number - 1, len(lines)):
+        line = lines[at]
+        if at >= number and line.strip() and line[0] not in " \t#":
+            break
+        column = -1 if line.lstrip().startswith("#") else line.find(word)
+        if column >= 0:
+            return at + 1, column + 1
+    return number, 0
 
 
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -178,22 +235,25 @@ def target_address(text: str, domain: str) -> str:
 class _Aliases:
     path: str
     domain: str
-    include: Include | None
+    reading: _Reading
 
     def line(self, table: Table, number: int, text: str) -> None:
         name, rest = self._name(text)
         source = f"{self.path}:{number}"
-        targets: list[str] = []
-        refused = self._targets(items(rest, blanks=False), targets, 0)
-        if not targets and not refused:
-            raise ValueError(f'"{name}" leads nowhere')
+        found, refused = _Found(), _Refused("", "")
+        try:
+            self.reading.take(items(rest, blanks=False), found)
+            if not found.targets and not found.outlets:
+                raise ValueError(f'"{name}" leads nowhere')
+        except _Refused as error:
+            found, refused = _Found(), error
         local, domain = split(name)
         key = f"{fold_local(local)}@{fold_domain(domain)}" if domain else fold_local(local)
         if key in table.names:
             raise _Twice(f'"{name}" is there twice: {table.names[key].source} holds')
-        table.names[key] = Entry(tuple(targets) if not refused else (), source, refused)
-        if refused:
-            table.faults.append(Fault(number, f'"{name}": {refused}', lost=False))
+        table.names[key] = Entry(tuple(found.targets), source, str(refused), tuple(found.outlets))
+        if refused.word:
+            raise _Refused(f'"{name}": {refused}', refused.word)
 
     @staticmethod
     def _name(text: str) -> tuple[str, str]:
@@ -207,42 +267,82 @@ class _Aliases:
             raise ValueError("expected: NAME: TARGET, TARGET")
         return name.strip(), rest[1:]
 
-    def _targets(self, words: list[str], out: list[str], depth: int) -> str:
-        """Adds addresses to ``out``; why the alias cannot be followed, or ""."""
+
+@dataclass(slots=True)
+class _Found:
+    targets: list[str] = field(default_factory=list)
+    outlets: list[Outlet] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How the targets of an aliases(5) file, or of a .forward (``owner``: whose), are taken."""
+
+    domain: str
+    include: Include | None
+    permits: Permits
+    owner: str = ""
+
+    def take(self, words: list[str], found: _Found, depth: int = 0) -> None:
+        """Raises _Refused for what cannot be followed, ValueError for what nobody understands."""
         for word in words:
             bare = word[1:-1].replace('\\"', '"') if len(word) > 1 and word[0] == word[-1] == '"' else word
-            if bare.startswith("|"):
-                return "runs a program: not done by filterd; use a Sieve script (vnd.dovecot.pipe) or another server"
-            if bare.startswith("/"):
-                return "writes to a file: not done by filterd; make an account, or a Sieve script that files or discards"
-            if bare.lower().startswith(":include:"):
-                why = self._included(bare[9:].strip(), out, depth)
-                if why:
-                    return why
-                continue
-            if bare.startswith(":") or bare.lower().startswith("error:"):
-                return f'"{bare.split(":")[0] or bare}" is a word of another mail server'
-            out.append(target_address(bare.removeprefix("\\"), self.domain))
-        return ""
+            if bare.startswith((PROGRAM_MARK, FILE_MARK)):
+                self._outlet(bare, found, depth)
+            elif bare.lower().startswith(":include:"):
+                self._included(bare, found, depth)
+            elif bare.startswith(":") or bare.lower().startswith("error:"):
+                raise _Refused(f'"{bare.split(":")[0] or bare}" is a word of another mail server', bare)
+            else:
+                try:
+                    found.targets.append(target_address(bare.removeprefix("\\"), self.domain))
+                except ValueError as error:
+                    raise _Wrong(str(error), bare) from None
 
-    def _included(self, path: str, out: list[str], depth: int) -> str:
-        if self.include is None:
-            return ":include: is off (accounts.alias_includes)"
-        if depth >= MAX_DEPTH:
-            return ":include: is nested too deeply"
+    def _outlet(self, text: str, found: _Found, depth: int) -> None:
+        kind = INCLUDE if depth else FORWARD if self.owner else ALIAS
         try:
-            text = self.include(path)
+            outlet = self.permits.outlet(text, kind, self.owner)
         except ValueError as error:
-            return str(error)
-        words = [word for _, line in logical_lines(text) for word in items(line, blanks=False)]
-        return self._targets(words, out, depth + 1)
+            raise _Refused(str(error), text) from None
+        if outlet not in found.outlets:
+            found.outlets.append(outlet)
+
+    def _included(self, word: str, found: _Found, depth: int) -> None:
+        if self.include is None:
+            switch = "accounts.forward.includes" if self.owner else "accounts.alias_includes"
+            raise _Refused(f":include: is off ({switch})", word)
+        if depth >= MAX_DEPTH:
+            raise _Refused(":include: is nested too deeply", word)
+        try:
+            text = self.include(word[9:].strip())
+        except ValueError as error:
+            raise _Refused(str(error), word) from None
+        words = [one for _, line in logical_lines(text) for one in items(line, blanks=False)]
+        try:
+            self.take(words, found, depth + 1)
+        except _Refused as error:
+            raise _Refused(str(error), word) from None
+        except _Wrong as error:
+            raise _Wrong(f"{word[9:].strip()}: {error}", word) from None
 
 
-def targets_of(lines: list[str], domain: str) -> tuple[list[str], str]:
-    """(addresses, why they cannot be followed or "") of lines with comma-separated targets. Raises ValueError."""
-    out: list[str] = []
+def forward_entry(
+    lines: list[str],
+    domain: str,
+    source: str,
+    owner: str = "",
+    include: Include | None = None,
+    permits: Permits = NOTHING_ALLOWED,
+) -> Entry:
+    """Of lines with comma-separated targets, as in a .forward. Raises ValueError, and what ``include`` raises."""
+    found = _Found()
     words = [word for line in lines for word in items(line, blanks=False)]
-    return out, _Aliases("", domain, None)._targets(words, out, 0)
+    try:
+        _Reading(domain, include, permits, owner).take(words, found)
+    except _Refused as error:
+        return Entry((), source, str(error))
+    return Entry(tuple(found.targets), source, "", tuple(found.outlets))
 
 
 @dataclass(slots=True)

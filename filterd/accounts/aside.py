@@ -39,7 +39,7 @@ class Aside:
     def fresh(self, wait: bool = False) -> bool:
         """Read again what changed. False: what is known is older, the new state is being read. Raises what ``changed`` and
         ``read`` raise."""
-        waits = wait or not _on_loop()
+        waits = wait or not on_loop()
         if not self._lock.acquire(blocking=waits):
             return False
         try:
@@ -76,7 +76,8 @@ class Aside:
                 self._busy = False
 
 
-def _on_loop() -> bool:
+def on_loop() -> bool:
+    """Is this an event loop's thread, which must not wait?"""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

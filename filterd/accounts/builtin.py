@@ -27,12 +27,14 @@ from filterd.accounts.directory import (
     Resolution,
     SrsReturn,
     Targets,
+    ToOutlet,
     TryLater,
     Unknown,
 )
 from filterd.accounts.errors import AccountsUnavailable
 from filterd.accounts.forwardfiles import ForwardFiles, Later
 from filterd.accounts.names import fold, fold_domain, fold_local, split
+from filterd.accounts.outlets import Outlet, Permits
 from filterd.accounts.password import Passwords
 from filterd.accounts.relayed import Recipients
 from filterd.config.schema import Config, Domain
@@ -64,6 +66,7 @@ class _Expansion:
 
     local: dict[str, Local] = field(default_factory=dict)
     foreign: dict[str, Forward] = field(default_factory=dict)
+    outlets: dict[Outlet, ToOutlet] = field(default_factory=dict)
     forwards: ForwardFiles | None = None
     unknown: str = ""
     later: str = ""
@@ -71,7 +74,7 @@ class _Expansion:
 
     @property
     def size(self) -> int:
-        return len(self.local) + len(self.foreign)
+        return len(self.local) + len(self.foreign) + len(self.outlets)
 
 
 def _behind(domain: Domain, config: Config) -> Recipients | None:
@@ -81,7 +84,9 @@ def _behind(domain: Domain, config: Config) -> Recipients | None:
 
 
 def _aliases(domain: Domain, config: Config) -> Aliases:
-    return Aliases(domain.name, domain.aliases, domain.alias_files, config.accounts.alias_includes)
+    return Aliases(
+        domain.name, domain.aliases, domain.alias_files, config.accounts.alias_includes, Permits.of(config)
+    )
 
 
 class BuiltinDirectory:
@@ -106,7 +111,12 @@ class BuiltinDirectory:
         self._quota = config.accounts.quota
         self._subaddress = config.accounts.subaddress
         self._forwards = (
-            ForwardFiles(self._first, config.accounts.forward.path)
+            ForwardFiles(
+                self._first,
+                config.accounts.forward.path,
+                includes=config.accounts.forward.includes,
+                permits=Permits.of(config),
+            )
             if config.accounts.forward.enabled
             else None
         )
@@ -123,6 +133,10 @@ class BuiltinDirectory:
         self._ownership = Aside("own addresses", self._own_changed, self._make_own)
 
     # -- addresses ----------------------------------------------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        return self._forwards is not None
 
     def lookup(self, address: str) -> Resolution:
         return self._lookup(address, self._forwards)
@@ -166,7 +180,8 @@ class BuiltinDirectory:
     def _answer(self, found: _Expansion, fresh: bool) -> Resolution:
         if found.later:
             return TryLater(found.later)
-        targets: tuple[Local | Forward, ...] = (*found.local.values(), *found.foreign.values())
+        away: tuple[Forward | ToOutlet, ...] = (*found.foreign.values(), *found.outlets.values())
+        targets: tuple[Local | Forward | ToOutlet, ...] = (*found.local.values(), *away)
         if not targets:
             return (
                 Unknown(found.unknown or "no such user here")
@@ -210,10 +225,13 @@ class BuiltinDirectory:
                 continue
             if targets is None:
                 record = records.get(address)
-                targets = self._forwarded(record, via, found)
-                if targets is None:
+                entry = self._forwarded(record, via, found)
+                if entry is None:
                     self._account(record, detail, via, found)
                     continue
+                targets = entry.targets
+            for outlet in entry.outlets if entry is not None else ():
+                found.outlets.setdefault(outlet, ToOutlet(outlet, (*via, address)))
             for target in reversed(targets):
                 target_local, target_domain = split(target)
                 target_domain = fold_domain(target_domain)
@@ -222,7 +240,7 @@ class BuiltinDirectory:
                 waiting.append((target_local, target_domain, detail, (*via, address)))
 
     @staticmethod
-    def _forwarded(record: Record | None, via: tuple[str, ...], found: _Expansion) -> tuple[str, ...] | None:
+    def _forwarded(record: Record | None, via: tuple[str, ...], found: _Expansion) -> Entry | None:
         """What the account's .forward says; one that leads back to itself means the mailbox, as with aliases."""
         files = found.forwards
         if files is None or record is None or not record.enabled or record.id in via:
@@ -234,8 +252,8 @@ class BuiltinDirectory:
             entry = files.find(local)
         except Later:
             found.later = "a forward file cannot be read"
-            return ()
-        return entry.targets if entry is not None and not entry.refused else None
+            return Entry((), "")
+        return entry if entry is not None and not entry.refused else None
 
     def forward_of(self, account_id: str) -> Entry | None:
         """What stands in an account's .forward, followed or not."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from filterd.accounts.outlets import Outlet
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -39,10 +41,18 @@ class Forward:
 
 
 @dataclass(frozen=True, slots=True)
+class ToOutlet:
+    """Given to a program or put into a file, because an alias or a .forward says so."""
+
+    outlet: Outlet
+    via: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Targets:
     """An alias or group expanded and de-duplicated: all of these."""
 
-    targets: tuple[Local | Forward, ...]
+    targets: tuple[Local | Forward | ToOutlet, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +81,16 @@ class TryLater:
     reason: str
 
 
-Resolution = Local | Forward | Targets | Foreign | SrsReturn | Unknown | TryLater
+Resolution = Local | Forward | ToOutlet | Targets | Foreign | SrsReturn | Unknown | TryLater
 
 
 class Directory(Protocol):
     """Blocking where it must be (a disk, a network): asked through the pool; ``lookup`` answers from memory when it can."""
+
+    @property
+    def waits(self) -> bool:
+        """May ``lookup`` wait for a disk? Then a loop asks by ``filterd.accounts.beside``."""
+        ...
 
     def lookup(self, address: str) -> Resolution:
         """``address`` without brackets; postmaster (no domain) leads to the first domain's postmaster."""

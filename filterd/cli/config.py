@@ -1,10 +1,15 @@
-"""Check, show and explain the configuration.
+"""Check, show, explain and change the configuration.
 
 Examples:
   filterd config check -c filterd.toml        every mistake, with line and column
   filterd config show --origin                the values in force and where each came from
   filterd config explain stage.clamav.found   what a key means
   filterd config sample > filterd.toml        a complete file to start from
+  filterd config get limits.recipients        one value; where it comes from on standard error
+  filterd config set limits.recipients 200    checked first; the file keeps its comments and order
+  filterd config diff old.toml new.toml       what the second says otherwise
+  filterd config schema > filterd.schema.json JSON Schema, for editors
+  filterd config import postfix dovecot       a new file from theirs; every line is accounted for
 
 See also: filterd help configuration
 """
@@ -34,9 +39,55 @@ def configure(parser: argparse.ArgumentParser) -> None:
     explain = actions.add_parser("explain", aliases=["docs"], help="what keys mean; without KEY, all of them")
     explain.add_argument("key", nargs="?", default="", metavar="KEY")
     actions.add_parser("sample", help="a complete file with every key and its default")
+    _configure_changes(actions)
+
+
+def _configure_changes(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from filterd.cli import configimport
+
+    get = actions.add_parser("get", help="one value in force; where it comes from goes to standard error")
+    get.add_argument(
+        "key", metavar="KEY", help='such as limits.recipients or "domain[example.org].catch_all"'
+    )
+    get.add_argument("-q", "--quiet", action="store_true", help="only the value")
+    set_ = actions.add_parser(
+        "set", help="change values in the file, when `config check` has nothing against it"
+    )
+    set_.add_argument("words", nargs="+", metavar="KEY VALUE", help='a list is written a,b or ["a", "b"]')
+    unset = actions.add_parser("unset", help="take keys out of the file: their defaults hold again")
+    unset.add_argument("words", nargs="+", metavar="KEY")
+    actions.add_parser("schema", help="JSON Schema (2020-12) of filterd.toml, for editors")
+    diff = actions.add_parser(
+        "diff", help="what differs from the defaults, or between two files (then exit 1)"
+    )
+    diff.add_argument("files", nargs="*", metavar="FILE")
+    migrate = actions.add_parser("migrate", help="lift old spellings; shows what it would do")
+    migrate.add_argument("--write", action="store_true", help="and do it")
+    importing = actions.add_parser(
+        "import", help="a filterd.toml from the files of Postfix, Dovecot, OpenDKIM, ..."
+    )
+    configimport.configure(importing)
+    for one in (get, set_, unset, diff, migrate):
+        add_config(one)
+    for one in (get, diff):
+        add_json(one)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.action in ("get", "set", "unset"):
+        from filterd.cli import configedit
+
+        one = {"get": configedit.get, "set": configedit.put, "unset": configedit.take_out}
+        return one[arguments.action](arguments)
+    if arguments.action == "import":
+        from filterd.cli import configimport
+
+        return configimport.run(arguments)
+    if arguments.action in ("schema", "diff", "migrate"):
+        from filterd.cli import configdiff
+
+        other = {"schema": configdiff.schema_, "diff": configdiff.diff, "migrate": configdiff.lift}
+        return other[arguments.action](arguments)
     if arguments.action == "check":
         return check(arguments)
     if arguments.action == "show":
@@ -52,7 +103,7 @@ def check(arguments: argparse.Namespace) -> int:
     try:
         problems: tuple[Problem, ...] = ()
         config = load(path)
-        problems, warnings = _keys(config, path), config.warnings
+        problems, warnings = unusable(config, path), config.warnings
     except ConfigErrors as error:
         problems, warnings = error.errors, ()
     if arguments.json:
@@ -71,7 +122,7 @@ def check(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _keys(config: schema.Config, path: str) -> tuple[Problem, ...]:
+def unusable(config: schema.Config, path: str) -> tuple[Problem, ...]:
     """What of the DKIM keys and tables, and of the milter door's scripts, the server could not start with."""
     from filterd import app, milter_profile, signing
 

@@ -111,6 +111,7 @@ def keygen(arguments: argparse.Namespace) -> int:
     domain = _domain(arguments)
     if not domain:
         raise CliError("which domain? filterd dkim keygen --domain NAME --out FILE", USAGE)
+    domain = signing.check_domain(domain)
     try:
         key = generate(kind, arguments.bits)
         handle = os.open(arguments.out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -311,14 +312,11 @@ def sign(arguments: argparse.Namespace) -> int:
 def _keys(arguments: argparse.Namespace, message: bytes) -> list[SigningKey]:
     from filterd import signing
     from pipeline.dkim.keyring import SigningKey
-    from pipeline.dns_name import normalise
 
     if arguments.signing_table or arguments.key_table:
         return signing.read_tables(arguments.key_table, arguments.signing_table).keys_of(message)
     if not (arguments.key and arguments.domain and arguments.selector):
         raise CliError("needs --key, --domain and --selector, or --key-table and --signing-table", USAGE)
-    domain = normalise(arguments.domain)
-    if domain is None:
-        raise CliError(f'"{arguments.domain}" is not a domain', USAGE)
+    domain = signing.check_domain(arguments.domain)
     selector = signing.check_selector(arguments.selector)
     return [SigningKey(domain, selector, signing.read_key(arguments.key))]

@@ -113,6 +113,35 @@ def _hand_in(
         answered = by_socket(config, sender, recipients, data, params.get(MAILBOX, ""))
         if answered is not None:
             return answered
+    return _by_ourselves(config, [(sender, recipients)], data, account, params)[0]
+
+
+def hand_in_all(
+    config: Config,
+    envelopes: Sequence[tuple[str, Sequence[str]]],
+    data: bytes,
+    account: Account,
+    params: Mapping[str, str],
+) -> list[list[Reply]]:
+    """As ``hand_in``, one text with several envelopes; the senders are addresses or ""."""
+    good = [(sender, [one for one in recipients if is_path(one)]) for sender, recipients in envelopes]
+    ends = map(iter, _by_ourselves(config, good, data, account, params))
+    return [
+        [next(replies) if is_path(one) else NO_ADDRESS for one in recipients]
+        for (_, recipients), replies in zip(envelopes, ends, strict=True)
+    ]
+
+
+def _by_ourselves(
+    config: Config,
+    envelopes: Sequence[tuple[str, Sequence[str]]],
+    data: bytes,
+    account: Account | None,
+    params: Mapping[str, str],
+) -> list[list[Reply]]:
+    """Without the server: what it would do is done here."""
+    if not any(recipients for _, recipients in envelopes):
+        return [[] for _ in envelopes]
     from filterd import app
     from filterd.local_delivery import LocalDelivery
     from pipeline.envelope import Profile
@@ -121,14 +150,15 @@ def _hand_in(
         parts = app.build(config, f"deliver-{os.getpid()}")
         try:
             local = LocalDelivery(parts.reception, parts.delivery)
-            replies.extend(
-                await local.deliver(sender, list(recipients), data, Profile.DELIVER, account, params)
-            )
+            for sender, recipients in envelopes:
+                replies.append(
+                    await local.deliver(sender, list(recipients), data, Profile.DELIVER, account, params)
+                )
         finally:
             parts.close()
         return 0
 
-    replies: list[Reply] = []
+    replies: list[list[Reply]] = []
     prepare(config)
     app.run_loop(work())
     return replies

@@ -129,6 +129,26 @@ def _run(arguments: argparse.Namespace, config: Config, directory: Path) -> int:
     return OK if count else FOUND
 
 
+def retry_now(config: Config, choice: Choice) -> int:
+    """``sendmail -q``: try what is chosen now; how many. Raises StoreUnavailable."""
+    directory = Path(config.server.data_dir) / "queue"
+    if not directory.is_dir():
+        return 0
+    journal = Journal(directory)
+    try:
+        with journal.transaction():
+            count = journal.steer(
+                "retry", time.time(), name=choice.name, domain=choice.domain, sender=choice.sender
+            )
+    finally:
+        journal.close()
+        _keep_owner(config, directory)
+    bell = Bell(directory)
+    bell.ring(RETRY)
+    bell.close()
+    return count
+
+
 def _keep_owner(config: Config, directory: Path) -> None:
     """Root may have made the database's files; the server must be able to write them."""
     if config.server.user and os.geteuid() == 0:

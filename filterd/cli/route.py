@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from filterd.accounts.directory import (
     Resolution,
     SrsReturn,
     Targets,
+    ToOutlet,
     TryLater,
     Unknown,
 )
@@ -35,6 +37,7 @@ from filterd.cli.options import add_config, add_json, load_config, print_json
 from filterd.config.schema import Config
 
 if TYPE_CHECKING:
+    from filterd.accounts.outlets import Outlet
     from filterd.queue.route import Hop, NoRoute
     from pipeline.batv import Batv
     from pipeline.ports import Clock
@@ -44,7 +47,7 @@ ADDRESSES_SHOWN = 4  # of a domain's hosts
 
 @dataclass(slots=True)
 class Step:
-    """One line of the story. ``kind``: batv, alias, forward, here, relay, route, mx, srs, refused, later."""
+    """One line of the story. ``kind``: batv, alias, forward, here, program, file, relay, route, mx, srs, refused, later."""
 
     address: str
     kind: str
@@ -145,10 +148,10 @@ def _one(
     story: Story,
     leaving: list[str],
 ) -> None:
-    if isinstance(target, (Local, Forward)):
+    if isinstance(target, (Local, Forward, ToOutlet)):
         for passed in target.via:
             entry = directory.alias_of(passed)
-            text = f"→ {', '.join(entry.targets)}   ({entry.source})" if entry is not None else "catch-all"
+            text = f"→ {entry.told}   ({entry.source})" if entry is not None else "catch-all"
             story.add(passed, "alias", text)
     match target:
         case Local(account=account, detail=detail):
@@ -162,6 +165,8 @@ def _one(
             story.add(there, "relay", f"its store is behind us: {domain.relay}")
         case Forward(address=there) | Foreign(address=there):
             leaving.append(there)
+        case ToOutlet(outlet=outlet):
+            _outlet(config, outlet, target.via[-1], story)
         case SrsReturn(address=there):
             story.add(
                 address, "srs", f"a return address of ours; bounces go to {there}, other mail is refused"
@@ -173,6 +178,27 @@ def _one(
         case Unknown(reason=reason):
             story.add(address, "refused", reason)
             story.code = FOUND
+
+
+def _outlet(config: Config, outlet: Outlet, address: str, story: Story) -> None:
+    """A program or a file, and whether that works now."""
+    from filterd.accounts.outlets import NOTHING, Permits
+    from filterd.execclient import reachable
+    from filterd.outlets import written
+
+    if outlet.path == NOTHING:
+        story.add(address, "file", f"{outlet}: thrown away")
+        return
+    if outlet.program:
+        program = os.path.join(config.exec.directory, outlet.program)
+        why = "" if os.access(program, os.X_OK) else f"{program} cannot be run"
+        if not reachable(config.exec.socket):
+            why = f"filterd-exec does not answer at {config.exec.socket}"
+    else:
+        why = written(outlet.path, Permits.of(config).folder(outlet))
+    story.add(address, "program" if outlet.program else "file", str(outlet) if not why else f"{outlet}: waits, {why}")
+    if why:
+        story.code = TRY_AGAIN
 
 
 def _way(config: Config, address: str, sender: str, offline: bool, story: Story) -> None:

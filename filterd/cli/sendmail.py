@@ -5,14 +5,16 @@ Examples:
   filterd-sendmail -f ann@example.org bob@example.net < message.eml
 
 Flags: -t -i -oi -f ADDR -r ADDR -F NAME -C FILE (our configuration) -N never|success,failure,delay -R full|hdrs -V ENVID
--B 7BIT|8BITMIME -bm -bs -bp -bi (checks the alias files) -bv; accepted without effect: -v -n -m -G -U -L -X -h -O -q -o...;
-exit codes as in sysexits.h, 75 for anything unexpected.
+-B 7BIT|8BITMIME -XV[xy] (each recipient sees a sender of his own: list+ann=example.net@example.org) -bm -bs -bp -bv
+-bi (checks the alias files; -oAFILE: that one) -q (try everything now; -qIID -qRDOMAIN -qSSENDER: some of it);
+accepted without effect: -v -n -m -G -U -L -X -h -O -o... -q30m -bh; exit codes as in sysexits.h, 75 for anything unexpected.
 """
 
 from __future__ import annotations
 
 import getpass
 import os
+import pwd
 import re
 import sys
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from filterd import local_text, maildrop
 from filterd.accounts.directory import Account, Foreign, TryLater, Unknown
 from filterd.cli.localmail import (
     EX_CONFIG,
+    EX_NOPERM,
     EX_NOUSER,
     EX_OK,
     EX_TEMPFAIL,
@@ -32,13 +35,14 @@ from filterd.cli.localmail import (
     configuration,
     exit_code,
     guarded,
-    hand_in,
+    hand_in_all,
     read_message,
     with_domain,
 )
 from filterd.config.schema import Config
+from filterd.local_text import is_path
 from filterd.ports import SystemClock
-from rules.mail import address, header
+from rules.mail import header
 
 PROGRAM = "filterd-sendmail"
 LIMIT = 50 << 20  # octets, when the configuration cannot be read; the server knows its own
@@ -50,6 +54,8 @@ RESENT_FIELDS = (b"resent-to", b"resent-cc", b"resent-bcc")
 MAX_ENVID = 100  # characters, RFC 3461 4.4
 EVENTS = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 MODES_BY_NAME = {"mailq": "p", "newaliases": "i"}
+VERP_SIGNS = "-=+"  # Postfix's verp_delimiter_filter
+_INTERVAL = re.compile(r"(?:\d+[smhdw]?)*", re.I)
 _DOT_LINE = re.compile(rb"(?:^|(?<=\n))\.\r?\n")
 
 
@@ -65,6 +71,9 @@ class Flags:
     config: str | None = None
     recipients: list[str] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)  # of SMTP: NOTIFY, RET, ENVID, BODY
+    verp: str = ""  # what stands before the recipient, and in the place of its @
+    aliases: str = ""  # the file of -oA
+    which: str = ""  # after -q
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +90,7 @@ def _main(argv: Sequence[str]) -> int:
     if flags.mode == "p":
         return mailq(configuration(flags.config))
     if flags.mode == "i":
-        return check_aliases(configuration(flags.config))
+        return check_aliases(configuration(flags.config), flags.aliases)
     if flags.mode == "v":
         return verify(flags, configuration(flags.config))
     if flags.mode == "s":
@@ -90,7 +99,9 @@ def _main(argv: Sequence[str]) -> int:
         config = configuration(flags.config)
         return converse(config, Account(with_domain(_login_name(), config)))
     if flags.mode == "q":
-        return EX_OK  # the server runs its queue by itself
+        return run_queue(flags.which, flags.config)
+    if flags.mode in ("h", "H"):
+        return EX_OK  # the host status of Sendmail: the queue keeps its own
     raise ExitWith(EX_UNAVAILABLE, f"-b{flags.mode} is not available here; `filterd serve` runs the server")
 
 
@@ -133,6 +144,12 @@ def _set(flags: Flags, letter: str, value: str) -> None:
             flags.dots = False
         case "o" if value in ("i", "ignoredots"):
             flags.dots = False
+        case "o" if value.startswith("A"):
+            flags.aliases = value[1:]
+        case "X" if value[:1] == "V" and len(value) in (1, 3):
+            flags.verp = value[1:] or "+="
+            if any(sign not in VERP_SIGNS for sign in flags.verp):
+                raise ExitWith(EX_USAGE, f"-X{value}: the two signs may be {' '.join(VERP_SIGNS)}")
         case "f" | "r":
             flags.sender = value
         case "F":
@@ -154,7 +171,7 @@ def _set(flags: Flags, letter: str, value: str) -> None:
         case "b":
             flags.mode = value[:1] or "m"
         case "q":
-            flags.mode = "q"
+            flags.mode, flags.which = "q", value
         case "I":  # Postfix's and sendmail's other way to say -bi
             flags.mode = "i"
         case _:
@@ -200,9 +217,52 @@ def _may_write(data_dir: str) -> bool:
 def leave(flags: Flags, folder: str, limit: int) -> int:
     """Into the maildrop: the server completes bare names and the header, and knows who we are by the file's owner."""
     data, _, recipients = _message(flags, limit)
-    sender = None if flags.sender is None else flags.sender.strip().removeprefix("<").removesuffix(">")
-    maildrop.put(folder, maildrop.Drop(tuple(recipients), sender, flags.full_name, flags.params), data)
+    sender = _sender(flags)
+    name = flags.full_name or own_name()
+    for path, to in envelopes(flags.verp, _login_name() if sender is None else sender, recipients):
+        own = None if sender is None and not flags.verp else path
+        maildrop.put(folder, maildrop.Drop(tuple(to), own, name, flags.params), data)
     return EX_OK
+
+
+def _sender(flags: Flags) -> str | None:
+    """What -f says, "" for the null path; None: who we are. As lenient with the spelling as Postfix."""
+    if flags.sender is None or flags.sender.strip() in ("", "<>"):
+        return None if flags.sender is None else ""
+    (written,) = _written(flags.sender)[:1] or ("",)
+    if is_path(_whole(written)):
+        return written
+    print(f"{PROGRAM}: -f {flags.sender}: not an address; your own is taken", file=sys.stderr)
+    return None
+
+
+def _written(text: str) -> list[str]:
+    """The addresses of an argument: one as it stands, or a list as it could stand in To. What is none stays for its refusal."""
+    bare = text.strip().removeprefix("<").removesuffix(">")
+    if is_path(_whole(bare)) or not local_text.is_text(text):
+        return [bare]
+    names = local_text.listed(text.encode())
+    return names if names and all(is_path(_whole(one)) for one in names) else [bare]
+
+
+def _whole(written: str) -> str:
+    """With some domain: is it an address?"""
+    return written if "@" in written else f"{written}@localhost"
+
+
+def envelopes(verp: str, sender: str, recipients: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(reverse-path, for whom): one for all, or with ``verp`` one for each whose domain is known (Postfix's VERP_README)."""
+    local, at, domain = sender.rpartition("@")
+    if not verp or not sender:
+        return [(sender, list(recipients))]
+    local, domain = (local, at + domain) if at else (sender, "")
+    plain = [one for one in recipients if "@" not in one]
+    personal = [
+        (f"{local}{verp[0]}{to.rpartition('@')[0]}{verp[1]}{to.rpartition('@')[2]}{domain}", [to])
+        for to in recipients
+        if "@" in to
+    ]
+    return personal + ([(sender, plain)] if plain else [])
 
 
 def _message(flags: Flags, limit: int) -> tuple[bytes, header.HeaderBlock, list[str]]:
@@ -211,30 +271,41 @@ def _message(flags: Flags, limit: int) -> tuple[bytes, header.HeaderBlock, list[
     if flags.dots:
         end = _DOT_LINE.search(data)
         data = data[: end.start()] if end else data
+    data = local_text.headed(data)
     block = header.scan(data)
-    if not block.fields and data and not data.startswith((b"\n", b"\r\n")):
-        data = b"\n" + data  # a body without a header
-        block = header.scan(data)
-    recipients = [*flags.recipients, *(header_recipients(block) if flags.from_header else ())]
-    recipients = list(dict.fromkeys(one for one in recipients if one.strip("<> ")))
+    named = [one for text in flags.recipients for one in _written(text)]
+    found = [*named, *(header_recipients(block) if flags.from_header else ())]
+    recipients = list({_folded(one): one for one in reversed(found) if one.strip("<> ")}.values())[::-1]
     if not recipients:
         raise ExitWith(EX_USAGE, "no recipients" + ("" if flags.from_header else "; name them, or use -t"))
     return data, block, recipients
+
+
+def _folded(address: str) -> str:
+    """The domain without case: one host, one copy."""
+    local, at, domain = address.rpartition("@")
+    return f"{local}{at}{domain.lower()}" if at else address
 
 
 def send(flags: Flags, config: Config) -> int:
     data, block, written = _message(flags, config.limits.message_size)
     recipients = list(dict.fromkeys(with_domain(one, config) for one in written))
     login = with_domain(_login_name(), config)
-    sender = with_domain(flags.sender, config) if flags.sender is not None else login
-    text = completed(data, block, sender or login, flags.full_name, config.server.hostname)
-    replies = hand_in(config, sender, recipients, text, Account(login), flags.params)
+    given = _sender(flags)
+    sender = login if given is None else with_domain(given, config)
+    ours = config.domain[0].name
+    text = completed(
+        data, block, sender or login, flags.full_name or own_name(), config.server.hostname, ours
+    )
+    work = envelopes(flags.verp, sender, recipients)
+    answers = hand_in_all(config, work, text, Account(login), flags.params)
     worst = EX_OK
-    for one, reply in zip(recipients, replies, strict=True):
-        code = exit_code(reply)
-        if code != EX_OK:
-            print(f"{PROGRAM}: <{one}>: {reply.text}", file=sys.stderr)
-            worst = code if worst != EX_TEMPFAIL else worst
+    for (_, to), replies in zip(work, answers, strict=True):
+        for one, reply in zip(to, replies, strict=True):
+            code = exit_code(reply)
+            if code != EX_OK:
+                print(f"{PROGRAM}: <{one}>: {reply.text}", file=sys.stderr)
+                worst = code if worst != EX_TEMPFAIL else worst
     return worst
 
 
@@ -242,17 +313,19 @@ def header_recipients(block: header.HeaderBlock) -> list[str]:
     """-t: To, Cc and Bcc; of a resent message only the Resent- ones (RFC 5322 3.6.6)."""
     resent = any(block.get_all(name) for name in RESENT_FIELDS)
     return [
-        mailbox.address
+        one
         for name in (RESENT_FIELDS if resent else TO_FIELDS)
         for value in block.get_all(name)
-        for mailbox in address.parse_list(value).mailboxes
+        for one in local_text.listed(value)
     ]
 
 
-def completed(data: bytes, block: header.HeaderBlock, sender: str, full_name: str, hostname: str) -> bytes:
+def completed(
+    data: bytes, block: header.HeaderBlock, sender: str, full_name: str, hostname: str, domain: str = ""
+) -> bytes:
     """As ``local_text.completed``, with today's date and a new Message-ID."""
     today = formatdate(SystemClock().time(), localtime=True)
-    return local_text.completed(data, block, sender, full_name, today, make_msgid(domain=hostname))
+    return local_text.completed(data, block, sender, full_name, today, make_msgid(domain=hostname), domain)
 
 
 def _login_name() -> str:
@@ -260,6 +333,15 @@ def _login_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
+
+
+def own_name() -> str:
+    """The full name of who is sending, for a From that is missing: $NAME, else as the system knows it ("&" is the login)."""
+    try:
+        name = os.environ.get("NAME", "") or pwd.getpwuid(os.getuid()).pw_gecos.partition(",")[0]
+    except KeyError:
+        return ""
+    return name.replace("&", _login_name().capitalize()).strip()
 
 
 # -- questions -----------------------------------------------------------------------------------------------------------
@@ -290,21 +372,47 @@ def verify(flags: Flags, config: Config) -> int:
     return code
 
 
-def check_aliases(config: Config) -> int:
-    """-bi: nothing needs to be built; what does not hold in the alias files is said. 78 when a line is not understood."""
+def check_aliases(config: Config, named: str = "") -> int:
+    """-bi: nothing needs to be built; what does not hold in the alias files is said. 78 when a line is not understood.
+    ``named``: only this file, a path with or without a type before it (hash:/etc/aliases), which is text to us."""
     from filterd.accounts.aliases import faults
+    from filterd.accounts.outlets import Permits
 
     code = EX_OK
-    for domain in config.domain:
-        for file in domain.alias_files:
+    one = (f"aliases:{os.path.abspath(named.rpartition(':')[2])}",) if named else ()
+    for domain in config.domain[:1] if named else config.domain:
+        for file in one or domain.alias_files:
             try:
-                found = faults(file, domain.name, config.accounts.alias_includes)
+                found = faults(file, domain.name, config.accounts.alias_includes, Permits.of(config))
             except OSError as error:
                 raise ExitWith(EX_CONFIG, f"{file}: {error}") from None
             for fault in found:
-                print(f"{file.partition(':')[2]}:{fault.line}: {fault.text}", file=sys.stderr)
+                print(f"{file.partition(':')[2]}:{fault.place}: {fault.text}", file=sys.stderr)
                 code = EX_CONFIG if fault.lost else code
     return code
+
+
+def run_queue(which: str, named: str | None) -> int:
+    """-q: everything that waits is tried now; -qI, -qR, -qS: one message, a domain, a sender. An interval says how often to do
+    that: the server knows."""
+    from filterd.cli.queue import retry_now
+    from filterd.queue.steering import Choice
+
+    kind, value = which[:1], which[1:]
+    if which and _INTERVAL.fullmatch(which.removeprefix("p")):
+        return EX_OK
+    if which not in ("", "f", "ff") and (kind not in "IRS" or not value):
+        raise ExitWith(EX_USAGE, f"-q{which}: write -q, -qIID, -qRDOMAIN or -qSSENDER")
+    choice = Choice(
+        name=value if kind == "I" else "",
+        domain=value.removeprefix("@") if kind == "R" else "",
+        sender=value if kind == "S" else "",
+    )
+    config = configuration(named)
+    if not _may_write(config.server.data_dir):
+        raise ExitWith(EX_NOPERM, "you may not steer the queue")
+    retry_now(config, choice)
+    return EX_OK
 
 
 def mailq(config: Config) -> int:

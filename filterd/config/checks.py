@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from filterd.config import schema
+from filterd.config import outlet_checks, schema
 from filterd.config.errors import Problem
 from filterd.config.positions import Path
 from filterd.config.stages import DnsblStage
@@ -32,6 +32,7 @@ DOORS = (
 )  # fmt: skip
 IMPLICIT_TLS = ("submissions", "imaps", "pop3s")
 NEED_LOGIN = ("submission", "imap", "pop3", "sieve")
+SUREST_LEAST = 0.9
 BEFORE_SIEVE = ("dnsbl", "greylist", "spf", "dkim", "arc", "dmarc", "clamav", "spamassassin", "milters")
 AFTER_SIEVE = ("privacy", "srs")
 MIN_SECRET = 16  # characters
@@ -60,6 +61,7 @@ def check(
         *_queue(config),
         *_limits(config),
         *_quarantine(config),
+        *outlet_checks.problems(config),
     ]
     return placed(iter(problems)), placed(_warnings(config))
 
@@ -199,14 +201,17 @@ def _alias_faults(config: schema.Config) -> Iterator[Finding]:
     for index, domain in enumerate(config.domain):
         for file in domain.alias_files:
             from filterd.accounts.aliases import faults
+            from filterd.accounts.outlets import Permits
 
             path = file.partition(":")[2]
             try:
-                found = faults(file, domain.name, config.accounts.alias_includes)
+                found = faults(file, domain.name, config.accounts.alias_includes, Permits.of(config))
             except OSError:
                 continue  # told already, or told when it is used
             for fault in found[:MAX_FAULTS]:
-                yield ("domain", index, "alias_files"), "warning", f"{path}:{fault.line}", fault.text
+                column = f" (column {fault.column})" if fault.column else ""
+                about = f"{path}:{fault.line}"
+                yield ("domain", index, "alias_files"), "warning", about, fault.text + column
 
 
 def alias_loops(config: schema.Config) -> Iterator[tuple[str, str, list[str]]]:
@@ -276,6 +281,13 @@ def _stages(config: schema.Config) -> Iterator[Finding]:
             "conflict",
             f"stage.spamassassin.reject_at = {spam.reject_at:g}",
             f"is below junk_at = {spam.junk_at:g}: nothing would ever reach Junk",
+        )
+    if spam.sure and not SUREST_LEAST <= spam.sure < 1:
+        yield (
+            ("stage", "spamassassin", "sure"),
+            "bad value",
+            f"stage.spamassassin.sure = {spam.sure:g}",
+            f"is a probability from {SUREST_LEAST:g} to just under 1, such as 0.999; 0 = the engine is always asked",
         )
     yield from _block_lists(config.stage.dnsbl)
     for name, networks in (("dnsbl", config.stage.dnsbl.exempt), ("greylist", config.stage.greylist.exempt)):
@@ -487,6 +499,7 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
             "passwords may cross the net in clear",
         )
     yield from _alias_faults(config)
+    yield from outlet_checks.warnings(config)
     for index, domain in enumerate(config.domain):
         if domain.relay is not None and (not domain.recipients or "any" in domain.recipients):
             text = "unknown people are found out behind us only, and bounces go to forged senders: list the recipients"

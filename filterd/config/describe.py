@@ -45,6 +45,8 @@ def _plain(value: object) -> str:
         return f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(_plain(item) for item in value) + "]"
+    if isinstance(value, Mapping) and not value:
+        return "{}"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{json.dumps(key)} = {_plain(item)}" for key, item in value.items()) + " }"
     return json.dumps("" if value is None else str(value), ensure_ascii=False)

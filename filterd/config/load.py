@@ -48,18 +48,47 @@ _LISTS = frozenset(
 )
 
 
-def load(path: str, environ: Mapping[str, str] | None = None) -> schema.Config:
-    """The configuration of ``path``; ``environ`` None = that of the process. Raises ConfigErrors."""
+def load(
+    path: str, environ: Mapping[str, str] | None = None, instead: Mapping[str, bytes] | None = None
+) -> schema.Config:
+    """The configuration of ``path``; ``environ`` None = that of the process. Raises ConfigErrors.
+
+    ``instead``: what a file of these is taken to hold, to look at a change before it is written."""
     environment = os.environ if environ is None else environ
-    sources = _Sources(os.path.dirname(os.path.abspath(path)))
-    names = [path]
+    return _finish(_sources(path, instead or {}), path, environment)
+
+
+def whereabouts(path: str, key: Path) -> tuple[str, Path] | None:
+    """The file in which ``key``, or the nearest table around it, is written, and the key's path in that file (conf.d counts its
+    own arrays of tables); None = in none."""
+    origins = _sources(path, {}).origins
+    for length in range(len(key), 0, -1):
+        origin = origins.get(key[:length])
+        if origin is None:
+            continue
+        rest = key[length:]
+        if rest and isinstance(rest[0], int):  # a new element: behind those of this file
+            here = [one for at, one in origins.items() if at[:-1] == key[:length] and isinstance(at[-1], int)]
+            rest = (sum(one.file == origin.file for one in here), *rest[1:])
+        return origin.file, (*origin.path, *rest)
+    return None
+
+
+def files(path: str) -> list[str]:
+    """The main file and what lies in conf.d beside it."""
     folder = FilePath(path).parent / "conf.d"
-    if folder.is_dir():
-        names += sorted(str(entry) for entry in folder.glob("*.toml"))
-    for name in names:
+    return [path, *(sorted(str(entry) for entry in folder.glob("*.toml")) if folder.is_dir() else ())]
+
+
+def _sources(path: str, instead: Mapping[str, bytes]) -> _Sources:
+    sources = _Sources(os.path.dirname(os.path.abspath(path)))
+    for name in files(path):
         try:
-            with open(name, "rb") as stream:
-                data = stream.read(MAX_FILE + 1)
+            if name in instead:
+                data = instead[name]
+            else:
+                with open(name, "rb") as stream:
+                    data = stream.read(MAX_FILE + 1)
         except OSError as error:
             sources.problems.append(
                 Problem(name, 0, 0, "no such file", error.strerror or str(error), _how_to_start(name))
@@ -69,7 +98,7 @@ def load(path: str, environ: Mapping[str, str] | None = None) -> schema.Config:
             sources.problems.append(Problem(name, 0, 0, "too large", f"over {MAX_FILE >> 20} MiB"))
             continue
         sources.add_bytes(data, name)
-    return _finish(sources, path, environment)
+    return sources
 
 
 def parse(text: str, path: str = "filterd.toml", environ: Mapping[str, str] | None = None) -> schema.Config:
@@ -397,7 +426,7 @@ class _Reader:
             if not isinstance(table, dict):
                 self._problem(path, "bad value", _dotted(path), "cannot be set from the environment")
                 continue
-            table[str(path[-1])] = _from_text(self.environ[name], _kind_of(path))
+            table[str(path[-1])] = from_text(self.environ[name], _kind_of(path))
 
 
 def _kind_of(path: Path) -> Kind | None:
@@ -405,8 +434,8 @@ def _kind_of(path: Path) -> Kind | None:
     return next((key.kind for key in schema.all_keys() if key.name == name), None)
 
 
-def _from_text(text: str, kind: Kind | None) -> object:
-    """What a value of the environment would be in TOML."""
+def from_text(text: str, kind: Kind | None) -> object:
+    """What a value of the environment or the command line would be in TOML."""
     if kind in _LISTS and not text.lstrip().startswith("["):
         return [item.strip() for item in text.split(",") if item.strip()]
     if kind in _FROM_TOML or kind in _LISTS:

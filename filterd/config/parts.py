@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from filterd.config.fields import setting
 from filterd.config.values import Kind
 
+OUTLET_KINDS = ("alias", "forward", "include")  # accounts.allow
 TLS_WORDS = ("none", "opportunistic", "dane", "secure")  # queue.tls
 
 
@@ -50,6 +51,34 @@ class ForwardFiles:
         "%{home}/.forward",
         "Where such a file is, with %{home} or %{user} in it. The server must be able to read it: it is not root.",
         Kind.TEXT,
+    )
+    includes: bool = setting(
+        False,
+        "Follow :include:/PATH in them. Such a file must belong to the user or root, and nobody else may write it.",
+        Kind.FLAG,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    mail_to_commands: tuple[str, ...] = setting(
+        (),
+        "Where |program may stand: in alias files (alias), in .forward files (forward), in what they include (include). Programs are "
+        "files of exec.directory and are run by filterd-exec, which must run.",
+        Kind.CHOICES,
+        choices=OUTLET_KINDS,
+    )
+    mail_to_files: tuple[str, ...] = setting(
+        (),
+        "Where /path (an mbox) and /path/ (a Maildir) may stand, in the same words.",
+        Kind.CHOICES,
+        choices=OUTLET_KINDS,
+    )
+    mail_to_files_in: tuple[str, ...] = setting(
+        (),
+        "The folders below which such files are; they and what is in them must belong to root or to the server's user, and nobody "
+        "else may write there. One with %{user} in it is for the .forward of that user, the others are for alias files.",
+        Kind.TEXTS,
     )
 
 

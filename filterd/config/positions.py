@@ -20,10 +20,18 @@ class Place:
 
 @dataclass(slots=True)
 class Places:
-    """``keys``: where a key is written (a table: its header); ``values``: where its value begins."""
+    """``keys``: where a key is written (a table: its header); ``values``: where its value begins.
+
+    For those who edit, offsets into the text with LF line ends: ``spans`` of every value, ``pairs`` of every key with its
+    value, ``headers`` of every ``[table]`` and ``[[table]]``; ``inside`` tells under which header a pair stands (() = none).
+    """
 
     keys: dict[Path, Place] = field(default_factory=dict)
     values: dict[Path, Place] = field(default_factory=dict)
+    spans: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    pairs: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    headers: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    inside: dict[Path, Path] = field(default_factory=dict)
 
     def key(self, path: Path) -> Place:
         """The key's place, or that of the nearest table around it."""
@@ -124,7 +132,7 @@ class _Walker:
     # -- structure ----------------------------------------------------------------------------------------------------
 
     def _header(self) -> Path:
-        place = self._place()
+        place, start = self._place(), self.position
         array = self.text.startswith("[[", self.position)
         self.position += 2 if array else 1
         parts = self._key()
@@ -145,10 +153,11 @@ class _Walker:
                 self.places.keys[path] = place
             else:
                 self.places.keys.setdefault(path, place)
+        self.places.headers.setdefault(path, (start, self.position))
         return path
 
     def _pair(self, table: Path) -> None:
-        place = self._place()
+        place, start = self._place(), self.position
         parts = self._key()
         path = table
         for part in parts:
@@ -158,11 +167,19 @@ class _Walker:
         if self._peek() == "=":
             self.position += 1
         self._value(path)
+        self.places.pairs.setdefault(path, (start, self.places.spans[path][1]))
+        self.places.inside.setdefault(path, table)
 
     def _value(self, path: Path) -> None:
         """Containers nest as deep as tomllib let them, which its own recursion bounds."""
         self._blank(lines=False)
         self.places.values.setdefault(path, self._place())
+        start = self.position
+        self._skip_value(path)
+        end = start + len(self.text[start : self.position].rstrip(" \t"))
+        self.places.spans.setdefault(path, (start, end))
+
+    def _skip_value(self, path: Path) -> None:
         ch = self._peek()
         if ch in ("'", '"'):
             self._string()

@@ -16,7 +16,7 @@ from typing import cast
 from filterd.config.auth import Auth
 from filterd.config.errors import Problem
 from filterd.config.fields import setting, table, tables
-from filterd.config.parts import TLS_WORDS, Batv, ForwardFiles, QueueTls, SharedMail, StoreMbox
+from filterd.config.parts import TLS_WORDS, Allow, Batv, ForwardFiles, QueueTls, SharedMail, StoreMbox
 from filterd.config.stages import ON_ERROR, Milter, Stages
 from filterd.config.values import Kind, Relay, SocketAddress
 
@@ -211,6 +211,9 @@ class Accounts:
         False, "Follow :include:/PATH in alias files. Such a file must not be writable by others.", Kind.FLAG
     )
     forward: ForwardFiles = table(ForwardFiles, "What users of this machine wrote into .forward.")
+    allow: Allow = table(
+        Allow, "Programs and files in alias files and .forward files; nothing is allowed by itself."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +285,7 @@ class Limits:
         0, "What one IMAP command handles (MESSAGELIMIT); 0 = any number.", Kind.COUNT
     )
     imap_saved: int = setting(0, "What one COPY or APPEND saves (SAVELIMIT); 0 = any number.", Kind.COUNT)
+    pop3_delay: float = setting(0.0, "Between two POP3 log-ins of an account (LOGIN-DELAY).", Kind.DURATION)
     connections: Connections = table(Connections, "How many clients at once.")
 
 

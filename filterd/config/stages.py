@@ -225,6 +225,12 @@ class SpamassassinStage:
     min_learned: int = setting(
         10, "The builtin classifier judges once it has learned so many of spam and of ham.", Kind.COUNT
     )
+    sure: float = setting(
+        0.0,
+        "From this probability on (0.999), for spam as for ham, the builtin classifier's word is enough: spamd and rspamd are not "
+        "asked; 0 = they always are.",
+        Kind.NUMBER,
+    )
     shared: bool = setting(
         False, "What one person teaches the builtin classifier counts for all others too.", Kind.FLAG
     )

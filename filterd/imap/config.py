@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from filterd.imap.lines import Lines
 from filterd.proto import sasl
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ImapServerConfig:
     ID tells ("" = nothing). ``events``: who is told of changed mailboxes; ``sieve``: the ManageSieve server's URL when
     scripts run on them (RFC 6785 2.2). ``filters``: who runs scripts for FILTER=SIEVE. ``message_limit`` and
     ``save_limit``: messages one command handles or saves (RFC 9738; 0 = any number). ``sharing``: the way into other
-    people's mailboxes (ACL); None: there is none.
+    people's mailboxes (ACL); None: there is none. ``lines``: what the process's doors keep ready of answers.
     """
 
     message_size: int = 52_428_800
@@ -73,3 +74,4 @@ class ImapServerConfig:
     filters: FilterService | None = None
     mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS
     sharing: Sharing | None = None
+    lines: Lines = field(default_factory=Lines)

@@ -28,6 +28,7 @@ from filterd.accounts.directory import Account
 from filterd.imap import numset, state
 from filterd.imap.call import Call
 from filterd.imap.cmd.authenticate import go_on
+from filterd.imap.cmd.fetch import again
 from filterd.imap.config import ImapServerConfig
 from filterd.imap.errors import Bad, ImapError, No
 from filterd.imap.filtering import Filter
@@ -44,8 +45,7 @@ from filterd.proto import sasl
 from pipeline.ports import Clock
 
 if TYPE_CHECKING:
-    from filterd.imap.cmd.fetch import Modifiers
-    from filterd.imap.fetch import Plan
+    from filterd.imap.one import Memo
 
 
 @dataclass(slots=True)
@@ -181,7 +181,7 @@ class Session:
         self.condstore = self.qresync = self.utf8 = self.rev2 = self.uidonly = False
         self.saved: tuple[int, ...] | None = None
         self.body_cache: tuple[str, int, bytes] | None = None
-        self.fetch_memo: tuple[bytes, Plan, Modifiers] | None = None
+        self.fetch_memo: Memo | None = None
 
     # -- octets -------------------------------------------------------------------------------------------------
     def receive_data(self, data: bytes) -> None:
@@ -291,6 +291,8 @@ class Session:
 
     def _take(self, seen: Command | Line | Continue | Refused) -> None:
         match seen:
+            case Command():
+                self._command(seen)
             case Continue():
                 self.write(b"+ OK\r\n")
             case Refused():
@@ -304,10 +306,11 @@ class Session:
                 self._reader.expect_line = False
                 if continuation is not None:
                     continuation(seen.data)
-            case Command():
-                self._command(seen)
 
     def _command(self, command: Command) -> None:
+        if self.fetch_memo is not None and (work := again(self, command)) is not None:
+            self._events.append(work)
+            return
         parser = Parser(command, self.config.limits, self.utf8 or self.rev2)
         parser.at = len(command.tag)
         try:

@@ -90,10 +90,15 @@ class View:
     def told(self, change: FlagChange) -> None:
         """The client has been (or need not be) told of this: do not tell it again."""
         if len(self._told) < _KNOWN_LIMIT:
-            self._told.update([(uid, modseq) for uid, _, modseq in change.changed])
-            self._own.update(change.made)
+            made = frozenset(change.made)
+            self._told.update([(uid, modseq) for uid, _, modseq in change.changed if modseq not in made])
+            self._own.update(made)
         if self.watching:
             self.watching.changed([uid for uid, _, _ in change.changed])
+
+    def still(self, store: AccountStore) -> bool:
+        """The client knows the newest state; ``refresh`` would have nothing to tell. May raise NotReady."""
+        return not self.gone and not self._silent and store.snapshot(self.mailbox) is self.snapshot
 
     # -- following the store ------------------------------------------------------------------------------------
     def refresh(
@@ -194,11 +199,11 @@ class View:
     def _tell_flags(
         self, changed: Iterable[tuple[int, int, int]], uidnext: int, top: int, style: Style
     ) -> Iterator[bytes]:
-        told, table = self._told, self.table
+        told, own, table = self._told, self._own, self.table
         if style.mute:
             return
         for uid, mask, modseq in changed:
-            if uid >= uidnext or modseq > top or told.get(uid) == modseq:
+            if uid >= uidnext or modseq > top or modseq in own or told.get(uid) == modseq:
                 continue
             number = self.number_of(uid)
             if number and uid not in self.gone:

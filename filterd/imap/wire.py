@@ -128,6 +128,8 @@ class Reader:
             if self._left or self._literal is not None:
                 if not self._take_literal():
                     return None
+            if not self._buffer:
+                return None
             event = self._take_line()
             if event is None:
                 return None

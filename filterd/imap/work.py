@@ -6,7 +6,7 @@ account nor fills the memory; the shell writes it before it asks for the next.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from filterd.imap import acl
@@ -44,13 +44,30 @@ class Sink(Protocol):
         ...
 
 
+Short = Callable[[AccountStore], "list[bytes] | None"]
+
+
 class Work:
-    """One command. ``step`` is called until ``done``; ``bad`` and ``fatal`` tell how it ended."""
+    """One command. ``step`` is called until ``done``; ``bad`` and ``fatal`` tell how it ended. ``short``: gives the whole answer on
+    the loop when it is as simple as can be, None when it is not."""
 
-    __slots__ = ("_first", "_report", "_run", "_spec", "_steps", "bad", "call", "done", "fatal", "quick")
+    __slots__ = (
+        "_first",
+        "_report",
+        "_run",
+        "_short",
+        "_spec",
+        "_steps",
+        "bad",
+        "call",
+        "done",
+        "fatal",
+        "quick",
+    )
 
-    def __init__(self, call: Call, run: Run, spec: Spec) -> None:
+    def __init__(self, call: Call, run: Run, spec: Spec, short: Short | None = None) -> None:
         self.call = call
+        self._short = short
         self._run: Run | None = run
         self._spec = spec
         self.quick = spec.quick and call.session.plain
@@ -70,7 +87,11 @@ class Work:
         call, run = self.call, self._run
         call.at_once = True
         try:
-            return self._step(acl.stored(call.session, store, at_once=True))
+            store = acl.stored(call.session, store, at_once=True)
+            if self._short is not None and (pieces := self._short(store)) is not None:
+                self.done = True
+                return pieces
+            return self._step(store)
         except NotReady:
             call.take()
             if self._steps is not None:

@@ -46,9 +46,10 @@ class Learner:
             return journal.note(account, kind, texts, self._engines, self._clock.time())
 
     def close(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
+        with self._lock:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
 
 
 def settings_of(config: Config) -> SpamassassinSettings:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from filterd.learning.journal import Job, Journal, Look, journal_path
 from filterd.learning.lesson import FAILED, SKIPPED, Outcome, Teacher
 from filterd.store import durable
 from filterd.store.base import AccountStore, StoreError, StoreUnavailable
 from pipeline.ports import Clock
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger("filterd.learning")
 
@@ -46,10 +51,9 @@ class Work:
         self._teachers = {one.name: one for one in teachers}
         self._clock, self._reader = clock, reader
         self._journal: Journal | None = None
+        # the journal's: engines are done at their own times, and a round that failed may have left one at work
+        self._thread: ThreadPoolExecutor | None = None
         self._stop = asyncio.Event()
-        self._writing = (
-            asyncio.Lock()
-        )  # engines are done at their own times, the journal has one thread at a time
         self._apart: dict[
             str, float
         ] = {}  # accounts that could not be read, and until when they are left alone
@@ -75,17 +79,25 @@ class Work:
     async def close(self) -> None:
         for teacher in self._teachers.values():
             await teacher.close()
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            await asyncio.get_running_loop().run_in_executor(None, thread.shutdown)
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+
+    async def _ask(self, work: Callable[P, T], *values: P.args, **named: P.kwargs) -> T:
+        """One after the other, to its end though the asker goes away meanwhile."""
+        self._thread = self._thread or ThreadPoolExecutor(1, "learning")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *values, **named))
 
     async def step(self) -> bool:
         """One batch; True when there may be more to do now. Raises sqlite3.Error, OSError, StoreUnavailable."""
         if self._journal is None:
             if not self._path.exists():
                 return False
-            self._journal = await asyncio.to_thread(Journal, self._path)
-        if await asyncio.to_thread(self._journal.idle, self._clock.time()):
+            self._journal = await self._ask(Journal, self._path)
+        if await self._ask(self._journal.idle, self._clock.time()):
             return False
         lock = await asyncio.to_thread(_lock, self._path.parent)
         if lock is None:
@@ -102,7 +114,7 @@ class Work:
             return False
         now = self._clock.time()
         self._apart = {account: until for account, until in self._apart.items() if until > now}
-        looks = await asyncio.to_thread(journal.looks, BATCH, tuple(self._apart)[:APART])
+        looks = await self._ask(journal.looks, BATCH, tuple(self._apart)[:APART])
         for look in looks:
             if look.account in self._apart:
                 continue
@@ -113,7 +125,7 @@ class Work:
                 log.warning("learning: %s cannot be read now: %s", look.account, error or "no answer")
                 self._apart[look.account] = now + APART_SECONDS
                 continue
-            await asyncio.to_thread(journal.looked, look, text, tuple(self._teachers), self._clock.time())
+            await self._ask(journal.looked, look, text, tuple(self._teachers), self._clock.time())
         return len(looks) == BATCH
 
     async def _text(self, look: Look) -> bytes | None:
@@ -127,16 +139,20 @@ class Work:
             return None
 
     async def _teach(self, journal: Journal) -> bool:
-        jobs = await asyncio.to_thread(journal.due, self._clock.time(), BATCH)
+        jobs = await self._ask(journal.due, self._clock.time(), BATCH)
         groups: dict[tuple[str, str], list[Job]] = {}
         for job in jobs:
             groups.setdefault((job.engine, job.account), []).append(job)
-        await asyncio.gather(
+        ends = await asyncio.gather(
             *(
                 self._engine(journal, engine, [group for key, group in groups.items() if key[0] == engine])
                 for engine in dict.fromkeys(engine for engine, _ in groups)
-            )
+            ),
+            return_exceptions=True,  # none goes on behind our back, without the lock
         )
+        for end in ends:
+            if end is not None:
+                raise end
         return len(jobs) == BATCH
 
     async def _engine(self, journal: Journal, engine: str, groups: list[list[Job]]) -> None:
@@ -157,8 +173,7 @@ class Work:
                     if all(one.what == FAILED for one in outcomes):
                         down = outcomes[-1].reason
                 results = list(zip(batch, outcomes, strict=True))
-                async with self._writing:
-                    await asyncio.to_thread(self._write, journal, results)
+                await self._ask(self._write, journal, results)
 
     async def _taught(self, teacher: Teacher, batch: list[Job]) -> list[Outcome]:
         """A mistake in a teacher is a failure of these lessons: they are put off, and given up in the end."""

@@ -104,7 +104,8 @@ _S = State
 _MOVES: Mapping[type, tuple[frozenset[State], State | None]] = {
     Negotiate: (frozenset({_S.START}), _S.READY),
     Connect: (frozenset({_S.READY, _S.SESSION}), _S.SESSION),
-    Helo: (frozenset({_S.READY, _S.SESSION}), _S.SESSION),
+    # In the middle of a message it ends that message, as in libmilter: a client said EHLO again.
+    Helo: (frozenset({_S.READY, _S.SESSION, _S.ENVELOPE, _S.CONTENT}), _S.SESSION),
     Mail: (frozenset({_S.READY, _S.SESSION, _S.ENVELOPE, _S.CONTENT}), _S.ENVELOPE),
     Rcpt: (frozenset({_S.ENVELOPE}), None),
     Header: (frozenset({_S.ENVELOPE, _S.CONTENT}), _S.CONTENT),
@@ -339,6 +340,7 @@ class MilterCore:
             case Connect():
                 self._connect, self._helo = packet, ""
             case Helo(name):
+                self._forget()
                 self._helo = name.decode("utf-8", "replace")
             case Negotiate():
                 self._negotiate(packet)

@@ -1,7 +1,8 @@
 """The POP3 server core.
 
 Specification: RFC 1939, 2449 (CAPA, RESP-CODES, PIPELINING), 2595 and 8314 (STLS), 3206 (AUTH-RESP-CODE), 5034 (AUTH
-with initial response), 6856 (UTF8). Complete: yes, but for APOP (it needs stored passwords in clear) and LANG.
+with initial response), 6856 (UTF8, LANG). Complete: yes, but for APOP (it needs stored passwords in clear); a header in UTF-8 goes
+to clients that did not say UTF8 too: refused (RFC 6856 4 allows it) such a message would never be fetched by what most people use.
 
 Theory of operation. As in ``filterd.proto.smtp``: octets go in, one event at a time comes out, events that *ask* hold
 everything until they are answered. The core owns the maildrop's numbers: the shell opens it once (``opened``), brings
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from filterd.accounts.directory import Account
-from filterd.proto import sasl
+from filterd.proto import pop3_lang, sasl
 from filterd.proto.lines import LineFault, LineReader
 from rules.mail.lineends import dots_doubled
 
@@ -56,6 +57,7 @@ COMMANDS: dict[bytes, Command] = {
     b"PASS": Command("_pass", _AUTHORIZATION, 1, -1),
     b"AUTH": Command("_auth", _AUTHORIZATION, 0, 2),
     b"UTF8": Command("_utf8", _AUTHORIZATION),
+    b"LANG": Command("_lang", _BOTH, 0, 1),
     b"STAT": Command("_stat", _TRANSACTION),
     b"LIST": Command("_list", _TRANSACTION, 0, 1),
     b"UIDL": Command("_uidl", _TRANSACTION, 0, 1),
@@ -82,6 +84,7 @@ class Pop3Config:
     auth_failures: int = 3
     # RFC 1939 3: an autologout timer of at least ten minutes.
     idle: float = 660.0
+    login_delay: int = 0  # seconds between two log-ins of an account (RFC 2449 6.5)
     prelude_seconds: float = 120.0
     handshake: float = 30.0
     mechanisms: sasl.Offer = sasl.ONLY_PASSWORDS
@@ -150,6 +153,7 @@ class Refusal(Enum):
 
     CREDENTIALS = b"[AUTH] Authentication failed"
     IN_USE = b"[IN-USE] The maildrop is in use by another session"
+    TOO_SOON = b"[LOGIN-DELAY] The last log-in was a moment ago; wait before the next"
     TEMPORARY = b"[SYS/TEMP] Temporary failure; try again later"
 
 
@@ -393,7 +397,9 @@ class Pop3Core:
             b"AUTH-RESP-CODE",
             b"PIPELINING",
             b"UTF8 USER",
+            b"LANG",
             b"EXPIRE NEVER",
+            b"LOGIN-DELAY %d" % self.config.login_delay,
         ]
         # RFC 2449 5: also after log-in.
         if self.config.starttls and not self.tls:
@@ -460,6 +466,12 @@ class Pop3Core:
     def _utf8(self, words: list[bytes]) -> None:
         # RFC 6856 2: messages are sent as they are, in either mode.
         self._ok(b"UTF8 enabled")
+
+    def _lang(self, words: list[bytes]) -> None:
+        done, text, lines = pop3_lang.answer(words[0] if words else None)
+        (self._ok if done else self._error)(text)
+        if done and not words:
+            self._out.append(b"\r\n".join((*lines, b".", b"")))
 
     # -- TRANSACTION --------------------------------------------------------------------------------------------------
     def _alive(self, word: bytes) -> int | None:

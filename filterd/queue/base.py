@@ -20,7 +20,7 @@ class Outgoing:
     comes again is not queued a second time. ``data`` is the final text (CRLF). ``kind``: redirect, submission, vacation,
     notify, dsn, report, relay. ``hold_until``: not to leave before (seconds since the epoch); ``held``: why it waits for the
     operator to release it. ``params``: NOTIFY ORCPT RET ENVID BODY SMTPUTF8 REQUIRETLS as they are to be relayed, by upper-case
-    name."""
+    name. ``lane``: what it waits for when that is no mail server (``routing``)."""
 
     key: bytes
     reverse_path: str
@@ -31,6 +31,7 @@ class Outgoing:
     params: Mapping[str, str] = field(default_factory=dict)
     hold_until: float = 0.0
     held: str = ""
+    lane: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from filterd.queue.needs import Need, Unfit, fits, need_of, strict
 from filterd.queue.outbound import Connector
 from filterd.queue.replies import RemoteReply
 from filterd.queue.route import Hop, NoRoute
+from filterd.queue.routing import is_outlet
 from filterd.queue.rows import FORWARD, TAGGED, TLS_REQUIRED, Item, PutOff, forwarded
 from filterd.queue.writer import Writer
 from filterd.store.base import StoreUnavailable
@@ -41,6 +42,7 @@ TOO_MANY = (452, 552)  # RFC 5321 4.5.3.1.10
 log = logging.getLogger("filterd.queue")
 
 Local = Callable[[str, str, bytes], Awaitable[Reply]]  # (reverse-path, recipient, text)
+Outlets = Callable[[Item, bytes], Awaitable[tuple[RemoteReply, str]]]  # what became of it, and where, for people
 Route = Callable[
     [str, bool], Awaitable[Sequence[Hop] | NoRoute]
 ]  # (lane, without the recipient's demands on TLS)
@@ -59,6 +61,7 @@ class Office:
     route: Route
     here: tuple[str, ...]
     batv: Batv | None = None
+    outlets: Outlets | None = None
     busy: set[int] = field(default_factory=set)
     dialling: set[asyncio.Task[object]] = field(default_factory=set)  # couriers that have said nothing yet
     stopping: bool = False
@@ -275,8 +278,9 @@ class Courier:
             self.place.crowded()
         again = later_here(group, mail.results)
         ended = [item for item in group if item not in again]
-        taken = "DSN" in link.talk.features
-        await office.record(Result(ended, mail.results, link.host, link.take_transcript(), started, taken))
+        taken, promised = "DSN" in link.talk.features, link.talk.lmtp or "DELIVERBY" in link.talk.features
+        said = link.take_transcript()
+        await office.record(Result(ended, mail.results, link.host, said, started, taken, by_taken=promised))
         return again
 
     async def _deliver_here(self, item: Item) -> None:
@@ -284,13 +288,21 @@ class Courier:
         started = office.clock.time()
         try:
             data = await office.writer.read(lambda journal: journal.body(item.body))
-            reply = await office.local(item.reverse_path, item.recipient, data)
-            text = f"{reply.enhanced_code} {reply.text}".strip()
-            answer = RemoteReply(reply.code, (text,))
+            answer, place = await self._handed(item, data)
         except StoreUnavailable as error:
             log.error("%s: %s", item.id, error)
-            answer = RemoteReply(451, ("4.3.0 the text cannot be read here",))
-        await office.record(Result([item], {item.recipient: answer}, HERE, "", started))
+            answer, place = RemoteReply(451, ("4.3.0 the text cannot be read here",)), ""
+        await office.record(Result([item], {item.recipient: answer}, HERE, "", started, place=place))
+
+    async def _handed(self, item: Item, data: bytes) -> tuple[RemoteReply, str]:
+        """To one of our own people, a program or a file: the answer, and where when that is not clear."""
+        office = self.office
+        if not is_outlet(item.domain):
+            reply = await office.local(item.reverse_path, item.recipient, data)
+            return RemoteReply(reply.code, (f"{reply.enhanced_code} {reply.text}".strip(),)), ""
+        if office.outlets is None:
+            return RemoteReply(451, ("4.3.5 programs and files are not allowed here",)), ""
+        return await office.outlets(item, data)
 
     async def _all(self, items: Sequence[Item], reply: RemoteReply) -> None:
         """The same end for all of them, without a conversation."""

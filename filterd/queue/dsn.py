@@ -44,6 +44,11 @@ def wanted(params: Mapping[str, str], event: str) -> bool:
     return event in notify.upper().split(",")
 
 
+def never(params: Mapping[str, str]) -> bool:
+    """NOTIFY=NEVER: nothing is told at all."""
+    return params.get("NOTIFY", "").upper() == "NEVER"
+
+
 def xtext(text: str) -> str:
     """RFC 3461 4: undo xtext (``+2B``)."""
     return XTEXT.sub(lambda found: chr(int(found[1], 16)), text)

@@ -47,7 +47,8 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One try for some recipients. ``replies`` by recipient; ``dsn_taken``: the next host reports success itself."""
+    """One try for some recipients. ``replies`` by recipient; ``dsn_taken``: the next host reports success itself; ``by_taken``: it
+    keeps times of delivery; ``place``: where, for the operator, when ``host`` does not tell."""
 
     items: Sequence[Item]
     replies: Mapping[str, RemoteReply]
@@ -55,6 +56,8 @@ class Result:
     transcript: str = ""
     started: float = 0.0
     dsn_taken: bool = False
+    place: str = ""
+    by_taken: bool = False
 
 
 NO_ANSWER = RemoteReply(451, ("4.4.2 no answer",))
@@ -75,13 +78,10 @@ class Ends:
         dialogue = journal.said(now, result.transcript)
         for item in result.items:
             reply = result.replies.get(item.recipient) or NO_ANSWER
-            journal.tried(item, now, result.host, reply.text, dialogue)
+            host = result.place or result.host
+            journal.tried(item, now, host, reply.text, dialogue)
             word = self._settle(journal, item, reply, result, now, notes)
-            text = (
-                f"{item.recipient} at {result.host}: {reply.text}"
-                if result.host
-                else f"{item.recipient}: {reply.text}"
-            )
+            text = f"{item.recipient} at {host}: {reply.text}" if host else f"{item.recipient}: {reply.text}"
             began = result.started or now
             spans.append((item.trace, item.id, Span("send", began, now - began, word, text)))
         if notes:
@@ -98,7 +98,9 @@ class Ends:
         notes: list[Outgoing],
     ) -> str:
         if reply.good:
-            if not result.dsn_taken and dsn.wanted(item.params, "SUCCESS"):
+            asked = not result.dsn_taken and dsn.wanted(item.params, "SUCCESS")
+            by_hop = result.host != HERE and deliverby.told_of_relay(item.params, result.by_taken)
+            if asked or by_hop:
                 action = "delivered" if result.host == HERE else "relayed"
                 self._notify(journal, item, action, reply, result.host, now, notes)
             journal.end(item.id, "sent", now)

@@ -34,9 +34,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from filterd.queue import changes as rows_of_changes
-from filterd.queue import steering
+from filterd.queue import deliverby, steering
 from filterd.queue.base import Outgoing, PendingChange, PendingStore
-from filterd.queue.routing import BY_HAND, ROUTED, Lane, plain
+from filterd.queue.routing import BY_HAND, OUTLETS, ROUTED, Lane, plain
 from filterd.queue.rows import (
     AGENDA,
     HOLD,
@@ -80,7 +80,7 @@ def always_retry(key: bytes, created: float) -> bool:
 def _where(domain: str | None, here: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     if domain is not None:
         return "domain=?", (domain,)
-    routed = f"substr(domain, 1, 1) in ('{ROUTED}', '{BY_HAND}')"
+    routed = f"substr(domain, 1, 1) in {(ROUTED, BY_HAND, *OUTLETS)}"
     return f"domain not in ({','.join('?' * len(here))}) and not {routed}", tuple(here)
 
 
@@ -221,7 +221,7 @@ class Journal:
                 now,
                 out.reverse_path,
                 out.recipient,
-                lane(out.reverse_path, out.recipient),
+                out.lane or lane(out.reverse_path, out.recipient),
                 out.kind,
                 out.trace,
                 _params(out),
@@ -491,12 +491,15 @@ class Journal:
         )
 
     def put_off(self, now: float, domain: str | None, here: Sequence[str], wait: PutOff) -> int:
-        """Inside a transaction: what is due (as ``due`` says) waits without a try, but for what must be told to its sender."""
+        """Inside a transaction: what is due (as ``due`` says) waits without a try, but for what must be told to its sender; not
+        beyond a time of delivery that was asked for (RFC 2852)."""
         where, values = _where(domain, here)
+        by, minded = deliverby.SQL_AT, deliverby.SQL_MINDED
         return self._db.execute(
-            f"update item set next_at=?, last_reply=? where state='queued' and {where} and next_at<=? and created>?"
-            " and (warned=1 or created>?) and wish=''",
-            (wait.until, wait.reply, *values, now, wait.alive_after, wait.young_after),
+            f"update item set next_at=case when {by} < ?1 and {minded} then {by} else ?1 end, last_reply=?2"
+            f" where state='queued' and {where} and next_at<=? and created>? and (warned=1 or created>?) and wish=''"
+            f" and not coalesce({by} <= ? and {minded}, 0)",
+            (wait.until, wait.reply, *values, now, wait.alive_after, wait.young_after, now),
         ).rowcount
 
     def set_warned(self, name: str) -> None:

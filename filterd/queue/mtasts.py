@@ -15,15 +15,14 @@ import contextlib
 import http.client
 import logging
 import re
-import socket
 import sqlite3
 import ssl
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from filterd.net import https
 from filterd.net.tls import name_fits
 from filterd.queue.tlsdemand import TlsResult
 from filterd.wal import enter_wal
@@ -32,8 +31,6 @@ from pipeline.ports import Clock, DnsStatus, Resolver
 
 POLICY_OCTETS = 65_536  # RFC 8461 3.3
 FETCH_SECONDS = 30.0  # all of it; RFC 8461 3.3 suggests a minute
-CONNECT_SECONDS = 10.0  # each of the addresses
-MAX_ADDRESSES = 4
 AT_ONCE = 8  # fetches
 FAILED_SECONDS = 300.0
 MAX_AGE = 31_557_600  # RFC 8461 3.2
@@ -146,8 +143,8 @@ class HttpsFetcher:
         deadline = self.now() + FETCH_SECONDS
         connection = http.client.HTTPConnection(host, self.port, timeout=FETCH_SECONDS)
         try:
-            plain = self._connect(addresses, deadline)
-            with _ends_at(plain, deadline - self.now()):
+            plain = https.connect(addresses, self.port, deadline, self.now)
+            with https.ends_at(plain, deadline - self.now()):
                 connection.sock = plain
                 connection.sock = self.context().wrap_socket(plain, server_hostname=host)
                 connection.request("GET", WELL_KNOWN, headers={"Connection": "close", "Accept": "text/plain"})
@@ -167,18 +164,6 @@ class HttpsFetcher:
         finally:
             connection.close()
 
-    def _connect(self, addresses: Sequence[str], deadline: float) -> socket.socket:
-        last = OSError("no address answers")
-        for address in addresses[:MAX_ADDRESSES]:
-            left = deadline - self.now()
-            if left <= 0:
-                break
-            try:
-                return socket.create_connection((address, self.port), min(CONNECT_SECONDS, left))
-            except OSError as error:
-                last = error
-        raise last
-
     def _read(self, answer: http.client.HTTPResponse, host: str) -> str:
         if answer.status != 200:
             raise PolicyError(f"{host} answers {answer.status}", TlsResult.STS_FETCH)
@@ -191,25 +176,6 @@ class HttpsFetcher:
         if answer.length:
             raise PolicyError(f"the policy of {host} is cut short", TlsResult.STS_FETCH)
         return data.decode("utf-8", "replace")
-
-
-@contextlib.contextmanager
-def _ends_at(sock: socket.socket, seconds: float) -> Iterator[None]:
-    """The connection is over then, whatever it is doing: a server that drips octets keeps every time limit of a single read."""
-    twin = sock.dup()
-
-    def end() -> None:
-        with contextlib.suppress(OSError):  # over already
-            twin.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(0.0, seconds), end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        twin.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,30 +246,8 @@ class StsCache:
         return fresh
 
     async def _fetched(self, domain: str, addresses: Sequence[str]) -> str:
-        """In a thread of its own: slow web servers of strangers take none from the shared pool and hold up no shutdown."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[str] = loop.create_future()
-
-        def settle(text: str, error: Exception | None) -> None:
-            if done.done():
-                return
-            if error is None:
-                done.set_result(text)
-            else:
-                done.set_exception(error)
-
-        def work() -> None:
-            text, problem = "", None
-            try:
-                text = self.fetch(domain, addresses)
-            except Exception as error:  # told to who waits for it
-                problem = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(settle, text, problem)
-
         async with self._slots:
-            threading.Thread(target=work, name="mta-sts", daemon=True).start()
-            return await done
+            return await https.in_thread("mta-sts", lambda: self.fetch(domain, addresses))
 
     async def _addresses(self, host: str) -> list[str]:
         found = [await self.resolver.query(host, kind) for kind in ("A", "AAAA")]

@@ -5,7 +5,8 @@ domain, or
 ``=TOKEN``          a route with a next hop: one lane for all that takes it
 ``=TOKEN:DOMAIN``   a route by MX (it only chooses the source address): a lane for each domain
 ``!URL``            the operator's choice (`filterd queue reroute`), a next hop without a log-in
-No domain begins with "=" or "!". The token is a digest of the route, so a worker and a sender that have read different
+``|PROGRAM``, ``/PATH``   not sent at all: an alias gives it to a program, or puts it into a file (``filterd.outlets``)
+No domain begins with one of these characters. The token is a digest of the route, so a worker and a sender that have read different
 configurations never mean different routes by one lane; the sender gives all rows their lanes anew when it starts.
 
 Invariant: mail for domains of ours takes no route: it is delivered here, or goes to the store behind us.
@@ -24,6 +25,7 @@ from filterd.queue.rows import domain_of
 from pipeline.dns_name import normalise
 
 ROUTED, BY_HAND = "=", "!"
+OUTLETS = ("|", "/")
 MX = "mx"
 
 Lane = Callable[[str, str], str]  # (reverse-path, recipient) -> lane
@@ -122,6 +124,10 @@ class Routes:
 
 def is_route(lane: str) -> bool:
     return lane.startswith((ROUTED, BY_HAND))
+
+
+def is_outlet(lane: str) -> bool:
+    return lane.startswith(OUTLETS)
 
 
 def by_hand(text: str) -> Relay | None:

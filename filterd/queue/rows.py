@@ -16,6 +16,7 @@ LIVE = ("queued", "held")
 HOLD = "HOLDUNTIL"  # among an item's params: seconds since the epoch
 FORWARD = "XFORWARD"  # among an item's params: JSON, attribute to value
 TAGGED = "BATV"  # among an item's params: our domain may tag its reverse-path (pipeline.batv)
+OUTLET = "OUTLET"  # among an item's params: the program or file it is for (filterd.accounts.outlets)
 TLS_REQUIRED = "TLS-REQUIRED"  # among an item's params: what the field of this name says ("no")
 
 SCHEMA = (

@@ -23,13 +23,13 @@ from pathlib import Path
 from filterd.explain.traces import TraceWriter
 from filterd.queue import bell
 from filterd.queue.base import PendingChange, PendingStore
-from filterd.queue.courier import Courier, Local, Office
+from filterd.queue.courier import Courier, Local, Office, Outlets
 from filterd.queue.destinations import PER_DESTINATION, Destination
 from filterd.queue.ends import Ends, Schedule
 from filterd.queue.journal import Journal
 from filterd.queue.outbound import Connector, Dialer
 from filterd.queue.route import Hop, NoRoute, Relay, route
-from filterd.queue.routing import Routes, Rule, is_route
+from filterd.queue.routing import Routes, Rule, is_outlet, is_route
 from filterd.queue.rows import Agenda
 from filterd.queue.tlspolicy import TlsPolicies
 from filterd.queue.writer import Writer
@@ -92,6 +92,7 @@ class Sender:
     connector: Connector | None = None  # None: the network
     tls: TlsPolicies | None = None  # None: TLS when it is offered
     batv: Batv | None = None  # tags what leaves; None: nothing
+    outlets: Outlets | None = None  # programs and files of aliases; None: there are none
     _office: Office = field(init=False, repr=False)
     _routes: Routes = field(init=False, repr=False)
     _ready: bool = False
@@ -168,6 +169,7 @@ class Sender:
             self._guarded,
             here=("", *sorted({*settings.our_domains, *settings.relays})),
             batv=self.batv,
+            outlets=self.outlets,
         )
 
     async def _guarded(self, lane: str, loose: bool = False) -> Sequence[Hop] | NoRoute:
@@ -286,7 +288,7 @@ class Sender:
         if is_route(domain):
             return self._route_place(domain)
         behind = domain in self.settings.relays
-        local = domain in self._office.here and not behind
+        local = (domain in self._office.here or is_outlet(domain)) and not behind
         name = RELAY if self.settings.relay is not None and not local and not behind else f"@{domain}"
         place = self._places.get(name)
         if place is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from filterd.queue.routing import BY_HAND, ROUTED, Lane
+from filterd.queue.routing import BY_HAND, OUTLETS, ROUTED, Lane
 from filterd.queue.rows import HOLD, id_number
 from pipeline.dns_name import normalise
 
@@ -66,10 +66,12 @@ def change(db: sqlite3.Connection, action: str, now: float, choice: Choice) -> i
 
 
 def reroute(db: sqlite3.Connection, now: float, choice: Choice, url: str, lane: Lane) -> int:
-    """To the next hop ``url``, or "" = the way it would take by itself; tried at once."""
+    """To the next hop ``url``, or "" = the way it would take by itself; tried at once. What is for a program or a file stays."""
     where, values = choice.where()
     rows = db.execute(
-        f"select id, reverse_path, recipient from item where state in ('queued','held') and {where}", values
+        "select id, reverse_path, recipient from item where state in ('queued','held')"
+        f" and substr(domain, 1, 1) not in {OUTLETS} and {where}",
+        values,
     ).fetchall()
     for number, reverse_path, recipient in rows:
         new = f"{BY_HAND}{url}" if url else lane(reverse_path, recipient)
@@ -79,7 +81,8 @@ def reroute(db: sqlite3.Connection, now: float, choice: Choice, url: str, lane: 
 
 def relane(db: sqlite3.Connection, lane: Lane, routed: bool) -> int:
     """Give all that waits its lane anew, but for the operator's choices; ``routed`` False: there are no routes. How many moved."""
-    which = f"substr(domain, 1, 1)<>'{BY_HAND}'" if routed else f"substr(domain, 1, 1)='{ROUTED}'"
+    fixed = (BY_HAND, *OUTLETS)
+    which = f"substr(domain, 1, 1) not in {fixed}" if routed else f"substr(domain, 1, 1)='{ROUTED}'"
     rows = db.execute(
         f"select id, reverse_path, recipient, domain from item where state in ('queued','held') and {which}"
     ).fetchall()

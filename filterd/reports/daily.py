@@ -13,7 +13,7 @@ import logging
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -64,9 +64,11 @@ class Daily(ABC):
     spool: Spool
     sign: Sign
     clock: Clock
+    stop: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Report what is due, every hour, until told to stop."""
+        self.stop = stop
         while not stop.is_set():
             try:
                 await self.send_due()
@@ -90,13 +92,17 @@ class Daily(ABC):
                 told = await self._domain(db, day, domain)
                 if told is not None:
                     out.append(told)
-            return out
+            return out + await self._beside(db)
         finally:
             db.close()
 
     @abstractmethod
     async def _domain(self, db: sqlite3.Connection, day: str, domain: str) -> Told | None:
         """Queue one domain's reports of a day. None: its DNS does not answer, the day waits."""
+
+    async def _beside(self, db: sqlite3.Connection) -> list[Told]:
+        """What this kind of report does in each round besides."""
+        return []
 
     def _outgoing(self, message: bytes, to: str, what: str) -> Outgoing:
         """``what``: the same for the same report."""

@@ -121,7 +121,7 @@ def due(db: sqlite3.Connection, before: str) -> list[tuple[str, str]]:
 
 
 def mark(db: sqlite3.Connection, day: str, domain: str, at: float, result: str) -> None:
-    """This day of this domain is done with; what is old is forgotten."""
+    """This day of this domain is done with; what is old is forgotten. In a transaction when the caller has begun one."""
     db.execute("insert or replace into sent values(?, ?, ?, ?)", (day, domain, at, result))
     oldest = day_of(at - KEEP_DAYS * 86_400)
     db.execute("delete from seen where day < ?", (oldest,))

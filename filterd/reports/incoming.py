@@ -27,6 +27,8 @@ DEPTH = 12
 NODES = 20_000  # elements that are remembered at a time: the head, and one record
 TEXT = 1024  # characters of one value
 LAST_SECOND = 253_402_300_799  # of the year 9999
+_BLANKS = b"\xef\xbb\xbf \t\r\n"  # and the mark of UTF-8
+_WIDE = (b"\xff\xfe", b"\xfe\xff")  # the marks of UTF-16
 _TYPES = (b"gzip", b"zip", b"xml", b"tlsrpt", b"octet-stream")
 
 
@@ -132,10 +134,10 @@ def _parts(message: Message) -> Iterator[mime.Part]:
 
 def _read(data: bytes) -> Report | None:
     text = _unpacked(data)
-    head = text[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = text[:64].lstrip(_BLANKS)
     if head[:1] == b"{":
         return _tls(text)
-    if head[:1] == b"<" or text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if head[:1] == b"<" or text[:2] in _WIDE:
         return _dmarc(text)
     return None
 
@@ -149,16 +151,26 @@ def _unpacked(data: bytes) -> bytes:
             return b"" if unpacker.unconsumed_tail else out
         if data[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for entry in archive.infolist()[:PARTS]:
-                    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                        continue  # LZMA takes the memory that the file asks for
-                    if not entry.is_dir() and entry.file_size <= UNPACKED:
-                        with archive.open(entry) as file:
-                            return file.read(UNPACKED)
-            return b""
+                return _of_archive(archive)
     except (zlib.error, zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError):
         return b""
     return data
+
+
+def _of_archive(archive: zipfile.ZipFile) -> bytes:
+    """The first file that looks like a report: what packs a folder may put files of its own in front of it."""
+    left = UNPACKED
+    for entry in archive.infolist()[:PARTS]:
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            continue  # LZMA takes the memory that the file asks for
+        if entry.is_dir() or entry.file_size > left:
+            continue
+        with archive.open(entry) as file:
+            text = file.read(left)
+        left -= len(text)
+        if text[:64].lstrip(_BLANKS)[:1] in (b"<", b"{") or text[:2] in _WIDE:
+            return text
+    return b""
 
 
 # -- DMARC ---------------------------------------------------------------------------------------------------------------

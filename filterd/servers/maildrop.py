@@ -1,8 +1,8 @@
 """The POP3 maildrop: who has it, what is in it (RFC 1939 4: an exclusive lock for the whole session).
 
 ``MaildropLocks`` is the hook; ``FileLocks`` locks across all workers and processes of this host by flock on one small file
-per account in a run-time directory. IMAP sessions are not kept out: they cannot disturb message numbers, which are frozen
-when the maildrop is opened.
+per account in a run-time directory; the file keeps the time of the last log-in as well, in decimal seconds (LOGIN-DELAY,
+RFC 2449 6.5). IMAP sessions are not kept out: they cannot disturb message numbers, which are frozen when the maildrop is opened.
 """
 
 from __future__ import annotations
@@ -16,25 +16,34 @@ from typing import Protocol
 from filterd.proto.pop3 import Maildrop
 from filterd.servers.ports import Jobs
 from filterd.store.base import DELETED, AccountStore, Facts, Snapshot, StoreUnavailable
-from filterd.store.durable import Disk, opened
+from filterd.store.durable import Disk, Lock, opened
+from pipeline.ports import Clock
 
 INBOX = "INBOX"
 AHEAD = 262_144  # octets read ahead for a client that fetches one message after the other
 BLOCK = 1000  # rows asked for at once (store contract)
 
 
+class TooSoon(Exception):
+    """The account's last log-in was less than the delay ago."""
+
+
 class MaildropLocks(Protocol):
     async def acquire(self, account: str) -> Callable[[], None] | None:
-        """The lock's release, or None when another session has it."""
+        """The lock's release, or None when another session has it. TooSoon is raised for LOGIN-DELAY."""
         ...
 
 
 class FileLocks(MaildropLocks):
-    """``folder`` exists and belongs to us; files in it are never removed (a removed lock file locks nobody out)."""
+    """``folder`` exists and belongs to us; files in it are never removed (a removed lock file locks nobody out).
 
-    def __init__(self, disk: Disk, folder: str) -> None:
+    ``delay``: seconds between two log-ins of an account, told by ``clock``; 0 asks for none."""
+
+    def __init__(self, disk: Disk, folder: str, clock: Clock | None = None, delay: int = 0) -> None:
         self._disk = disk
         self._folder = folder
+        self._clock = clock
+        self._delay = delay
 
     async def acquire(self, account: str) -> Callable[[], None] | None:
         return await asyncio.to_thread(self._acquire, account)
@@ -48,7 +57,18 @@ class FileLocks(MaildropLocks):
         except StoreUnavailable:
             lock.close()
             return None
+        if self._clock is not None and self._delay and not self._begins(lock, int(self._clock.time())):
+            lock.close()
+            raise TooSoon
         return lock.close  # closing the descriptor lets the flock go
+
+    def _begins(self, lock: Lock, now: int) -> bool:
+        """Notes the log-in, unless it is too soon. A time in the future is a clock that was put back: it says nothing."""
+        last = lock.note()
+        if last.isdigit() and 0 <= now - int(last) < self._delay:
+            return False
+        lock.set_note(b"%d" % now)
+        return True
 
 
 class MemoryLocks(MaildropLocks):

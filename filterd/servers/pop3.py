@@ -18,7 +18,15 @@ from typing import ClassVar
 from filterd.net.connection import Connection
 from filterd.net.limits import Ticket
 from filterd.proto.pop3 import Close, Login, Pop3Config, Pop3Core, Refusal, Retrieve, StartTls, Update
-from filterd.servers.maildrop import AHEAD, INBOX, MaildropLocks, open_maildrop, read_messages, update
+from filterd.servers.maildrop import (
+    AHEAD,
+    INBOX,
+    MaildropLocks,
+    TooSoon,
+    open_maildrop,
+    read_messages,
+    update,
+)
 from filterd.servers.ports import Jobs, LoginService
 from filterd.store.base import StoreError
 from pipeline.envelope import Client
@@ -101,7 +109,11 @@ class Pop3Connection(Connection[Pop3Core]):
         if account is None:
             self.core.refuse(Refusal.CREDENTIALS)
             return
-        release = await door.locks.acquire(account.id)
+        try:
+            release = await door.locks.acquire(account.id)
+        except TooSoon:
+            self.core.refuse(Refusal.TOO_SOON)
+            return
         if release is None:
             self.core.refuse(Refusal.IN_USE)
             return

@@ -45,6 +45,23 @@ from pipeline.reply import Reply
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# RFC 1918, 4193 and 3927, 4291 2.5.3 and 2.5.6; not the ranges of documentation and tests
+PRIVATE: tuple[Network, ...] = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "127.0.0.0/8",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "169.254.0.0/16",
+            "::1",
+            "fc00::/7",
+            "fe80::/10",
+        ),
+    )
+)
+
 log = logging.getLogger("filterd.smtp")
 
 _LOGGED_IN = Reply(235, "2.7.0", "Authentication successful")
@@ -57,8 +74,8 @@ class SmtpDoor:
     """A listener's settings: what every connection by this door has in common.
 
     ``context`` gives the TLS context of STARTTLS. ``xclient_trusted``: networks whose clients may use XCLIENT, and
-    ``xforward_trusted`` XFORWARD; ``xclient_unix``: those of a unix socket may use both. ``logins`` delays failed
-    log-ins; without it the service is asked itself. ``now``: seconds since the epoch.
+    ``xforward_trusted`` XFORWARD; ``xclient_unix``: those of a unix socket may use both. ``relay_trusted``: mail servers of
+    ours. ``logins`` delays failed log-ins; without it the service is asked itself. ``now``: seconds since the epoch.
     """
 
     config: SmtpConfig
@@ -67,11 +84,16 @@ class SmtpDoor:
     context: Callable[[], ssl.SSLContext] | None = None
     xclient_trusted: Sequence[Network] = ()
     xforward_trusted: Sequence[Network] = ()
+    relay_trusted: Sequence[Network] = ()
     xclient_unix: bool = False
     logins: LoginService | None = None
     now: Callable[[], float] = time.time
 
     REFUSAL = b"421 4.7.0 Too many connections; try again later\r\n"
+
+    def hop(self, ip: str) -> bool:
+        """Is this a server of ours? A private address is, and who may speak for others or send through us."""
+        return self.trusts(ip, (*PRIVATE, *self.xclient_trusted, *self.xforward_trusted, *self.relay_trusted))
 
     def connection(self, ticket: Ticket) -> SmtpConnection:
         """The factory for ``filterd.net.listen.Server``."""
@@ -98,14 +120,17 @@ class SmtpConnection(Connection[SmtpCore]):
     def begin(self) -> SmtpCore:
         door = self.door
         tls = self.tls_name()
-        # By LMTP and unix sockets mail comes from a hop of ours: what we see of it says nothing about the sender.
-        outside = door.config.profile is not Profile.LMTP and self.ip is not None
         told, named = "", True
         if self.ticket is not None:
             told, named = (
                 self.ticket.told,
                 not self.ticket.unknown,
             )  # who came by a proxy that cannot tell has no rights
+        # By LMTP and unix sockets mail comes from a hop of ours: what we see of it says nothing about the sender. What a proxy
+        # tells does (HOUSE item 6), unless it tells of a hop of ours.
+        outside = self.ip is not None and (
+            door.config.profile is not Profile.LMTP or (bool(told) and not door.hop(self.ip))
+        )
         client = Client(ip=self.ip, port=self.port, tls=tls, facts_trusted=outside and named, told=told)
         self.session = SmtpSession(door.config.profile, door.listener, client)
         core = SmtpCore(

@@ -4,11 +4,14 @@ The account stays where it is and locked; clients and senders are told to come a
 in ``filterd-convert`` in the account's directory and synced, then what does not disturb the old kind is put into its place, the
 index is put aside, and one rename decides: ``.mailboxes`` comes (mbox) or goes (Maildir). Before it the account is what it was,
 behind it the new one; the index is made anew from the files, which carry all that must be kept, by whoever opens the account next.
-Annotations and the memory of Sieve (vacation, duplicate) are read from the old index and written to the new one; a crash between
-the rename and that loses these two. A run that was cut short is simply run again.
+Messages for an INBOX in the spool wait in a journal (``mbox_journal``) that comes with the rename. What is left to do then
+(``convert_switch``: the old files aside, annotations, the memory of Sieve) is written down before. A run that was cut short,
+wherever, is simply run again.
 
 Other programs do not know the account's lock. An mbox INBOX is therefore locked against them from its reading until it is put
-away or emptied; when anything has changed all the same since it was read, nothing is switched, and it must be run again.
+away; when anything has changed all the same since it was read, nothing is switched, and it must be run again. What comes
+between that last look and the old files' being put away is found there and taken along; flags that others set in that
+moment are not.
 
 The old files are kept in ``filterd-old-<kind>-<time>`` for their owner to remove. Change numbers (CONDSTORE) go on above those of
 before.
@@ -19,37 +22,28 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import overload
 
-from filterd.store import durable, mbox_sync, mbox_tree, names, tree
+from filterd.store import convert_switch, durable, mbox_journal, mbox_sync, mbox_tree, names, rescan, tree
 from filterd.store import flags as fl
 from filterd.store.base import StoreUnavailable
 from filterd.store.choice import MAILDIR, MBOX, ChosenStore, format_of
+from filterd.store.convert_switch import WORK, Box, Converted, Switch
 from filterd.store.core import Core
 from filterd.store.durable import LockRules, opened
-from filterd.store.folder import KEYWORDS_FILE, MAILBOX_FILE, Folder, MailboxFile
+from filterd.store.folder import KEYWORDS_FILE, MAILBOX_FILE, Folder, MailboxFile, claimed_uid
 from filterd.store.index import HotRow, MailboxRow
 from filterd.store.layout import MBOX_HOME
 from filterd.store.mbox_delivery import Appending, area_of, prepared
 from filterd.store.mbox_file import CHUNK, MboxFile, mbox_of
+from filterd.store.mbox_journal import Change
 from filterd.store.record import to_disk
 from filterd.store.snapshot_text import SNAPSHOT_FILE
 
-WORK = "filterd-convert"
 OLD = "filterd-old"
 MAILDIR_PARTS = ("cur", "new", "tmp")
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(slots=True)
-class Converted:
-    """``old``: where the files of before are."""
-
-    mailboxes: int = 0
-    messages: int = 0
-    old: str = ""
-    notes: list[str] = field(default_factory=list)
 
 
 def convert(
@@ -57,7 +51,10 @@ def convert(
 ) -> Converted:
     """Raises StoreUnavailable (in use, no room), ValueError for what cannot be done."""
     path = store.path(account)
+    done = convert_switch.finish(store, account)  # of a run that was cut short
     if format_of(path) in ("", to):
+        if done is not None:
+            return done
         raise ValueError(
             f"{account} is kept as {to} already" if format_of(path) else f"{account} has no mail yet"
         )
@@ -66,20 +63,12 @@ def convert(
     core = source.core(account)
     try:
         with core.guard(), core.locked():
-            done, kept = _Conversion(core, to, store, progress).run()
+            _Conversion(core, to, store, progress).run()
     finally:
         core.close()
-    _restore(store, account, kept)
+    done = convert_switch.finish(store, account)
+    assert done is not None
     return done
-
-
-@dataclass(slots=True)
-class _Kept:
-    """What only the index knows."""
-
-    metadata: list[tuple[object, ...]] = field(default_factory=list)  # mailbox id, name, value
-    state: list[tuple[object, ...]] = field(default_factory=list)
-    keywords: dict[str, dict[str, list[int]]] = field(default_factory=dict)  # mailbox -> keyword -> UIDs
 
 
 class _Conversion:
@@ -90,14 +79,13 @@ class _Conversion:
         self.store = store
         self.progress = progress
         self.work = f"{core.path}/{WORK}"
-        self.done = Converted()
-        self.kept = _Kept()
+        self.switch = Switch(to)
         self.written: list[tuple[Folder, MailboxRow]] = []  # as they were when they were read
         self.inbox: MboxFile | None = None  # of an mbox account, held
 
-    def run(self) -> tuple[Converted, _Kept]:
+    def run(self) -> None:
         core = self.core
-        self._clear()
+        convert_switch.clear(self.disk, core.path)
         durable.make_dirs(self.disk, self.work)
         rows = tree.listing(core)
         total = sum(row.messages for row in rows)
@@ -110,14 +98,13 @@ class _Conversion:
                     self._write(row)
                     core.hand_over(row.id)  # it must stay open when the index is put aside
                 else:
-                    row = core.settings.layout.refresh(core, folder, row)
+                    row = self._current(folder, row)
                     self._write(row)
                 self.written.append((folder, row))
-                self.progress(row.name, self.done.messages, total)
+                self.progress(row.name, self.switch.messages, total)
             self._remember()
             self._unchanged()
-            self._switch(rows)
-        return self.done, self.kept
+            self._switch(rows, stack)
 
     def _hold(self, inbox: Folder, stack: contextlib.ExitStack) -> None:
         """Nobody adds to INBOX from here on until it is put away."""
@@ -127,28 +114,33 @@ class _Conversion:
 
     def _write(self, row: MailboxRow) -> None:
         hots = self.core.index.hot_all(row.id)
+        box = Box(row.name, row.mid, row.directory)
         (self._write_mbox if self.to == MBOX else self._write_maildir)(row, hots)
-        self.done.mailboxes += 1
-        self.done.messages += len(hots)
+        if self.to == MBOX:
+            bases = (fl.split_name(hot.name)[0] for hot in hots)
+            box.unmarked = [base for base in bases if not claimed_uid(base, row.mid)]
+        else:
+            mbox = mbox_of(self.core.box(row.name)[0])
+            with mbox.held():
+                box.octets = row.cur_mtime
+                box.anchor = convert_switch.anchor_of(mbox, box.octets)
+        self.switch.boxes.append(box)
+        self.switch.mailboxes += 1
+        self.switch.messages += len(hots)
+
+    def _current(self, folder: Folder, row: MailboxRow) -> MailboxRow:
+        """With what other programs did, though an mtime does not tell."""
+        if self.to == MBOX:
+            return rescan.force(self.core, folder)
+        return mbox_sync.refresh(self.core, folder, row)
 
     def _unchanged(self) -> None:
         """Has nobody changed what is written already? Raises StoreUnavailable."""
-        layout = self.core.settings.layout
         for folder, row in self.written:
-            now = layout.refresh(self.core, folder, row)
-            if now.modseq != row.modseq or (
-                self.to == MAILDIR and folder.times() != (now.new_mtime, now.cur_mtime)
-            ):
+            now = self._current(folder, row)
+            unread = self.to == MAILDIR and folder.times() != (now.new_mtime, now.cur_mtime)
+            if unread or now.modseq != row.modseq:
                 raise StoreUnavailable(f"another program has changed {row.name} meanwhile: run it again")
-
-    def _clear(self) -> None:
-        """What an earlier run has left."""
-        for place, folders, files in os.walk(self.work, topdown=False):
-            with opened(self.disk, place) as at:
-                for name in files:
-                    self.disk.unlink(at, name)
-                for name in folders:
-                    self.disk.remove_dir(at, name)
 
     def _file_of(self, row: MailboxRow) -> MailboxFile:
         return MailboxFile(
@@ -226,102 +218,104 @@ class _Conversion:
                 finally:
                     self.disk.discard(file)
                 for word in fl.names_of(hot.flags & ~fl.NAMED_MASK, row.keyword_list):
-                    self.kept.keywords.setdefault(row.name, {}).setdefault(word, []).append(hot.uid)
+                    self.switch.keywords.setdefault(row.name, {}).setdefault(word, []).append(hot.uid)
             self.disk.sync_dir(new)
             self.disk.sync_dir(cur)
 
     def _remember(self) -> None:
+        """What only the index knows."""
         query = self.core.index.query
-        self.kept.metadata = [
+        found = [
             *query("select '', name, value from metadata where mbox=0"),
             *query(
                 "select mailbox.mid, metadata.name, value from metadata join mailbox on mailbox.id = metadata.mbox"
             ),
         ]
-        self.kept.state = list(query("select key, until from state"))
+        self.switch.metadata = [(str(mid), str(name), str(value)) for mid, name, value in found]
+        state = query("select key, until from state")
+        self.switch.state = [
+            (key.hex(), float(until or 0))
+            for key, until in state
+            if isinstance(key, bytes) and not isinstance(until, bytes)
+        ]
 
-    def _switch(self, rows: Sequence[MailboxRow]) -> None:
+    def _switch(self, rows: Sequence[MailboxRow], stack: contextlib.ExitStack) -> None:
         """Put the new files beside the old ones, and let one rename decide."""
         core, disk = self.core, self.disk
-        kind = MAILDIR if self.to == MBOX else MBOX
-        self.done.old = f"{core.path}/{OLD}-{kind}-{core.now()}"
-        durable.make_dirs(disk, self.done.old)
+        self._make_old()
         inbox = mbox_tree.inbox_path(self.store.mbox.mbox, core.path, core.account)
-        with opened(disk, self.work) as work, opened(disk, self.done.old) as old:
+        spool = os.path.dirname(inbox) != core.path
+        with opened(disk, self.work) as work, opened(disk, self.old) as old:
             if self.to == MBOX:
-                self._place_mbox(work, inbox)
-                core.put_aside_index()
-                disk.rename(work, MBOX_HOME, core.root, MBOX_HOME)
-                disk.sync_dir(core.root)
-                parts = [
+                filling = self._journalled(inbox, stack) if spool else None
+                self._place_mbox(work, "" if spool else os.path.basename(inbox))
+                self.switch.parts = [
                     *MAILDIR_PARTS[:2],
                     *(row.directory for row in rows if row.directory),
                     MAILBOX_FILE,
                     KEYWORDS_FILE,
                     SNAPSHOT_FILE,
                 ]
+                self.switch.write(disk, work)
+                self._unchanged()
+                core.put_aside_index()
+                try:
+                    if filling is not None:
+                        filling.mbox.cut(filling.octets)  # there is room for it
+                    disk.rename(work, MBOX_HOME, core.root, MBOX_HOME)
+                except BaseException:
+                    if filling is not None:
+                        filling.mbox.cut(0)
+                    raise
             else:
                 self._place_maildir(work)
+                self.switch.parts = [mbox_tree.MAIL, *(() if spool else (os.path.basename(inbox),))]
+                self.switch.write(disk, work)
+                self._unchanged()
                 core.put_aside_index()
                 disk.rename(core.root, MBOX_HOME, old, MBOX_HOME)
-                disk.sync_dir(core.root)
-                parts = [mbox_tree.MAIL, mbox_tree.INBOX_FILE]
-                if os.path.dirname(inbox) != core.path:
-                    self._empty(inbox)
-            for part in parts:
-                with contextlib.suppress(FileNotFoundError):
-                    disk.rename(core.root, part, old, part)
             disk.sync_dir(core.root)
-        self._clear()
-        with contextlib.suppress(OSError):
-            disk.remove_dir(core.root, WORK)
 
-    def _empty(self, path: str) -> None:
-        """INBOX in the spool: its messages are in the Maildir, and others go on delivering there."""
-        assert self.inbox is not None
-        try:
-            self.inbox.cut(0)
-            self.inbox.sync()
-        except OSError as error:
-            self.done.notes.append(f"{path} is not read any more but cannot be emptied: {error.strerror}")
-        else:
-            self.done.notes.append(f"{path} is empty now and not read any more")
+    def _make_old(self) -> None:
+        """Where the old files go: a new directory each time."""
+        kind = MAILDIR if self.to == MBOX else MBOX
+        name = first = f"{OLD}-{kind}-{self.core.now()}"
+        number = 1
+        while os.path.lexists(f"{self.core.path}/{name}"):
+            number += 1
+            name = f"{first}.{number}"
+        self.switch.old = name
+        self.old = f"{self.core.path}/{name}"
+        durable.make_dirs(self.disk, self.old)
 
     def _place_mbox(self, work: durable.Dir, inbox: str) -> None:
+        """``inbox``: name of the file in the account's directory, "" when it lies elsewhere."""
         core, disk = self.core, self.disk
         if os.path.lexists(f"{core.path}/{mbox_tree.MAIL}"):
             self._aside(mbox_tree.MAIL)
         if os.path.isdir(f"{work.path}/{mbox_tree.MAIL}"):
             disk.rename(work, mbox_tree.MAIL, core.root, mbox_tree.MAIL)
-        if os.path.dirname(inbox) == core.path:
-            if os.path.lexists(inbox):
-                self._aside(os.path.basename(inbox))
-            disk.rename(work, mbox_tree.INBOX_FILE, core.root, os.path.basename(inbox))
-        else:
-            self._fill(inbox, f"{work.path}/{mbox_tree.INBOX_FILE}")
+        if inbox:
+            if os.path.lexists(f"{core.path}/{inbox}"):
+                self._aside(inbox)
+            disk.rename(work, mbox_tree.INBOX_FILE, core.root, inbox)
         disk.sync_dir(core.root)
 
-    def _fill(self, inbox: str, source: str) -> None:
-        """INBOX in the spool gets our messages: written into the file that is there, which others may have open."""
+    def _journalled(self, inbox: str, stack: contextlib.ExitStack) -> Change:
+        """INBOX in the spool gets our messages: written into the file that is there, which others may have open. It is held
+        until the rename."""
         mbox = MboxFile(self.disk, inbox, self.store.mbox.mbox.locks)
-        try:
-            with mbox.held(), open(source, "rb") as file:
-                if mbox.size():
-                    raise ValueError(
-                        f"{inbox} has messages already: move them first, or empty store.mbox.inbox"
-                    )
-                try:
-                    at = 0
-                    while data := file.read(CHUNK):
-                        mbox.write(at, data)
-                        at += len(data)
-                        mbox.touch()
-                    mbox.sync()
-                except OSError:
-                    mbox.cut(0)
-                    raise
-        finally:
-            mbox.close()
+        stack.callback(mbox.close)
+        stack.enter_context(mbox.held())
+        size = mbox.size()
+        if any(piece.strip(b"\0") for piece in mbox.pieces(0, size)):
+            raise ValueError(f"{inbox} has messages already: move them first, or empty store.mbox.inbox")
+        if size:
+            mbox.cut(0)  # room that a run made which was cut short
+        change = Change("", mbox, 0, _Pieces(f"{self.work}/{mbox_tree.INBOX_FILE}"))
+        with opened(self.disk, f"{self.work}/{MBOX_HOME}") as home:
+            mbox_journal.write_down(self.disk, home, [change])
+        return change
 
     def _place_maildir(self, work: durable.Dir) -> None:
         core, disk = self.core, self.disk
@@ -339,25 +333,28 @@ class _Conversion:
 
     def _aside(self, name: str) -> None:
         """Something else of that name, or a part of a run that was cut short."""
-        with opened(self.disk, self.done.old) as old:
+        with opened(self.disk, self.old) as old:
             self.disk.rename(self.core.root, name, old, name + ".before")
 
 
-def _restore(store: ChosenStore, account: str, kept: _Kept) -> None:
-    """Open the account as what it is now; what only the old index knew comes back."""
-    opened_account = store.account(account)
-    for info in opened_account.mailboxes():
-        opened_account.status(info.name)  # heals
-    for name, words in kept.keywords.items():
-        for word, uids in words.items():
-            opened_account.set_flags(name, uids, "add", (word,))
-    boxes = {info.id: info.name for info in opened_account.mailboxes()}
-    for mid, entry, value in kept.metadata:
-        if not mid or str(mid) in boxes:
-            opened_account.set_metadata(boxes[str(mid)] if mid else None, str(entry), str(value))
-    core = store.of(account).core(account)
-    try:
-        with core.guard(), core.locked(), core.index.transaction(durable=True):
-            core.index.execute_many("insert or replace into state values(?, ?)", kept.state)  # type: ignore[arg-type]  # as read
-    finally:
-        core.close()
+class _Pieces(Sequence[bytes]):
+    """A file in pieces that are read when they are asked for."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._octets = os.path.getsize(path)
+
+    def __len__(self) -> int:
+        return -(-self._octets // CHUNK)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        with open(self._path, "rb") as file:
+            return os.pread(file.fileno(), CHUNK, at * CHUNK)

@@ -31,6 +31,7 @@ from filterd.store.folder import Folder, safe_host
 from filterd.store.index import AFTER_KILL, AFTER_POWER, Index, MailboxRow
 from filterd.store.layout import Layout, MaildirLayout
 from filterd.store.nowait import CachedOpen
+from filterd.store.reflagged import Reflagged
 from filterd.store.shelf import Shelf
 from pipeline.ports import Clock, Ids
 
@@ -77,6 +78,7 @@ class Core:
     root_seen: int = 0  # mtime of the root when its folders were last listed; 0: list them
     subscribed: tuple[tuple[int, int, int], tuple[str, ...]] | None = None  # (stamp of the file, names)
     serial: int = 0
+    reflagged: Reflagged = field(default_factory=Reflagged)
     confirm: dict[int, float] = field(
         default_factory=dict
     )  # mailbox -> when the next look for hidden changes may be
@@ -130,6 +132,7 @@ class Core:
         if self._index is not None:
             self._index.close()
             self._index = None
+            self.reflagged = Reflagged()
         self._forget_folders()
 
     def _forget_folders(self) -> None:

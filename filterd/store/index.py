@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from filterd.store.base import COLD_FIELDS, DELETED, SEEN, StoreUnavailable
@@ -154,6 +155,8 @@ class GoneRow(NamedTuple):
     name: str
 
 
+# What ``_make`` does, without its frame: a third of the time.
+_FLAG_ROW, _GONE_ROW = partial(tuple.__new__, FlagRow), partial(tuple.__new__, GoneRow)
 Cold = tuple[bytes, bytes, bytes, bytes, str, str]  # envelope, body, bodystructure, headers, trace, decision
 SqlValue = str | bytes | int | float | None
 
@@ -443,12 +446,12 @@ class Index:
     def flag_rows(self, mailbox_id: int, uids: Sequence[int]) -> list[FlagRow]:
         """Of those of ``uids`` that exist, ascending."""
         select = "select mbox, uid, flags, modseq, fresh, name from hot"
-        return list(map(FlagRow._make, self._chosen(select, Key.hot(mailbox_id), uids, 1)))
+        return list(map(_FLAG_ROW, self._chosen(select, Key.hot(mailbox_id), uids, 1)))
 
     def gone_rows(self, mailbox_id: int, uids: Sequence[int]) -> list[GoneRow]:
         """Of those of ``uids`` that exist and are \\Deleted, ascending."""
         select = "select uid, flags, fresh, size, disk_size, name from hot"
-        rows = map(GoneRow._make, self._chosen(select, Key.hot(mailbox_id), uids, 0))
+        rows = map(_GONE_ROW, self._chosen(select, Key.hot(mailbox_id), uids, 0))
         return [row for row in rows if row.flags & DELETED]
 
     def hot_all(self, mailbox_id: int) -> list[HotRow]:

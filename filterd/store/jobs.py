@@ -152,6 +152,8 @@ class AccountJobs:
 
     def __init__(self, store: Store, threads: int = THREADS) -> None:
         self._store = store
+        self._bounded = store if is_bounded(store) else None
+        self._spare: _Lane | None = None  # for ``ready``, which mostly leaves its lane as it was
         self._pool = _Pool(threads)
         self._lock = threading.Lock()  # of the lanes
         self._lanes: dict[str, _Lane] = {}
@@ -186,14 +188,15 @@ class AccountJobs:
 
         The account is ours meanwhile: no thread has it, and none comes in. ``work`` may raise ``NotReady``.
         """
-        lane = _Lane(running=True)
         with self._lock:
-            if account in self._lanes or self._closed:
+            if account in self._lanes or self._closed or self._bounded is None:
                 return None
-            store = self._ready(account)
-            if store is None:
+            opened = self._bounded.opened(account)
+            if opened is None:
                 return None
-            self._lanes[account] = lane
+            store = opened.ready()
+            lane = self._lanes[account] = self._spare or _Lane(running=True)
+            self._spare = None
         try:
             return work(store)
         except NotReady:
@@ -204,11 +207,7 @@ class AccountJobs:
                     self._pool.submit(partial(self._work, account, lane))
                 else:
                     del self._lanes[account]
-
-    def _ready(self, account: str) -> AccountStore | None:
-        store = self._store
-        opened = store.opened(account) if is_bounded(store) else None
-        return opened.ready() if opened is not None else None
+                    self._spare = lane
 
     async def deliver(
         self, account: str, mailbox: str, message: NewMessage, state: SieveState | None = None

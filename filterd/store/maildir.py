@@ -423,6 +423,10 @@ class MaildirStore(Store):
         except OSError as error:
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
 
+    @property
+    def disk(self) -> Disk:
+        return self._settings.disk
+
     def _make(self, core: Core) -> MaildirAccount:
         return MaildirAccount(core)
 

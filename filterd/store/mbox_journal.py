@@ -88,16 +88,7 @@ def _before(mbox: MboxFile, at: int) -> str:
 
 def carry_out(disk: Disk, home: Dir, changes: Sequence[Change]) -> None:
     """All files held. When it returns all changes are on disk; ``done`` comes after the index has them too."""
-    lines = [FIRST_LINE]
-    for change in changes:
-        change.mbox.sync()  # flags and the like: what the journal goes by must not be lost
-        old, new = change.mbox.size(), change.at + change.octets
-        end = _digest(change.mbox.pieces(new, old)) if new < old else NONE
-        line = (
-            f"{change.octets} {change.at} {old} {new} {_before(change.mbox, change.at)} {end} {change.path}"
-        )
-        lines.append(line.encode("utf-8", "surrogateescape"))
-    _write(disk, home, b"\n".join(lines) + b"\n\n", changes)
+    write_down(disk, home, changes)
     with _Journal(home) as journal:
         longer = [entry for entry in journal.entries if entry.new > entry.old]
         try:
@@ -113,6 +104,20 @@ def carry_out(disk: Disk, home: Dir, changes: Sequence[Change]) -> None:
             raise
         for change, entry in zip(changes, journal.entries, strict=True):
             _apply(journal, entry, change.mbox, entry.old)
+
+
+def write_down(disk: Disk, home: Dir, changes: Sequence[Change]) -> None:
+    """All files held. From now on whoever opens the account carries it out."""
+    lines = [FIRST_LINE]
+    for change in changes:
+        change.mbox.sync()  # flags and the like: what the journal goes by must not be lost
+        old, new = change.mbox.size(), change.at + change.octets
+        end = _digest(change.mbox.pieces(new, old)) if new < old else NONE
+        line = (
+            f"{change.octets} {change.at} {old} {new} {_before(change.mbox, change.at)} {end} {change.path}"
+        )
+        lines.append(line.encode("utf-8", "surrogateescape"))
+    _write(disk, home, b"\n".join(lines) + b"\n\n", changes)
 
 
 def _write(disk: Disk, home: Dir, head: bytes, changes: Sequence[Change]) -> None:
@@ -259,7 +264,10 @@ def _is_ours(journal: _Journal, entry: _Entry, mbox: MboxFile) -> bool:
     for start in range(entry.old, entry.new, SECTOR):
         octets = min(SECTOR, entry.new - start)
         have = mbox.read(start, octets)
-        if have.strip(b"\0") and have != journal.read(entry.start + start - entry.at, octets):
+        if not have.strip(b"\0"):
+            continue
+        ours = journal.read(entry.start + start - entry.at, octets)
+        if have != ours and any(mine and mine != octet for mine, octet in zip(have, ours, strict=True)):
             return False
     return True
 

@@ -109,11 +109,12 @@ def _flag_block(
         folder.write_keywords(keywords)
         row.keywords = "\n".join(keywords)
     folder.reserve(row, 0)
-    ways = Ways(row.modseq + 1, masks)
+    before = row.modseq
+    ways = Ways(before + 1, masks)
     with core.publishing(row.id):
-        before = folder.times()
+        times = folder.times()
         renamed, missing = _rename_for_flags(core, folder, todo, ways)
-        touched(row, before, folder.times())
+        touched(row, times, folder.times())
         if renamed:
             row.modseq = ways.modseq
         with core.index.transaction():
@@ -121,8 +122,11 @@ def _flag_block(
             core.index.save(row)
     if renamed:
         core.changed(row)
-        changed += [(hot.uid, masks[hot.flags], ways.modseq) for hot, _ in renamed]
-        out.made.append(ways.modseq)
+        modseq = ways.modseq
+        now = [(hot.uid, masks[hot.flags], modseq) for hot, _ in renamed]
+        core.reflagged.note(row.id, before, modseq, now)
+        changed += now
+        out.made.append(modseq)
     return missing
 
 

@@ -99,8 +99,11 @@ class Views:
             row = index.mailbox(mailbox_id)
             if row is None:
                 raise StoreUnavailable("the mailbox went away")
+            own = core.reflagged.forward(row.id, row.modseq, kept) if kept is not None else None
             start = self._start(row, kept)
-            if start is None:
+            if own is not None and kept is not None:
+                moved, arrays = own[0], (kept.uids, own[1])
+            elif start is None:
                 arrays = _read_all(core, row.id)
             else:
                 since, arrays = start

@@ -16,6 +16,7 @@ that is not pyspf's own is permerror; nothing here raises on hostile input. The 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -54,6 +55,12 @@ class SpfResult:
     mechanism: str = ""
     explanation: str = ""
     problem: str = ""
+
+
+# RFC 7208 7.1, 7.3: what follows a percent sign, and a number of labels is not zero. pyspf takes "%{d" and "%{d0}" as text.
+_MACROS = re.compile(
+    rb"(?:[^%]++|%(?:[%_-]|\{[slodiphcrtvSLODIPHCRTV](?!0+[^0-9])[0-9]{0,3}[rR]?[.+,/_=-]*+\}))*+"
+)
 
 
 class _Miss(Exception):
@@ -144,8 +151,12 @@ def _mx(record: str) -> tuple[int, str]:
 def _capped(record: str) -> bytes:
     """A TXT record as octets, or PermError when it is an SPF record beyond the caps."""
     data = record.encode("latin-1", "replace")
-    if data[:6].lower() != b"v=spf1":
-        return data if len(data) <= EXPLANATION_LIMIT else b""
+    if data[:6].lower() != b"v=spf1" or data[6:7] not in (b"", b" "):
+        if len(data) > EXPLANATION_LIMIT or not _MACROS.fullmatch(data):
+            return b""  # 6.2: a text with an error in it is no text
+        return data
+    if b"%" in data and not _MACROS.fullmatch(data):
+        raise spf.PermError("a broken macro")
     if len(data) > RECORD_LIMIT:
         raise spf.PermError(f"SPF record of {len(data)} octets (limit {RECORD_LIMIT})")
     if len(data) > TERM_LIMIT and max(map(len, data.split(b" "))) > TERM_LIMIT:

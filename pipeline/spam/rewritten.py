@@ -18,13 +18,12 @@ from rules.mail.message import Message
 OURS: Final = b"x-spam-flag"
 REWRITTEN: Final = (b"subject", b"from", b"to")  # rewrite_header
 WRAPPED: Final = (b"mime-version", b"content-type", b"content-transfer-encoding", b"content-disposition")
-_BARE: Final = re.compile(rb"(?<!\r)\n")
 _TESTS: Final = re.compile(rb"(?:^|[\s,])tests=([A-Z0-9_,\s]*)")
 
 
 def told(text: bytes) -> HeaderBlock:
     """The header of what spamd gave back, CRLF."""
-    return scan(_BARE.sub(b"\r\n", text))
+    return scan(_crlf(text))
 
 
 def rules(block: HeaderBlock) -> list[str]:
@@ -53,9 +52,14 @@ def header_edits(message: Message, text: bytes, whole: bool) -> list[HeaderEdit]
 
 def new_body(message: Message, text: bytes) -> bytes | None:
     """The body that spamd gave back; None when it left it alone."""
-    text = _BARE.sub(b"\r\n", text)
+    text = _crlf(text)
     body = text[scan(text).body_start :]
-    return None if body == _BARE.sub(b"\r\n", message.data[message.header.body_start :]) else body
+    return None if body == _crlf(message.data[message.header.body_start :]) else body
+
+
+def _crlf(text: bytes) -> bytes:
+    """With CRLF in place of each LF alone, at memory speed: it is asked on the loop."""
+    return text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
 
 
 def _add(raw: bytes) -> list[HeaderEdit]:

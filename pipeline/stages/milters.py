@@ -3,8 +3,9 @@
 Specification: the milter protocol, versions 2 to 6 (``pipeline/wire/milter*.py``).
 
 Every filter of the list is asked in its order, over a connection of its own, and sees the message as those before it
-left it: an MTA's order is kept. What they change comes back as edits of the message (whole fields, exactly as the filter
-wrote them, so that its signatures hold), a new body, and changes of the envelope. The first refusal ends the list.
+left it: an MTA's order is kept. Authentication-Results that strangers wrote in our name are not shown. What they change
+comes back as edits of the message (whole fields, exactly as the filter wrote them, so that its signatures hold), a new
+body, and changes of the envelope. The first refusal ends the list.
 
 A filter that is silent, slow, gone or breaks the protocol takes its ``on_error`` within its ``timeout``, its changes are
 not done at all, and after five faults in a row it is left alone for half a minute. Nothing a filter does ever counts as
@@ -22,7 +23,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipeline import endpoint
+from pipeline import authres, endpoint
 from pipeline.breaker import Breaker
 from pipeline.endpoint import Endpoint
 from pipeline.envelope import Envelope, Profile
@@ -113,7 +114,7 @@ class MiltersStage:
         """Nothing is kept between calls; a connection under way ends with its task."""
 
     async def check(self, transaction: Transaction) -> Verdict:
-        message = FilteredMessage(transaction.message.header)
+        message = FilteredMessage(transaction.message.header, self._forged(transaction))
         verdicts: list[Verdict] = []
         evidence: dict[str, str] = {}
         for one in self._asked(transaction):
@@ -136,6 +137,14 @@ class MiltersStage:
     def _asked(self, transaction: Transaction) -> list[_Filter]:
         door = LISTENERS[transaction.envelope.profile]
         return [one for one in self._filters if door in one.settings.listeners]
+
+    def _forged(self, transaction: Transaction) -> frozenset[int]:
+        """Where the results begin that strangers wrote in our name: they are taken out of the message later, and a filter that
+        believes our name (OpenDMARC) must not see them before."""
+        if transaction.envelope.client.auth:  # what our people send keeps what is in it
+            return frozenset()
+        ours = {name for name in (self._context.authserv_id, self._context.hostname) if name}
+        return frozenset(cut.start for cut in authres.forged(transaction.message.header, ours))
 
     def _sum(self, message: FilteredMessage, verdicts: list[Verdict], evidence: dict[str, str]) -> Verdict:
         whole = combine(verdicts)

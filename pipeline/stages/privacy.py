@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 
 from pipeline.edits import Splice
 from pipeline.registry import setting
-from pipeline.stages.privacy_client import EPOCH, HIDDEN, Sender, signed_as_it_is, traces
+from pipeline.stages.privacy_client import Sender, signed_as_it_is, traces
+from pipeline.stages.privacy_traces import EPOCH, HIDDEN
 from rules.mail import date
 from rules.mail.header import HeaderBlock, HeaderField
 from rules.mail.message import Message
@@ -28,6 +29,7 @@ from rules.mail.mime import Part
 
 OURS = b"x-filterd-"
 SHOWN = 12  # names in the evidence
+_FOLDED_NAME = re.compile(rb"([!-9;-~]+)[ \t]*\r?\n[ \t]+:")
 _MIME_VERSION = re.compile(rb"[ \t]*1[ \t]*\.[ \t]*0[ \t]*(?=\()")
 DEFAULT_STRIP = (
     "User-Agent",
@@ -59,6 +61,10 @@ DEFAULT_STRIP = (
     "X-Unix-Mode",
     "X-Mailer-*",
     "X-MS-*",
+    "X-Microsoft-*",
+    "X-MSMail-*",
+    "X-OriginatorOrg",
+    "X-TMN",
     "X-OLK*",
     "X-Apple-*",
     "X-Universally-Unique-Identifier",
@@ -67,6 +73,9 @@ DEFAULT_STRIP = (
     "X-Identity-Key",
     "X-Evolution-*",
     "X-KMail-*",
+    "X-K9mail-*",
+    "X-Antivirus*",
+    "Resent-User-Agent",
     "X-Operating-System",
     "X-Received",
     "X-Remote-Host",
@@ -134,12 +143,13 @@ def strip(
     removed: dict[str, None] = {}
     kept: dict[str, None] = {}
     for one in message.header.fields:
-        if not patterns.match(one.lname):
+        lname = one.lname or _name_before_a_fold(message.header, one)
+        if not patterns.match(lname):
             if submitted and one.lname == b"received":
                 cuts += _hop(message.header, one, submitted, removed)
             continue
-        name = one.name.decode("ascii", "replace")
-        if one.lname in signed_fields:
+        name = one.name.decode("ascii", "replace") or lname.decode()
+        if lname in signed_fields:
             kept[name] = None
         else:
             removed[name] = None
@@ -156,6 +166,12 @@ def strip(
     if kept:
         evidence["kept"] = f"signed: {_names(kept)}"
     return Stripped(tuple(_apart(cuts)), evidence)
+
+
+def _name_before_a_fold(header: HeaderBlock, one: HeaderField) -> bytes:
+    """A line that is no field (the colon is on the next one), which some programs read as one."""
+    found = _FOLDED_NAME.match(header.data, one.start, one.end)
+    return found[1].lower() if found else b""
 
 
 def _apart(cuts: Collection[Splice]) -> Iterator[Splice]:
@@ -212,4 +228,4 @@ def _part_fields(message: Message, patterns: Patterns, removed: dict[str, None])
 
 
 def _matching(header: HeaderBlock, patterns: Patterns) -> Iterator[HeaderField]:
-    return (one for one in header.fields if patterns.match(one.lname))
+    return (one for one in header.fields if patterns.match(one.lname or _name_before_a_fold(header, one)))

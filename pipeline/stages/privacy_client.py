@@ -3,8 +3,9 @@
 With the facts of the session (address, HELO, reverse name) in hand: the host in ``Message-ID``, which mutt and others take from
 the machine, gives way to the sender's domain, in ``In-Reply-To`` and ``References`` too where it is the machine of this session
 or the one that ``Message-ID`` names, so that threads of one's own messages hold; ``X-`` fields that name the machine go;
-``Received`` fields of attached messages that name it are emptied. The names of programs in MIME boundaries (``Apple-Mail``,
-``NextPart``) give way to ``part``, wherever the boundary stands, and Apple's parameters of attachments go.
+``Received`` fields of attached messages that name it are emptied, at any depth. The names of programs in MIME boundaries
+(``Apple-Mail``, ``NextPart``) give way to ``part``, wherever the boundary stands, and Apple's parameters of attachments go. What
+else the header, the ids and the reports of a mail program tell is in ``privacy_traces``.
 
 Invariants: nothing inside a multipart/signed or an attached message changes but those Received fields, and they only where
 nothing is signed; a boundary is only renamed where its part's header spells it out, and to what the text does not hold; each is
@@ -20,27 +21,27 @@ from dataclasses import dataclass
 
 from pipeline.edits import Splice
 from pipeline.envelope import Client
-from rules.mail import date
+from pipeline.stages.privacy_traces import (
+    AS_IT_IS,
+    Machine,
+    content_ids,
+    fields,
+    hops,
+    identifiers,
+    notification,
+)
+from rules.mail.header import scan
 from rules.mail.message import Message
 from rules.mail.mime import Part
 
-HIDDEN = b" from hidden by hidden; "
-EPOCH = b"Thu, 01 Jan 1970 00:00:00 +0000"
 SHORTEST = 4  # octets of a name that is looked for
 BOUNDARIES = 40  # multiparts; mail programs make less than ten
-_ID = re.compile(rb"<[^<>@\s]+@([^<>@\s]+)>")
-_PRIVATE = re.compile(
-    rb"\[.*\]|(?:.*\.)?(?:local|lan|home|localdomain|internal|intranet|corp|private|home\.arpa|localhost)",
-    re.I,
-)
 _PARAMETER = re.compile(  # or a quoted string of another one: what is inside is text
     rb"(;\s*x-(?:unix-mode|mac-[a-z]+|apple-[a-z-]+)=(?:\"[^\"\r\n]*\"|[^;\s\"]*))|\"(?:[^\"\\]|\\.?)*+(?:\"|\Z)",
     re.I | re.S,
 )
-_PROGRAMS = (b"Apple-Mail", b"NextPart")
+_PROGRAMS = (b"Apple-Mail", b"NextPart", b"nextPart", b"_swift_")
 _NEUTRAL = b"part"
-_OWN_IDS = (b"message-id", b"resent-message-id")
-_OTHER_IDS = (b"in-reply-to", b"references")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,9 @@ class Sender:
         )
 
     @property
-    def pattern(self) -> re.Pattern[bytes] | None:
-        """Finds one of the names that stands for itself."""
-        if not self.names:
-            return None
-        words = b"|".join(re.escape(name) for name in self.names)
-        return re.compile(rb"(?<![\w.-])(?:" + words + rb")(?![\w-]|\.\w)", re.I)
+    def machine(self) -> Machine:
+        """Finds one of the names."""
+        return Machine.of(self.names)
 
 
 def _nobody(name: str) -> bool:
@@ -84,46 +82,25 @@ def _nobody(name: str) -> bool:
 
 def traces(message: Message, sender: Sender, removed: dict[str, None]) -> Iterator[Splice]:
     """What goes of a submission; ``removed`` gets the words for the evidence."""
-    pattern = sender.pattern
-    header = message.header
-    yield from _identifiers(message, sender, pattern, removed)
-    for one in header.fields:
-        if pattern is not None and one.lname.startswith(b"x-") and pattern.search(header.value(one)):
-            removed[one.name.decode("ascii", "replace")] = None
-            yield Splice(one.start, one.end)
-    if header.first(b"content-type") is None:
+    machine = sender.machine
+    yield from identifiers(message, sender.domain, machine, removed)
+    yield from fields(message.header, machine, removed)
+    if message.header.first(b"content-type") is None:
         return
     parts = list(_parts(message.root))
     if not any(signed_as_it_is(part) for part in parts):
         yield from _boundaries(message, parts, removed)
+        yield from content_ids(message, parts, sender.domain, machine, removed)
     for part in parts:
         yield from _parameters(part, removed)
-        if part.message is not None and pattern is not None:
-            yield from _hops(part.message, pattern, removed)
-
-
-def _identifiers(
-    message: Message, sender: Sender, pattern: re.Pattern[bytes] | None, removed: dict[str, None]
-) -> Iterator[Splice]:
-    if not sender.domain:
-        return
-    header, data = message.header, message.data
-    # the Message-ID of what somebody sends on as it is (Resent-) is its author's
-    own = _OWN_IDS[1:] if b"resent-from" in header else _OWN_IDS
-    ids = [
-        (one, found)
-        for one in header.fields
-        if one.lname in _OWN_IDS or one.lname in _OTHER_IDS
-        for found in _ID.finditer(data, one.value_start, one.end)
-    ]
-    private = {found[1].lower() for one, found in ids if one.lname in own and _PRIVATE.fullmatch(found[1])}
-    machine = {host for host in private if b"." in host and not host.startswith((b"[", b"localhost"))}
-    for one, found in ids:
-        host = found[1].lower()
-        named = pattern is not None and pattern.fullmatch(host.strip(b"[]")) is not None
-        if named or host in (private if one.lname in own else machine):
-            removed[f"host in {one.name.decode('ascii', 'replace')}"] = None
-            yield Splice(found.start(1), found.end(1), sender.domain)
+        yield from notification(part, removed)
+        if not machine:
+            continue
+        if part.message is not None:
+            for one in _attached(part.message):
+                yield from hops(one.header, machine, removed)
+        elif (part.ctype, part.subtype) == ("text", "rfc822-headers") and part.encoding in AS_IT_IS:
+            yield from hops(scan(part.data, part.body_start, part.end), machine, removed)
 
 
 def _parts(root: Part) -> Iterator[Part]:
@@ -133,6 +110,16 @@ def _parts(root: Part) -> Iterator[Part]:
         part = waiting.pop()
         yield part
         if part.message is None and not signed_as_it_is(part):
+            waiting.extend(part.children)
+
+
+def _attached(root: Part) -> Iterator[Part]:
+    """All of an attached message, those attached to it too; not what their authors signed."""
+    waiting = [root]
+    while waiting:
+        part = waiting.pop()
+        yield part
+        if not signed_as_it_is(part):
             waiting.extend(part.children)
 
 
@@ -170,13 +157,3 @@ def _parameters(part: Part, removed: dict[str, None]) -> Iterator[Splice]:
                 if found[1] is not None:
                     removed["parameters of attachments"] = None
                     yield Splice(start + found.start(), start + found.end())
-
-
-def _hops(part: Part, pattern: re.Pattern[bytes], removed: dict[str, None]) -> Iterator[Splice]:
-    for one in part.header.fields_named(b"received"):
-        value = part.header.value(one)
-        if pattern.search(value):
-            moment = date.parse(value.rpartition(b";")[2])
-            told = date.render(moment).encode("ascii") if moment is not None else EPOCH
-            removed["Received of an attached message"] = None
-            yield Splice(one.value_start, one.value_start + len(value), HIDDEN + told)

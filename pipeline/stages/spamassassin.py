@@ -3,7 +3,8 @@
 spamd is asked REPORT, which tells the score, the rules that hit and the points of each; with ``command = "symbols"`` the
 rules have no points. rspamd is asked by HTTP (``checkv2``); its symbols are the rules, and what it wants done is done when
 ``rspamd_actions`` says so. The builtin classifier asks each local recipient's own counts (``pipeline.spam.bayes``); where
-spamd is "auto" and not there, it judges in its place, once it has learned enough.
+spamd is "auto" and not there, it judges in its place, once it has learned enough. With ``sure`` it judges first, and who is
+asked next is asked only where it is not sure.
 
 The decision is made here: from ``junk_at`` on a message is spam (``result`` "spam", tag ``spam.flag``) and the recipient's
 Sieve script decides; from ``reject_at`` on it is refused.
@@ -17,7 +18,9 @@ nothing was scored. Invariant: at most ``parallel`` questions at a time (spamd's
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -36,6 +39,8 @@ from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
 from pipeline.wire import rspamd as wire
 from pipeline.wire.spamd import Judgement
+
+log = logging.getLogger(__name__)
 
 OWNERS = 10  # recipients whose own counts are asked; of more, only what everybody shares
 DEFERRED = Reply(451, "4.7.1", "Please try again later")
@@ -83,6 +88,11 @@ class SpamassassinSettings:
     min_learned: int = setting(
         10, "The builtin classifier judges once it has learned so many of spam and of ham."
     )
+    sure: float = setting(
+        0.0,
+        "From this probability on (0.999), for spam as for ham, the builtin classifier's word is enough: spamd and rspamd are not "
+        "asked; 0 = they always are.",
+    )
     shared: bool = setting(False, "What one person teaches the builtin classifier counts for all others too.")
     learn: bool = setting(
         True,
@@ -94,6 +104,7 @@ class SpamassassinSettings:
     )
 
 
+SURE_LEARNED = 200  # of spam and of ham, before the builtin classifier can be sure of anything
 WHOLE = frozenset({"HEADERS", "PROCESS"})  # commands whose answer is the message
 REWROTE = "spamassassin.rewrote"
 
@@ -157,6 +168,9 @@ class SpamassassinStage:
             return await self._builtin(transaction)
         if self._presence.skipped():
             return await self._in_place(transaction, "")
+        sure = await self._surely(transaction)
+        if sure is not None:
+            return sure
         async with self._turn:
             try:
                 reader, writer = await rspamd.dial(self._endpoint)
@@ -238,11 +252,35 @@ class SpamassassinStage:
                 return verdict
         return self._skipped(transaction, self._absent, reason)
 
+    async def _surely(self, transaction: Transaction) -> Verdict | None:
+        """What the builtin classifier says when nobody else need be asked: it is sure, and of the same, for every recipient."""
+        known, sure = self._classifier, self.settings.sure
+        owners = self._owners(transaction)
+        if known is None or not sure or not all(known.knows(owner) for owner in owners):
+            return None
+        try:
+            opinions = await known.ask(owners, transaction.message.data)
+        except StageFault as fault:
+            log.info("message %s: %s", transaction.trace_id, fault)
+            return None
+        for one in opinions:
+            if one.probability is None or min(one.spam, one.ham) < SURE_LEARNED:
+                return None
+        likely = [one.probability or 0.0 for one in opinions]
+        if not (min(likely) >= sure or max(likely) <= 1 - sure):
+            return None
+        verdict = self._judged(transaction, owners, opinions)
+        return replace(verdict, evidence={**verdict.evidence, "not_asked": self.settings.engine})
+
     async def _builtin(self, transaction: Transaction) -> Verdict:
         if self._classifier is None:
             return self._skipped(transaction, "there is no classifier here")
         owners = self._owners(transaction)
-        opinions = await self._classifier.ask(owners, transaction.message.data)
+        return self._judged(transaction, owners, await self._classifier.ask(owners, transaction.message.data))
+
+    def _judged(
+        self, transaction: Transaction, owners: Sequence[str], opinions: Sequence[bayes.Opinion]
+    ) -> Verdict:
         least, junk_at = self.settings.min_learned, self.settings.junk_at
         judged = [
             (owner, bayes.score(opinion.probability, junk_at), opinion)

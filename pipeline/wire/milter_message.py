@@ -17,7 +17,7 @@ Invariants: whatever a filter writes becomes exactly one field (a line that woul
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from pipeline.verdict import EnvelopeEdit, HeaderEdit
@@ -44,21 +44,24 @@ _LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 
 @dataclass(slots=True)
 class _Field:
-    """``origin``: the number of the field in the message as it came, from 1; 0 = a filter's own."""
+    """``origin``: the number of the field in the message as it came, from 1; 0 = a filter's own. ``hidden``: filters see
+    nothing of it; what becomes of it is somebody else's business."""
 
     name: bytes
     value: bytes
     origin: int
     changed: bool = False
     gone: bool = False
+    hidden: bool = False
 
 
 class FilteredMessage:
-    """``body`` None: as it came. ``added`` and ``removed``: recipients, without brackets."""
+    """``body`` None: as it came. ``added`` and ``removed``: recipients, without brackets. ``hidden``: where the fields start
+    that no filter is to see."""
 
-    def __init__(self, block: HeaderBlock) -> None:
+    def __init__(self, block: HeaderBlock, hidden: Collection[int] = ()) -> None:
         self._fields = [
-            _Field(field.name, from_message(block.value(field)), number)
+            _Field(field.name, from_message(block.value(field)), number, hidden=field.start in hidden)
             for number, field in enumerate(block.fields, 1)
         ]
         self.body: bytes | None = None
@@ -81,7 +84,7 @@ class FilteredMessage:
 
     def fields(self) -> list[tuple[bytes, bytes]]:
         """What a filter is shown: lines that are no field are left out."""
-        return [(one.name, one.value) for one in self._fields if one.name and not one.gone]
+        return [(self._fields[at].name, self._fields[at].value) for at in self._visible()]
 
     def apply(self, changes: Iterable[Modification], leading: bool = True) -> int:
         """Do one filter's changes, in order; gives how many concerned the header. Raises MilterError.
@@ -126,7 +129,7 @@ class FilteredMessage:
         return _Field(name, value, 0)
 
     def _visible(self) -> list[int]:
-        return [at for at, one in enumerate(self._fields) if one.name and not one.gone]
+        return [at for at, one in enumerate(self._fields) if one.name and not (one.gone or one.hidden)]
 
     def _insert(self, index: int, made: _Field) -> None:
         visible = self._visible()

@@ -96,7 +96,11 @@ def _add(bound: Bound) -> CommandFn:
             raise RunError(f"addheader: the field is longer than {most} octets, or has a NUL")
         _counted(run)
         fields = _raw_fields(run)
-        fields.insert(len(fields) if last else 0, field)
+        # What continues nothing stays at the top: it must not continue a field that the script adds.
+        first = 0
+        while first < len(fields) and fields[first][:1] in (b" ", b"\t"):
+            first += 1
+        fields.insert(len(fields) if last else first, field)
         run.view.set_header(fields)
 
     return act

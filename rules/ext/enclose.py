@@ -78,6 +78,10 @@ def _enclose(bound: Bound) -> CommandFn:
                 fields.append((b"Subject", shown))
             fields += [(b"MIME-Version", b"1.0")]
             fields.append((b"Content-Type", b'multipart/mixed; boundary="' + boundary + b'"'))
+            # RFC 2046 5.2.1, RFC 2045 6.4: what holds 8-bit data says so, the message around it too.
+            eight = b"" if data.isascii() else b"Content-Transfer-Encoding: 8bit\r\n"
+            if eight:
+                fields.append((b"Content-Transfer-Encoding", b"8bit"))
             part = b"".join(make_field(name, value) for name, value in part_fields[1:]) + b"\r\n" + body
             delimiter = b"--" + boundary
             new = compose.build(fields, moment, message_id, b"", entity_header=head)
@@ -87,7 +91,9 @@ def _enclose(bound: Bound) -> CommandFn:
                 (
                     new + delimiter + b"\r\n" + part + b"\r\n",
                     delimiter
-                    + b"\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n\r\n",
+                    + b"\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n"
+                    + eight
+                    + b"\r\n",
                     data + b"\r\n",
                     delimiter + b"--\r\n",
                 )

@@ -132,12 +132,6 @@ def _check(checker: Checker, bound: Bound) -> None:
             checker.error(place, "option", f'"{option[:40]}" is not an option', 'options are "name=value"')
 
 
-def _automatic(run: Run) -> bool:
-    """RFC 5436 2.7"""
-    values = run.view.values(b"auto-submitted")
-    return any(value.split(";")[0].strip().lower() != "no" for value in values)
-
-
 def _notify(bound: Bound) -> CommandFn:
     method = bound.text(0)
 
@@ -156,7 +150,7 @@ def _notify(bound: Bound) -> CommandFn:
         run.seen, run.key = ", ".join(fresh), uri
         if not fresh:
             run.seen = "already notified"
-        elif _automatic(run):
+        elif run.view.automatic():  # RFC 5436 2.7
             run.seen = "not sent: the message is itself automatic"
         else:
             run.result.add(_compose(run, bound, uri, mail, fresh, int(importance)))

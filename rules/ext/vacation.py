@@ -117,9 +117,8 @@ def _unwanted(run: Run, sender: str, own: frozenset[str], separators: str) -> st
     for name in _LIST_FIELDS:
         if view.exists(name):
             return f"{name.decode()} says it is from a mailing list"
-    for value in view.values(b"auto-submitted"):
-        if value.split(";")[0].strip().lower() != "no":
-            return "Auto-Submitted says it is automatic"
+    if view.automatic():
+        return "Auto-Submitted says it is automatic"
     for value in view.values(b"precedence"):
         if value.lower() in ("bulk", "list", "junk"):
             return f"Precedence: {value}"

@@ -10,10 +10,9 @@ any address has both parts empty (`valid` tells). Local parts are kept unquoted,
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate
 from typing import Final, NamedTuple, cast
 
-from rules.mail import charset, limits, words
+from rules.mail import charset, comment, limits, words
 from rules.mail.findings import NONE, Finding
 from rules.mail.header import unescape, unfold
 
@@ -89,8 +88,6 @@ _TOKEN: Final = re.compile(
     re.DOTALL,
 )
 _BLANK, _QUOTED, _CLOSED, _ATOM, _LITERAL, _OTHER = range(1, 7)
-_QUOTED_PAIR: Final = re.compile(rb"\\.", re.DOTALL)
-_NESTING: Final = tuple((octet == 0x28) - (octet == 0x29) for octet in range(256))
 _SPACES: Final = re.compile(rb"[ \t\r\n]+")
 _DOT_ATOM: Final = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+)*"
@@ -195,7 +192,9 @@ class _Reader:
         self.group: bytes | None = None
         self.noted: set[Finding] = set()
         self.count = 0
-        self.plain: bytes | None = None  # the value without quoted pairs, made when the first comment comes
+        self.plain: bytes | None = (
+            None  # the value for `comment.read`, made when the first one of the harder kind comes
+        )
         self._clear()
 
     def _clear(self) -> None:
@@ -326,36 +325,20 @@ class _Reader:
 
     def _skip_comment(self, start: int) -> int:
         """Past a comment with all that is nested in it; its text may become the name."""
-        end, deepest, closed = self._comment_end(start)
+        end, deep, closed = comment.flat_end(self.value, start), False, True
+        if not end:
+            if self.plain is None:
+                self.plain = comment.harmless(self.value)
+            end, deep, closed = comment.read(self.plain, start)
         if closed:
             self.comment = self.value[start + 1 : end - 1]
         else:
             self.noted.add(Finding.UNTERMINATED)
             self.comment = self.value[start + 1 : end]
-        if deepest > limits.COMMENT_DEPTH:
+        if deep:
             self.noted.add(Finding.COMMENT_DEPTH)
             self.comment = b""
         return end
-
-    def _comment_end(self, start: int) -> tuple[int, int, bool]:
-        """Where a comment ends, how deep it is, and whether it is closed. Depths are counted in C, in windows."""
-        if self.plain is None:
-            self.plain = _QUOTED_PAIR.sub(b"xx", self.value) if b"\\" in self.value else self.value
-        text = self.plain
-        position, size, depth, deepest = start, 16, 0, 0
-        while position < len(text):
-            depths = list(
-                accumulate(map(_NESTING.__getitem__, text[position : position + size]), initial=depth)
-            )
-            depths[0] = 1  # the depth before this window, which is no end of the comment
-            if deepest <= limits.COMMENT_DEPTH:
-                deepest = max(deepest, max(depths))
-            if 0 in depths:
-                return position + depths.index(0), deepest, True
-            depth = depths[-1]
-            position += size
-            size = min(size * 4, 1 << 16)
-        return len(text), deepest, False
 
     def _keep_simple(self, found: re.Match[bytes]) -> None:
         quoted, phrase, local, domain, bare_local, bare_domain = found.groups()

@@ -19,7 +19,6 @@ _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 _NOT_BASE64: Final = bytes(sorted(set(range(256)) - set(_BASE64) - {0x3D}))
 _PADDING: Final = re.compile(rb"=+")
 # RFC 2045 6.7 (3): blanks at the end of an encoded line are transport padding.
-_TRAILING: Final = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
 _PADDED: Final = (b" \n", b"\t\n", b" \r\n", b"\t\r\n")
 _STRAY: Final = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n|\Z)")
 
@@ -84,10 +83,14 @@ def double_equals(data: bytes) -> bytes:
 
 def _without_padding(data: bytes) -> bytes:
     """Lines without blanks at their ends. A few passes at memory speed do it for all but hostile text."""
-    for _ in range(8):
+    for _ in range(3):
         dirty = [padded for padded in _PADDED if padded in data]
         if not dirty:
             return data
         for padded in dirty:
             data = data.replace(padded, padded[1:])
-    return _TRAILING.sub(b"", data)
+    for padded in _PADDED:
+        *lines, rest = data.split(padded)
+        if lines:
+            data = padded[1:].join([line.rstrip(b" \t") for line in lines] + [rest])
+    return data

@@ -56,6 +56,7 @@ def flag_story(root: Path, kind: str) -> Story:
 FOREIGN = b"From bob@example.net Mon Nov 23 10:36:28 2026\nSubject: foreign\n\nbody\n\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tell", [short_story, transfer_story, flag_story])
 def test_what_others_append_after_the_crash_is_kept(
     quick_path: Path, tell: Callable[[Path, str], Story]
@@ -155,6 +156,7 @@ MUTATIONS: dict[str, tuple[Callable[[Path, str], Story], Mutation]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_rig_sees_a_fault(quick_path: Path, name: str) -> None:
     tell, mutation = MUTATIONS[name]
@@ -163,6 +165,7 @@ def test_the_rig_sees_a_fault(quick_path: Path, name: str) -> None:
     print(f"{name}: {seen}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tell", [short_story, mark_story, transfer_story, tree_story, state_story, flag_story]
 )

@@ -15,6 +15,8 @@ import pytest
 
 from tests.e2e.server import DOMAIN, INSECURE, PASSWORD, Server, mail
 
+pytestmark = pytest.mark.e2e
+
 SESSIONS = 6
 TURNS = 160
 

@@ -88,6 +88,32 @@ def test_checks_are_about_the_client_that_the_proxy_names(proxied: Server) -> No
     assert "told by PROXY v1 by 127.0.0.1" in json.dumps(trace)
 
 
+def test_by_lmtp_too_the_checks_are_about_the_client_that_the_proxy_names(proxied: Server) -> None:
+    for client_ip, told in (("203.0.113.9", True), ("10.9.8.7", False)):
+        head = HEAD.replace(b"198.51.100.7", client_ip.encode())
+        with opened(proxied, "lmtp", head) as client:
+            lines = client.makefile("rb")
+            assert lines.readline().startswith(b"220 ")
+            for command, code in (
+                (b"LHLO hop.example", b"250 "),
+                (b"MAIL FROM:<orders@shop.example>", b"250 "),
+                (b"RCPT TO:<ann@%b>" % DOMAIN.encode(), b"250 "),
+                (b"DATA", b"354 "),
+                (mail(f"by LMTP for {client_ip}") + b".", b"250 "),
+                (b"QUIT", b"221 "),
+            ):
+                client.sendall(command + b"\r\n")
+                while (line := lines.readline())[3:4] == b"-":
+                    continue
+                assert line.startswith(code), (command, line)
+        trace = _newest(proxied)
+        assert trace["client_ip"] == client_ip
+        spans = trace["spans"]
+        assert isinstance(spans, list)
+        (spf,) = (one for one in spans if one["stage"] == "spf")
+        assert ("hop of ours" not in json.dumps(spf)) == told, spf
+
+
 def _newest(server: Server) -> dict[str, object]:
     def found() -> list[Path]:
         return [
@@ -97,9 +123,8 @@ def _newest(server: Server) -> dict[str, object]:
         ]
 
     wait_for(found, 10, "the message")
-    field = next(
-        line for line in found()[0].read_bytes().split(b"\r\n") if line.startswith(b"X-Filterd-Trace: ")
-    )
+    newest = max(found(), key=lambda path: path.stat().st_ctime_ns)
+    field = next(line for line in newest.read_bytes().split(b"\r\n") if line.startswith(b"X-Filterd-Trace: "))
     return server.explain(field.split(b" ")[1].decode().partition(".")[0])
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.e2e.server import DOMAIN, Server, mail
 
+pytestmark = pytest.mark.e2e
+
 SCRIPT = 'require ["fileinto", "mailbox"]; if header :contains "subject" "list" { fileinto :create "Lists"; }'
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.e2e.server import DOMAIN, INSECURE, PASSWORD, Server, mail
 
+pytestmark = pytest.mark.e2e
+
 
 class Line:
     """One IMAP connection, a line at a time."""

@@ -24,10 +24,12 @@ SECONDS = 40.0
 GROUP = """
 import logging, os, signal, sys, time
 from pathlib import Path
+from filterd import workers
 from filterd.workers import RETIRE, Group, Role
 
 folder = Path(sys.argv[1])
 logging.basicConfig()
+workers.REPLACE_SECONDS = 1.0
 
 def main(name):
     def run(serving):
@@ -39,6 +41,8 @@ def main(name):
             except FileNotFoundError:
                 continue
             return 3
+        if name == "sender" and (folder / "deaf").exists():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         serving()
         (folder / f"{name}.serves").touch()
         signal.pause()
@@ -127,7 +131,7 @@ def test_one_that_dies_before_is_started_again_and_waited_for(tmp_path: Path, to
         assert told.nothing()
         go(tmp_path, "two")
         assert told.next() == "READY=1\nSTATUS=serving"
-    assert "process two ended with status 768" in (tmp_path / "log").read_text()
+    assert "process two ended with status 3 " in (tmp_path / "log").read_text()
 
 
 def test_who_takes_too_long_is_named_and_holds_nobody_up(tmp_path: Path, told: Told) -> None:
@@ -158,6 +162,35 @@ def test_nobody_serving_is_never_ready(tmp_path: Path, told: Told) -> None:
         wait_start(tmp_path)
         go(tmp_path, "one", "two", "sender")
         assert told.next() == "READY=1\nSTATUS=serving"
+
+
+def test_one_that_never_starts_does_not_hide_the_others(tmp_path: Path, told: Told) -> None:
+    """Nobody served in time; later some do, and one never will."""
+    with running(tmp_path, patience=0.2):
+        wait_for(
+            lambda: "these do not serve: one, two, sender" in (tmp_path / "log").read_text(), SECONDS, "it"
+        )
+        go(tmp_path, "one", "two")
+        found = told.next()
+        while found != "READY=1\nSTATUS=serving without sender":
+            assert found.startswith("READY=1\nSTATUS=serving without ")
+            found = told.next()
+        assert (tmp_path / "announced").exists()
+        assert "these do not serve: sender\n" in (tmp_path / "log").read_text()
+        go(tmp_path, "sender")
+        assert told.next() == "READY=1\nSTATUS=serving"
+
+
+def test_a_sender_that_does_not_end_is_killed_when_it_is_replaced(tmp_path: Path, told: Told) -> None:
+    go(tmp_path, "one", "two", "sender")
+    (tmp_path / "deaf").touch()
+    with running(tmp_path) as group:
+        assert told.next() == "READY=1\nSTATUS=serving"
+        (tmp_path / "deaf").unlink()
+        group.send_signal(signal.SIGHUP)
+        assert told.next().startswith("RELOADING=1")
+        assert told.next() == "READY=1\nSTATUS=serving"
+    assert "process sender did not end within 1 s and is killed" in (tmp_path / "log").read_text()
 
 
 def test_a_reload_is_over_when_the_new_generation_serves(tmp_path: Path, told: Told) -> None:

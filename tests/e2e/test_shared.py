@@ -11,6 +11,8 @@ import pytest
 
 from tests.e2e.server import DOMAIN, INSECURE, Server, mail, wait_for
 
+pytestmark = pytest.mark.e2e
+
 BOX = f"user/bob@{DOMAIN}/Work"
 EXTRA = f'[sharing]\npublic = "team@{DOMAIN}"\n'
 

@@ -248,6 +248,7 @@ def mailboxes(draw: st.DrawFn) -> address.Mailbox:
     return address.Mailbox(draw(name_text), draw(locals_), draw(domains))
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     st.lists(
@@ -328,6 +329,7 @@ def well_formed(draw: st.DrawFn) -> EmailMessage:
     return message
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=50)
 @given(well_formed())
 def test_the_email_package_agrees(made: EmailMessage) -> None:
@@ -392,6 +394,13 @@ TREE: dict[str, Callable[[], bytes]] = {
     "100,000 parts": lambda: b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 100_000 + b"--b--\r\n",
     "100,000 empty parts": lambda: b"Content-Type: multipart/digest; boundary=b\n\n" + b"--b\n" * 100_000,
     "100,000 continuations": lambda: b"Content-Type: a/b; " + b"; ".join(b"n*%d=x" % i for i in range(100_000)) + b"\r\n\r\n",
+    "boundaries that begin alike": lambda: b"".join(
+        b"Content-Type: multipart/mixed; boundary=%s\r\n\r\n--%s\r\n" % (b"a" * i, b"a" * i) for i in range(1, 500)
+    ) + (b"--" + b"a" * 100 + b"\r\n\r\nx\r\n") * 9_000,
+    "100,000 parameters": lambda: b"Content-Type: a/b" + b"".join(b"; p%d=v" % i for i in range(100_000)) + b"\r\n\r\n",
+    "two encodings each": lambda: b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + (
+        b"--b\r\nContent-Transfer-Encoding: base64\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nQUJD=41\r\n"
+    ) * 10_000,
     "semicolons": lambda: b"Content-Type: a/b" + b";" * MB + b"\r\n\r\nx",
     "comments": lambda: b"Content-Type: a/b " + b"()" * (MB // 2) + b"\r\n\r\nx",
 }  # fmt: skip
@@ -402,6 +411,10 @@ LISTS: dict[str, Callable[[], bytes]] = {
     "50,000 comments": lambda: b"(" * 50_000 + b")" * 50_000 + b" a@b",
     "50,000 comments apart": lambda: b"( " * 50_000 + b") " * 50_000 + b" a@b",
     "small comments": lambda: b"()" * (MB // 2),
+    "comments of quoted pairs": lambda: b"(\\)" * (MB // 3),
+    "comments in a comment": lambda: b"(" + b"()" * (MB // 2) + b")",
+    "comments that turn back": lambda: (b"(" * 30 + b")" * 29) * (MB // 59),
+    "comments in addresses": lambda: b"(\\()a@b," * (MB // 8),
     **{repr(x): partial(repeated, x) for x in (
         b"(", b'"', b"<", b">", b",", b";", b":", b"@", b"[", b".", b" ", b"\\", b"a", b"a ", b"a@", b"a:", b"a:;", b'\\"', b"\0",
         b"<@a:", b"<@a,", b"a. ", b"\xff", b'"a" ', b"a<b>", b"a@b <c@d> ",
@@ -423,6 +436,7 @@ BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "qp equals CR": ("quoted-printable", lambda: b"=\r" * (MB // 2)),
     "qp blank lines": ("quoted-printable", lambda: b" \n" * (MB // 2)),
     "qp long blanks": ("quoted-printable", lambda: (b" \t" * 10 + b"\n") * (MB // 21)),
+    "qp lines of blanks": ("quoted-printable", lambda: (b" " * 500 + b"\r\n") * (MB // 502)),
     "base64 junk": ("base64", lambda: b"*" * MB),
     "base64 padding": ("base64", lambda: b"QQ=" * (MB // 3)),
 }

@@ -252,7 +252,7 @@ def test_decoys_in_front_do_not_make_it_clean(parts: str) -> None:
         + TEXT
         + b"--b--\r\n"
     )
-    with faultserver.serve(faultserver.slow_reader(read, knows)) as where:
+    with faultserver.serve(faultserver.slow_reader(read, knows, late=0)) as where:
         outcome = ask(where, data, limit=30, parts=parts)
     assert only(outcome).result == "partial" and "not every part" in only(outcome).summary
     assert outcome.verdict.tags["virus.status"] == "0"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -39,6 +40,8 @@ from pipeline.zone import Zone, ZoneResolver
 from rules.mail.message import Message
 from tests import faultserver
 
+pytestmark = pytest.mark.slow
+
 MAIL = b"From: a@example.net\r\nSubject: hello\r\n\r\n" + b"body\r\n" * 20_000
 LIMIT = 0.6  # seconds
 ALL = Negotiate(6, 0x1FF, 0)
@@ -65,7 +68,7 @@ def until(step: bytes) -> faultserver.Read:
     return read
 
 
-def _packet(conn: socket.socket) -> bytes:
+def _packet(conn: socket.socket, seen: bytearray | None = None) -> bytes:
     def exactly(count: int) -> bytes:
         out = b""
         while len(out) < count:
@@ -76,7 +79,10 @@ def _packet(conn: socket.socket) -> bytes:
         return out
 
     (length,) = struct.unpack(">I", exactly(4))
-    return exactly(length)[:1]
+    packet = exactly(length)
+    if seen is not None:
+        seen += packet
+    return packet[:1]
 
 
 def good(*answer: Packet) -> faultserver.Behave:
@@ -85,14 +91,20 @@ def good(*answer: Packet) -> faultserver.Behave:
 
 
 def ask(
-    *filters: MilterSettings, data: bytes = MAIL, profile: Profile = Profile.MX, times: int = 1
+    *filters: MilterSettings,
+    data: bytes = MAIL,
+    profile: Profile = Profile.MX,
+    times: int = 1,
+    login: str = "",
 ) -> RunOutcome:
     clock = SystemClock()
 
     async def main() -> RunOutcome:
         context = StageContext(clock, SystemIds(), ZoneResolver(Zone()), "mx.example.org")
         runner = Runner([MiltersStage(MiltersSettings(tuple(filters)), context)], clock)
-        envelope = Envelope("a@example.net", (Recipient("b@example.org"),), Client("192.0.2.1"), profile)
+        envelope = Envelope(
+            "a@example.net", (Recipient("b@example.org"),), Client("192.0.2.1", auth=login), profile
+        )
         for _ in range(times):
             one = Transaction(Message(data), envelope, "TRACE-00001", clock.monotonic() + 25)
             outcome = await runner.run(Phase.EOM, one)
@@ -203,6 +215,32 @@ def test_changes_come_back_as_edits(unix: bool, tmp_path: Path) -> None:
     assert delivered(outcome).startswith(head) and outcome.verdict.body == b"b\r\n"
     (span,) = outcome.spans
     assert span.result == "continue" and "2 header changes, a new body" in span.evidence["f"]
+
+
+@pytest.mark.parametrize("login", ["", "ann"])
+def test_results_that_strangers_wrote_in_our_name_are_not_shown(login: str) -> None:
+    """OpenDMARC believes a field with our name; we take it out of the message, but only after the filters."""
+    told = bytearray()
+
+    def behave(conn: socket.socket, stop: threading.Event) -> None:
+        while (code := _packet(conn, told)) != b"E":
+            if code == b"O":
+                conn.sendall(printed(ALL))
+            elif code not in (b"D", b"A", b"Q"):
+                conn.sendall(printed(Bare.CONTINUE))
+        conn.sendall(printed(AddHeader(b"X-Seen", b" 1"), Bare.CONTINUE))
+
+    mine, other = (
+        b"Authentication-Results: MX.example.org; spf=pass\r\n",
+        b"Authentication-Results: x.example; dkim=pass\r\n",
+    )
+    with faultserver.serve(behave) as where:
+        outcome = ask(one(where, timeout=5), data=mine + other + MAIL, login=login)
+    assert (b"MX.example.org" in told) is bool(login) and b"x.example" in told and b"hello" in told
+    assert outcome.verdict.disposition is Disposition.CONTINUE
+    assert apply(mine + other + MAIL, outcome.verdict.edits).startswith(
+        mine + other
+    )  # not the stage's to remove
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from filterd.queue.outbound import verifying
 from filterd.queue.tlsdemand import TlsResult
 from tests.tlslab import Cert
 
+pytestmark = pytest.mark.slow
+
 POLICY = b"version: STSv1\nmode: enforce\nmx: mx.x.example\nmax_age: 1000\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"
 ROOT = Cert("web root", ca=True, now=time.time())

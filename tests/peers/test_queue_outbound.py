@@ -101,6 +101,7 @@ async def dial(hop: Hop, login: tuple[str, str] | None = None) -> Link:
     return await Dialer("us.example", login).dial(hop)
 
 
+@pytest.mark.slow
 def test_tls_is_used_and_everything_is_said_again(certificate: ssl.SSLContext) -> None:
     seen: list[bytes] = []
 
@@ -205,6 +206,7 @@ def test_refused_in_the_middle_of_the_text() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
@@ -290,6 +292,7 @@ def test_an_idle_connection_that_was_closed_is_noticed() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_lmtp_over_a_unix_socket(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 hi\r\n")

@@ -25,6 +25,8 @@ from pipeline.zone import Zone, ZoneResolver
 from tests.queuelab import HandClock
 from tests.tlslab import NOW, Cert, MailHost, running
 
+pytestmark = pytest.mark.slow
+
 ROOT = Cert("root", ca=True)
 GOOD = Cert("mx.x.example", ROOT, names=("mx.x.example",))
 WRONG = Cert("elsewhere.example", ROOT, names=("elsewhere.example",))

@@ -6,9 +6,10 @@ Specification: RFC 9051 6.4.5, RFC 7162 3.1.4 (CHANGEDSINCE) and 3.2.6 (VANISHED
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from filterd.imap import columns, fetch, fetch_items, limit, numset, resync
+from filterd.imap import columns, fetch, fetch_items, limit, numset, one, resync
 from filterd.imap.call import Call, Run, Spec, Steps
 from filterd.imap.errors import Bad
 from filterd.imap.fetch import Plan
@@ -16,6 +17,8 @@ from filterd.imap.numset import NumSet
 from filterd.imap.parse import Parser
 from filterd.imap.partial import Partial
 from filterd.imap.state import SELECTED
+from filterd.imap.wire import Command
+from filterd.imap.work import Work
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
@@ -31,6 +34,9 @@ class Modifiers:
     partial: Partial | None = None
 
 
+_NONE = Modifiers()
+
+
 def parse(p: Parser, session: Session, uid: bool) -> Run:
     p.sp()
     wanted = p.set()
@@ -41,28 +47,45 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     if modifiers.partial is not None and not uid:
         raise Bad("PARTIAL needs UID FETCH")
 
-    def run(call: Call) -> Steps:
-        if modifiers.changed_since is not None:
-            session.condstore = True
-            plan.add(columns.MODSEQ)
-        session.condstore |= columns.MODSEQ in plan.columns
-        spans = _narrow(call, wanted, call.spans(wanted), modifiers)
-        return fetch.run(call, plan, spans)
+    return partial(_run, wanted, plan, modifiers)
 
-    return run
+
+def again(session: Session, command: Command) -> Work | None:
+    """One message in the words of the last FETCH, which are not read again; None: something else."""
+    memo, text = session.fetch_memo, command.parts[0]
+    if memo is None or not text.endswith(memo.words) or len(command.parts) > 1:
+        return None
+    found = one.number_in(text, memo.words)
+    if found is None or session.view is None or session.uidonly or memo.modifiers is not _NONE:
+        return None
+    uid, number = found
+    call = Call(session, command.tag, uid)
+    run = partial(_run, NumSet(((number, number),)), memo.plan.copy(), _NONE)
+    whole = partial(memo.whole[uid].tell, call, number) if memo.whole is not None else None
+    return Work(call, run, FETCH, whole)
+
+
+def _run(wanted: NumSet, plan: Plan, modifiers: Modifiers, call: Call) -> Steps:
+    session = call.session
+    if modifiers.changed_since is not None:
+        session.condstore = True
+        plan.add(columns.MODSEQ)
+    session.condstore |= columns.MODSEQ in plan.columns
+    spans = _narrow(call, wanted, call.spans(wanted), modifiers)
+    return fetch.run(call, plan, spans)
 
 
 def _wanted(p: Parser, session: Session) -> tuple[Plan, Modifiers]:
     """Items and modifiers. Clients ask for one message after the other in the same words: the last ones are remembered."""
     words = p.rest()
     memo = session.fetch_memo
-    if memo is not None and words is not None and memo[0] == words:
-        return memo[1].copy(), memo[2]
+    if memo is not None and words is not None and memo.words == words:
+        return memo.plan.copy(), memo.modifiers
     plan = fetch_items.parse(p)
-    modifiers = _modifiers(p) if p.more() else Modifiers()
+    modifiers = _modifiers(p) if p.more() else _NONE
     p.end()
     if words is not None and len(words) <= _MEMO:
-        session.fetch_memo = (words, plan.copy(), modifiers)
+        session.fetch_memo = one.Memo.of(words, plan.copy(), modifiers)
     return plan, modifiers
 
 

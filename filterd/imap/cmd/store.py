@@ -83,9 +83,8 @@ def _store(
         modified += result.modified
         missing += len(block) - len(result.changed) - len(result.modified)
         unnamed = 1 << len(view.table.names)
-        if any(
-            mask >= unnamed for _, mask, _ in result.changed
-        ):  # a keyword that the client has not heard of
+        masks = {mask for _, mask, _ in result.changed}
+        if any(mask >= unnamed for mask in masks):  # a keyword that the client has not heard of
             for line in view.learn_keywords(call.store.snapshot(view.mailbox).keywords):
                 call.write(line)
         _answer(call, result, silent)

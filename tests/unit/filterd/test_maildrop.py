@@ -105,6 +105,7 @@ def test_the_same_message_dropped_twice_comes_twice(box: Box) -> None:
     assert len(box.inbox()) == 2
 
 
+@pytest.mark.slow
 def test_a_crash_before_the_file_is_gone_changes_nothing(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     box.put("ann", "x@away.example")
     unlink, calls = os.unlink, list[str]()
@@ -134,6 +135,7 @@ def test_who_is_refused_is_told_once(box: Box) -> None:
     assert len(box.house.spool.outgoing) == 1
 
 
+@pytest.mark.slow
 def test_what_fails_for_now_stays(box: Box) -> None:
     box.house.jobs.broken.add(f"bob@{DOMAIN}")
     box.put("ann", "bob")
@@ -144,6 +146,7 @@ def test_what_fails_for_now_stays(box: Box) -> None:
     assert len(box.inbox()) == 1 and len(box.inbox("bob")) == 1
 
 
+@pytest.mark.slow
 def test_after_a_day_of_failures_its_sender_is_told(box: Box) -> None:
     box.house.jobs.broken.add(ANN)
     name = box.put("ann", sender=f"bob@{DOMAIN}")
@@ -256,6 +259,7 @@ def test_an_owner_who_takes_his_file_away_ends_nothing(box: Box, monkeypatch: py
     assert not box.inbox() and len(box.inbox("bob")) == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_opened_for_now_is_no_bad_one(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +296,7 @@ def test_many_that_fail_are_put_off_and_hide_nobody(box: Box, monkeypatch: pytes
     assert set(tried.values()) == {1} and len(box.names()) == MOST_AT_ONCE
 
 
+@pytest.mark.slow
 def test_the_queue_is_away(box: Box) -> None:
     box.house.spool.broken = True
     box.put("nobody", sender=ANN)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from filterd.imap.sharing import Sharing
+from filterd.queue.base import PendingStore
 from filterd.store.acl import ENTRY
 from filterd.store.acl_guests import Guests
 from filterd.store.acl_shares import MemoryShares, note
-from filterd.store.base import NewMessage
+from filterd.store.base import NewMessage, Stored
 from pipeline.reply import Reply
 from tests.house import DOMAIN, House
 
@@ -131,3 +134,65 @@ def test_does_the_mailbox_exist(house: House) -> None:
     house.store.account(ANN).append("INBOX", [NewMessage(b"A: b\r\n\r\n")])
     send(house, ANN, data=b"Subject: another\r\n\r\ntext\r\n")
     assert count(house, BOB, "Work") == 1
+
+
+def at_the_store(house: House, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Somebody does this once it is known where the message goes, before it is there."""
+    jobs = house.delivery.performer._jobs
+    deliver, done = jobs.deliver, list[bool]()
+
+    async def late(account: str, *rest: object) -> Stored:
+        if account == BOB and not done:
+            done.append(True)
+            act()
+        return await deliver(account, *rest)  # type: ignore[arg-type]  # as it came
+
+    monkeypatch.setattr(jobs, "deliver", late)
+
+
+@pytest.mark.parametrize("keep", ["", "keep;"])
+def test_a_mailbox_that_is_deleted_meanwhile_is_not_made_anew(
+    house: House, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """Alone, and as part of a record."""
+    grant(house, "i")
+    house.script("ann", SCRIPT + f'fileinto "{BOX}"; {keep}')
+    at_the_store(house, monkeypatch, lambda: house.store.account(BOB).delete("Work"))
+    (reply,) = send(house, ANN)
+    assert reply.positive
+    assert [info.name for info in house.store.account(BOB).mailboxes()] == ["INBOX"]
+    assert (count(house, BOB, "INBOX"), count(house, ANN, "INBOX")) == (0, 2 if keep else 1)
+    (part,) = house.traces.all[-1].recipients
+    assert any("INBOX instead" in span.summary for span in part.spans)
+    decisions = [row.decision for row in house.store.account(ANN).rows("INBOX", [1], cold=True)]
+    assert all(decisions)  # in one's own mailbox one reads why
+
+
+def test_two_copies_for_one_owner_with_room_for_one(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    grant(house, "i")
+    bob = house.store.account(BOB)
+    bob.create("Other")
+    bob.set_metadata("Other", ENTRY, f"{ANN}\ti")
+    house.script("ann", SCRIPT + f'fileinto "{BOX}"; fileinto "user/{BOB}/Other";')
+    large = b"Subject: large\r\n\r\n" + 800 * (98 * b"x" + b"\r\n")
+    monkeypatch.setattr(bob, "_limit", lambda: 100_000)
+    (reply,) = send(house, ANN, data=large)
+    assert reply.positive
+    assert (count(house, BOB, "Work"), count(house, BOB, "Other"), count(house, ANN, "INBOX")) == (1, 0, 1)
+    monkeypatch.setattr(house.store.account(ANN), "_limit", lambda: 100_000)
+    (reply,) = send(house, ANN, data=large.replace(b"large", b"another"))
+    assert reply.code == 452  # neither has room
+
+
+def test_what_waits_in_a_record_goes_where_it_may_go_then(house: House) -> None:
+    message = NewMessage(b"A: b\r\n\r\ntext\r\n", key=b"k" * 16, decision="why")
+    pending = PendingStore(ANN, BOX, message)
+    performer = house.delivery.performer
+    grant(house, "i")
+    asyncio.run(performer.redo(pending))
+    asyncio.run(performer.redo(pending))  # nobody struck it out
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 0)
+    bob = house.store.account(BOB)
+    bob.set_metadata("Work", ENTRY, f"{ANN}\tl")
+    asyncio.run(performer.redo(replace(pending, message=replace(message, key=b"l" * 16))))
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 1)

@@ -28,6 +28,7 @@ from rules.actions import (
     Notify,
     Pipe,
     Place,
+    Quarantine,
     Redirect,
     Reject,
     Remember,
@@ -207,6 +208,16 @@ def test_a_message_level_quarantine() -> None:
     assert held.decision == "Junk because clamav held it: Eicar." and held.outcome == "quarantined"
 
 
+def test_a_script_that_holds_a_message() -> None:
+    made = plan(Quarantine("odd", AT), Quarantine("again"))
+    assert made.steps == (Store("Junk", create=True, special_use="\\Junk", place=AT, quarantine=True),)
+    assert (made.outcome, made.held_by) == ("quarantined", "sieve")
+    assert made.decision == 'Junk because line 4 of your script "main" held it: odd.'
+    both = plan(Redirect("x@y.example"), Quarantine("odd", AT), quarantine="Quarantine", quarantine_use=None)
+    assert [type(step) for step in both.steps] == [Store, Send] and both.held_by == "sieve"
+    assert both.steps[0] == Store("Quarantine", create=True, place=AT, quarantine=True)
+
+
 boxes = st.sampled_from(["INBOX", "inbox", "A", "B"])
 texts = st.none() | st.just(b"edited")
 actions = st.one_of(
@@ -220,6 +231,7 @@ actions = st.one_of(
     st.builds(Remember, st.binary(max_size=2), st.integers(1, 9)),
     st.just(Pipe("p")),
     st.just(SetScore(1)),
+    st.just(Quarantine("q")),
 )
 ENDS = (Store, Send, Refuse, Bounce, Drop, Execute)
 

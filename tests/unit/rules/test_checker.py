@@ -249,3 +249,23 @@ def test_references_are_seen_however_they_are_written() -> None:
     text = 'require ["variables", "fileinto"]; set "a" "x"; fileinto "$\\{a}";'
     action = run([compile_script(text)], Message(b"\r\n"), ScriptEnvelope("", "a@b.example"), SimpleHost())
     assert [getattr(one, "mailbox", "") for one in action.actions] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("script", "cure"),
+    [
+        ("frobnicate;", "look at its spelling, or remove it"),
+        ("if frobnicate { keep; }", "look at its spelling, or remove it"),
+        ("if not { keep; }", "write a test behind it"),
+        ("if not (true, false) { keep; }", "join several with anyof (...) or allof (...)"),
+        ("if allof (true false) { keep; }", "end the arguments before it, or write a comma between two tests"),
+        (
+            "if anyof true, false { keep; }",
+            "several tests stand in (...) behind anyof or allof, strings in [...]",
+        ),
+    ],
+)
+def test_each_of_these_has_its_cure(script: str, cure: str) -> None:
+    with pytest.raises(ScriptErrors) as caught:
+        compile_script(script)
+    assert cure in [error.cure for error in caught.value.errors]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import pwd
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase, Record
 from filterd.accounts.directory import Forward, Local, Targets, TryLater
 from filterd.accounts.forwardfiles import MAX_OCTETS, MAX_TARGETS, ForwardFiles
+from filterd.accounts.outlets import Permits
 from filterd.accounts.password import Passwords
 from filterd.cli import route
 from filterd.config.load import parse
@@ -232,6 +235,108 @@ def test_how_many_users_are_remembered(machine: Machine, monkeypatch: pytest.Mon
     for name in PEOPLE:
         files.find(name)
     assert len(files._users) == 1
+
+
+OPEN = Permits(frozenset({"forward"}), frozenset({"forward"}), ("/srv/%{user}",), "/usr/lib/filters")
+
+
+def test_programs_and_files_where_they_are_allowed(machine: Machine) -> None:
+    files = ForwardFiles("example.org", "%{home}/.forward", machine.passwd, permits=OPEN)
+    machine.put('\\ann, "|/usr/lib/filters/away -s \'a b\'", /srv/ann/copy\n')
+    entry = files.find("ann")
+    assert entry is not None and entry.targets == ("ann@example.org",)
+    assert [(str(one), one.owner) for one in entry.outlets] == [
+        ("|away -s 'a b'", "ann"),
+        ("/srv/ann/copy", "ann"),
+    ]
+    for text, why in (("/srv/ann/copy", "not below"), ("|/bin/sh", "exec.directory"), ("|x;y", "shell")):
+        machine.put(text, "bob")
+        other = files.read("bob")
+        assert other is not None and why in other.refused and not other.outlets
+
+
+def test_includes_where_they_are_allowed(machine: Machine) -> None:
+    files = ForwardFiles("example.org", "%{home}/.forward", machine.passwd, includes=True, permits=OPEN)
+    listed = machine.root / "ann" / "list"
+    listed.write_text("bob, far@else.example\n")
+    listed.chmod(0o644)
+    machine.put(f":include:{listed}, \\ann")
+    entry = files.find("ann")
+    assert entry is not None
+    assert entry.targets == ("bob@example.org", "far@else.example", "ann@example.org")
+    for prepare, why in (
+        (lambda: listed.chmod(0o666), "written by others"),
+        (lambda: machine.put(":include:list"), "whole path"),
+        (lambda: machine.put(f":include:{machine.root}/absent"), "No such file"),
+        (lambda: (listed.chmod(0o644), listed.write_text("|x"), machine.put(f":include:{listed}")), '"include"'),
+    ):
+        prepare()
+        entry = files.read("ann")
+        assert entry is not None and not entry.targets and why in entry.refused
+
+
+def test_a_loop_never_reads_and_a_thread_waits_for_what_is_new(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forwardfiles, "LOOK_SECONDS", -1.0)
+    machine.put("bob")
+    where: list[str] = []
+    slow = threading.Event()
+
+    def passwd(name: str) -> pwd.struct_passwd:
+        where.append(threading.current_thread().name)
+        slow.wait(5.0)
+        return machine.passwd(name)
+
+    files = ForwardFiles("example.org", "%{home}/.forward", passwd)
+
+    async def ask() -> tuple[str, ...]:
+        with pytest.raises(forwardfiles.Later):
+            files.find("ann")  # at once: nothing is known yet
+        waiting = asyncio.create_task(asyncio.to_thread(files.find, "ann"))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        slow.set()
+        entry = await waiting
+        assert entry is not None and entry.targets == ("bob@example.org",)
+        machine.put("keep")
+        entry = await asyncio.to_thread(files.find, "ann")  # not what was known before
+        return entry.targets if entry is not None else ()
+
+    assert asyncio.run(ask()) == ("keep@example.org",)
+    assert where and all(name.startswith("forward file of ann") for name in where)
+
+
+def test_a_home_that_hangs_is_waited_for_once(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwardfiles, "WAIT_SECONDS", 0.05)
+    hangs = threading.Event()
+
+    def passwd(name: str) -> pwd.struct_passwd:
+        if name == "ann":
+            hangs.wait(30.0)
+        return machine.passwd(name)
+
+    files = ForwardFiles("example.org", "%{home}/.forward", passwd)
+    machine.put("bob")
+    with pytest.raises(forwardfiles.Later):
+        files.find("ann")
+    monkeypatch.setattr(forwardfiles, "WAIT_SECONDS", 3600.0)
+    with pytest.raises(forwardfiles.Later):
+        files.find("ann")
+    assert files.find("bob") is None  # nobody else waits
+    readers = [one for one in threading.enumerate() if one.name == "forward file of ann"]
+    assert len(readers) == 1
+    hangs.set()
+    readers[0].join(10.0)
+    entry = files.find("ann")
+    assert entry is not None and entry.targets == ("bob@example.org",)
+
+
+def test_so_many_that_hang_take_no_more_threads(machine: Machine) -> None:
+    files = machine.files()
+    files.readers = threading.Semaphore(0)
+    with pytest.raises(forwardfiles.Later):
+        files.find("ann")
 
 
 # -- in the directory --------------------------------------------------------------------------------------------------

@@ -198,6 +198,19 @@ def test_an_address_that_is_none_is_refused(rig: Rig) -> None:
     assert "spf=none" in out
 
 
+@pytest.mark.parametrize("domain", ["bad domain", "example", "a_/b.example", "-a.example", "a..example"])
+def test_no_key_for_what_is_no_domain(rig: Rig, domain: str) -> None:
+    pem = rig.folder / "none.pem"
+    rig.run("dkim", "keygen", f"--domain={domain}", "--selector", "s1", "--out", str(pem), code=1)
+    assert not pem.exists()
+
+
+def test_the_record_of_an_international_domain_is_in_a_labels(rig: Rig) -> None:
+    pem = rig.folder / "k.pem"
+    made = rig.run("dkim", "keygen", "--domain", "bücher.example", "--selector", "s1", "--out", str(pem))
+    assert made.startswith("s1._domainkey.xn--bcher-kva.example. ")
+
+
 def test_opendkim_tables_as_opendkim_conf_names_them(rig: Rig) -> None:
     """``refile:`` stays in the value; what the server could not start with is a problem of the configuration."""
     pem = rig.folder / "s2.pem"

@@ -39,6 +39,7 @@ SEEDED = [
     ('[stage.clamav]\nfound = "rejct"', 6, 9, "bad value", 'did you mean "reject"'),
     ("[stage.spam]\njunk_at = 5.0", 5, 1, "unknown key", "spamassassin"),
     ('[stage.spamassassin]\njunk_at = "5"', 6, 11, "wrong type", "number"),
+    ("[stage.spamassassin]\nsure = 99.9", 6, 8, "bad value", "probability"),
     ("[stage.spamassassin]\njunk_at = 8.0\nreject_at = 5.0", 7, 13, "conflict", "Junk"),
     ('[pipeline]\nincoming = ["spf", "sieve", "clamav"]', 6, 12, "conflict", "X-Virus-Status"),
     ('[pipeline]\nincoming = ["spf", "privacy", "sieve"]', 6, 12, "conflict", "behind"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -18,6 +19,8 @@ from filterd.learning.lesson import Lesson, Outcome
 from filterd.learning.work import APART_SECONDS, BATCH, Work
 from filterd.store.base import StoreUnavailable
 from pipeline.ports import Clock
+
+T = TypeVar("T")
 
 
 class Now(Clock):
@@ -127,6 +130,58 @@ def test_engines_that_end_together_write_one_after_the_other(
 
     asyncio.run(main())
     assert [len(daemon.heard) for daemon in daemons] == [1, 1, 1] and Slow.together == 1
+
+
+class Failing(Journal):
+    """The disk is full for one engine's lessons; who is inside meanwhile is noticed."""
+
+    inside = together = 0
+    full = True
+
+    def idle(self, now: float) -> bool:
+        return self._counted(lambda: super(Failing, self).idle(now))
+
+    def done(self, results: Sequence[tuple[Job, Outcome]], now: float) -> None:
+        if results[0][0].engine == "one" and Failing.full:
+            Failing.full = False
+            raise sqlite3.OperationalError("database or disk is full")
+        self._counted(lambda: super(Failing, self).done(results, now))
+
+    def _counted(self, work: Callable[[], T]) -> T:
+        Failing.inside += 1
+        Failing.together = max(Failing.together, Failing.inside)
+        time.sleep(0.02)
+        try:
+            return work()
+        finally:
+            Failing.inside -= 1
+
+
+def test_a_round_that_fails_leaves_nobody_at_work_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "Journal", Failing)
+    clock, names = Now(), ("one", "two", "three")
+    learner = Learner(tmp_path, names, clock)
+    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
+    learner.close()
+    daemons = [Daemon() for _ in names]
+    for daemon, name in zip(daemons, names, strict=True):
+        daemon.name, daemon.down = name, False
+
+    async def main() -> None:
+        every = Work(tmp_path, daemons, clock)
+        with pytest.raises(sqlite3.OperationalError):
+            await every.step()
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert not others  # the right to work was given back: another process may have it now
+        while await every.step():
+            pass
+        await every.close()
+
+    asyncio.run(main())
+    assert Failing.together == 1
+    assert [len(daemon.heard) for daemon in daemons] == [2, 1, 1]  # the one whose end was not written down
 
 
 class Faulty(Daemon):

@@ -132,6 +132,17 @@ def test_a_message_leaves_nothing_for_the_next() -> None:
     assert isinstance(fourth, Judge) and fourth.recipients == [(b"<b@y>",)]
 
 
+@pytest.mark.parametrize("kept", [2, 3, 5])
+def test_a_second_helo_ends_the_message_under_way(kept: int) -> None:
+    """libmilter bears it: a client said EHLO in the middle, and the MTA sent no ABORT."""
+    _, events = fed(EVERYTHING, *SESSION, *MESSAGE[:kept], Helo(b"again"), *MESSAGE)
+    (judge,) = events
+    assert isinstance(judge, Judge) and judge.helo == "again"
+    assert len(judge.recipients) == 1 and judge.fields == [(b"A", b" 1")] and judge.body == b"x"
+    _, events = fed(EVERYTHING, *SESSION, *MESSAGE[:kept], Helo(b"again"), Rcpt((b"<b@y>",)))
+    assert isinstance(events[-1], Close) and events[-1].reason
+
+
 def test_a_new_session_on_the_same_connection() -> None:
     core, _ = fed(EVERYTHING, Macros(b"C", ((b"j", b"mta"),)), *SESSION, *MESSAGE)
     (judge,) = feed(core, Bare.QUIT_NC, Connect(b"other"), *MESSAGE)

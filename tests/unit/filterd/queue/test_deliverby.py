@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from filterd.queue import deliverby
 from filterd.queue.dialogue import Conversation, Mail
+from filterd.queue.ends import Ends, Result, Schedule
+from filterd.queue.journal import Journal
 from filterd.queue.replies import RemoteReply, features_of
-from tests.queuelab import Lab, Mood
+from filterd.queue.rows import PutOff
+from tests.queuelab import CountingIds, Lab, Mood
 
 
 @pytest.fixture
@@ -41,8 +45,81 @@ def test_who_wants_it_back_gets_it_where_nobody_promises(lab: Lab) -> None:
 
 
 def test_who_wants_to_be_told_is_served_everywhere(lab: Lab) -> None:
-    run(lab, f"a@{lab.live(1)}", "600;N", told=0)
+    run(lab, f"a@{lab.live(1)}", "600;N", told=1)
     assert len(lab.sink.taken) == 1
+    # RFC 2852 4.1.4: this host would not tell him when it is late
+    assert b"Action: relayed" in notes(lab)[0]
+
+
+@pytest.mark.parametrize(
+    ("by", "promised", "told"),
+    [("600;N", True, 0), ("600;N", False, 1), ("600;NT", True, 1), ("600;RT", True, 1), ("600;R", True, 0),
+     ("-5;nt", True, 1), ("", False, 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("notify", ["", "NEVER", "FAILURE", "SUCCESS"])
+def test_who_is_told_of_each_host_that_relays_it(
+    lab: Lab, by: str, promised: bool, told: int, notify: str
+) -> None:
+    params = {name: value for name, value in (("BY", by), ("NOTIFY", notify)) if value}
+    lab.put(lab.out("a@b.example", **params))
+    schedule = Schedule("us.example", (300.0,), 86_400.0, 0.0)
+    ends = Ends(schedule, lab.clock, CountingIds())
+    journal = Journal(lab.queue)
+    item = journal.items()[0]
+    with journal.transaction():
+        good = RemoteReply(250, ("2.0.0 taken",))
+        ends.record(journal, Result([item], {item.recipient: good}, "mx.b.example", by_taken=promised))
+    found = [journal.body(one.body) for one in journal.items() if one.kind == "dsn"]
+    wanted = 0 if notify == "NEVER" else 1 if notify == "SUCCESS" else told
+    assert len(found) == wanted and all(b"Action: relayed" in text for text in found)
+    journal.close()
+
+
+def test_a_host_that_rests_does_not_hold_the_time_up(lab: Lab) -> None:
+    journal = Journal(lab.queue)
+    now = lab.clock.now
+
+    def put(name: str, age: float, **params: str) -> None:
+        with journal.transaction():
+            out = lab.out(f"{name}@x.example", **params)
+            journal.add([replace(out, key=name.encode())], (), now - age)
+
+    put("plain", 10)
+    put("soon", 10, BY="60;R")
+    put("tell", 10, BY="+60;N")
+    put("far", 10, BY="6000;R")
+    put("passed", 100, BY="60;RT")
+    put("passedtell", 100, BY="60;N")
+    put("passedtold", 100, BY="60;N")
+    with journal.transaction():
+        (told,) = [one for one in journal.items() if one.recipient.startswith("passedtold")]
+        journal.set_warned(told.id)
+        journal.put_off(now, "x.example", (), PutOff(now + 300, "451 no", now - 1000, now - 1000))
+    found = {one.recipient.partition("@")[0]: one.next_at - now for one in journal.items()}
+    left = {one.recipient.partition("@")[0] for one in journal.due(now, "x.example", 10)}
+    assert left == {"passed", "passedtell"}
+    assert {name: round(at) for name, at in found.items() if name not in left} == {
+        "plain": 300, "soon": 50, "tell": 50, "far": 300, "passedtold": 300,
+    }  # fmt: skip
+    journal.close()
+
+
+def test_returned_in_time_while_the_host_rests(lab: Lab) -> None:
+    """The queue asks a dead host only every so often: the message goes back at its time all the same."""
+    lab.sink.moods["192.0.2.66"] = Mood(dead=True)
+    lab.settings.update(retry=(3000.0,))
+
+    async def story() -> None:
+        async with lab.sending() as sender:
+            lab.put(lab.out("first@dead.example"))
+            await lab.quiet(sender)
+            lab.put(lab.out("second@dead.example", BY="600;RT"))
+            await lab.quiet(sender)
+            await lab.later(sender, 601)
+            await lab.until(lambda: len(notes(lab)) == 1)
+
+    asyncio.run(story())
+    assert b"second@dead.example" in notes(lab)[0] and b"Status: 5.4.7" in notes(lab)[0]
 
 
 def test_returned_when_the_time_has_passed(lab: Lab) -> None:

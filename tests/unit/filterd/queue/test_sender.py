@@ -256,6 +256,7 @@ def test_a_host_that_says_nothing_does_not_hold_up_the_end(lab: Lab) -> None:
 
 
 # -- time ------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_delay_warning_then_expiry_each_told_once(lab: Lab) -> None:
     lab.sink.moods["192.0.2.66"] = Mood(dead=True)
 

@@ -315,6 +315,26 @@ def test_every_packing(content: bytes, kind: str, name: str) -> None:
     assert found.domain == "d.example"
 
 
+def test_the_report_behind_other_files_of_an_archive() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("reports")
+        archive.writestr("__MACOSX/._report.xml", b"\0\5\x16\7")
+        archive.writestr("zeros.xml", b" " * (incoming.UNPACKED // 2))
+        archive.writestr("reports/report.xml", b"\xef\xbb\xbf" + XML)
+    found = recognise(mailed(out.getvalue(), "application/zip", "r.zip"))
+    assert isinstance(found, DmarcReport) and found.domain == "d.example"
+
+
+def test_an_archive_is_unpacked_up_to_the_limit_in_all() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.writestr(f"zeros{number}.xml", b" " * (incoming.UNPACKED // 2 - 1000))
+        archive.writestr("report.xml", XML + b" " * 3000)
+    assert recognise(out.getvalue()) is None
+
+
 @pytest.mark.parametrize(
     "content",
     [

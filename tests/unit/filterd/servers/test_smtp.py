@@ -97,6 +97,32 @@ def test_facts_of_a_hop_of_ours_are_not_the_senders() -> None:
     door.close()
 
 
+def test_by_lmtp_what_a_proxy_tells_is_the_senders_unless_it_is_a_hop_of_ours() -> None:
+    admission = Admission(AdmissionLimits())
+    for told, trusted in (
+        (("203.0.113.9", 4711), True),
+        (("192.0.2.7", 4711), False),  # in xclient_trusted
+        (("10.1.2.3", 4711), False),
+        (("127.0.0.1", 4711), False),
+        (("fd00::1", 4711), False),
+        (None, False),
+    ):
+        log: list[str] = []
+        application = Recorder(log)
+        config = SmtpConfig("mx.example.org", Profile.LMTP)
+        networks = [ipaddress.ip_network("192.0.2.0/24")]
+        made = SmtpDoor(config, application, xclient_trusted=networks)
+        ticket = admission.admit("192.0.2.99")
+        assert ticket is not None
+        ticket.introduce(told, "PROXY v2 by 192.0.2.99")
+        door = Door(lambda made=made, ticket=ticket: made.connection(ticket), log, peer=("192.0.2.99", 1))  # type: ignore[misc]  # bound now
+        door.feed(b"LHLO c\r\nMAIL FROM:<a@example.net>\r\n")
+        client = application.clients[0]
+        assert (client.ip, client.facts_trusted) == (told[0] if told else "192.0.2.99", trusted), told
+        assert client.told == "PROXY v2 by 192.0.2.99"
+        door.close()
+
+
 def test_ipv6_clients_and_xclient_networks() -> None:
     door, application = connect(peer=("2001:db8::5", 9))
     door.feed(b"EHLO c\r\nXCLIENT ADDR=192.0.2.99\r\nEHLO c\r\nMAIL FROM:<a@example.net>\r\n")

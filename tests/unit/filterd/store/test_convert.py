@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from filterd.store import convert_switch
 from filterd.store.base import NewMessage, SieveState, StoreUnavailable
 from filterd.store.choice import ChosenStore, format_of
 from filterd.store.convert import _Conversion, convert
+from filterd.store.core import Core
 from filterd.store.durable import LockRules, RealDisk
 from filterd.store.maildir import MaildirStore
 from filterd.store.mbox import MboxStore
@@ -184,6 +186,71 @@ def test_what_comes_meanwhile_is_not_left_behind(
         for uid in account.snapshot(info.name).uids
     ]
     assert sum(b"Subject: late" in (one or b"") for one in texts) == 1
+    store.close()
+
+
+def at_the_last_moment(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Another program does this when nobody looks any more, before the old files are put away."""
+    put_aside = Core.put_aside_index
+
+    def first(self: Core) -> None:
+        put_aside(self)
+        work()
+
+    monkeypatch.setattr(Core, "put_aside_index", first)
+
+
+def dropped(path: Path) -> None:
+    (path / "new" / "2.foreign").write_bytes(LATE.partition(b"\n")[2])
+    (path / ".Work.2026" / "cur" / "3.foreign:2,FS").write_bytes(b"Subject: read late\n\nlate\n")
+
+
+def appended(path: Path) -> None:
+    append(path / "inbox")
+    append(path / "mail" / "Work.2026")
+
+
+def rewritten(path: Path) -> None:
+    """Sorted by subject, say."""
+    work = path / "mail" / "Work.2026"
+    work.write_bytes(LATE + work.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("first", "to", "act", "came"),
+    [
+        ("maildir", "mbox", dropped, [("INBOX", b"late", ()), ("Work/2026", b"read late", (0, 2))]),
+        ("mbox", "maildir", appended, [("INBOX", b"late", ()), ("Work/2026", b"late", ())]),
+        ("mbox", "maildir", rewritten, [("Work/2026", b"late", ())]),
+    ],
+)
+def test_who_comes_too_late_is_taken_along(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    to: str,
+    act: Callable[[Path], None],
+    came: list[tuple[str, bytes, tuple[int, ...]]],
+) -> None:
+    store = chosen(tmp_path, first)
+    filled(store)
+    seen(store)
+    path = Path(store.path(ANN))
+    at_the_last_moment(monkeypatch, lambda: act(path))
+    done = convert(store, ANN, to)
+    assert done.notes == [f"{len(came)} messages that others put in meanwhile were taken along"]
+    account = store.account(ANN)
+    found = []
+    for info in account.mailboxes():
+        view = account.snapshot(info.name)
+        for uid, mask in zip(view.uids, view.flags, strict=True):
+            subject = (account.read(info.name, uid) or b"").partition(b"\r\n")[0]
+            if subject.endswith(b"late"):
+                flags = tuple(bit for bit in range(5) if mask >> bit & 1)
+                found.append((info.name, subject.removeprefix(b"Subject: "), flags))
+    assert found == came
+    assert sum(len(account.snapshot(info.name).uids) for info in account.mailboxes()) == 6 + len(came)
+    assert convert_switch.finish(store, ANN) is None and not (path / "filterd-convert").exists()
     store.close()
 
 

@@ -33,6 +33,7 @@ def test_directories(name: str, directory: str) -> None:
         assert names.decode_directory(directory) == names.normalise(name)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60))
 def test_what_is_accepted_comes_back(name: str) -> None:
     try:

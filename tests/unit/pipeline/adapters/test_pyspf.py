@@ -104,6 +104,24 @@ def test_the_explanation_is_fetched_for_a_fail_only_and_is_safe() -> None:
     assert (got.result, got.explanation) == ("fail", "192.0.2.2 may not, says example.org?[31m")
 
 
+@pytest.mark.parametrize(
+    "macro", ["%{d0}", "%{d00r}", "%{d", "%{zz", "%{q}", "%{d2r!}", "%(d)", "%", "%{}", "%{d-r}", "%{d1234}"]
+)
+def test_a_broken_macro_is_a_broken_record_and_no_explanation(macro: str) -> None:
+    """RFC 7208 7.1, 7.3 (a number of labels is not zero), 4.6 (an error anywhere), 6.2 (exp)."""
+    assert ask(record(f"v=spf1 exists:{macro}.example ip4:192.0.2.1 -all")).result == "permerror"
+    assert ask(record(f"v=spf1 ip4:192.0.2.1 unknown={macro} -all")).result == "permerror"
+    zone = record("v=spf1 -all exp=why.example.org")
+    zone.add("why.example.org", "TXT", f'"see {macro} here"')
+    got = ask(zone)
+    assert (got.result, got.explanation) == ("fail", "")
+
+
+@pytest.mark.parametrize("macro", ["%{d1}", "%{d01r}", "%{D10}", "%{lr-+.=}", "%%%_%-", "%{p}", "%{i128r}"])
+def test_macros_that_are_right(macro: str) -> None:
+    assert ask(record(f"v=spf1 exists:{macro}.x.example -all")).result == "fail"
+
+
 def test_each_name_is_asked_once_and_mx_hosts_together() -> None:
     zone = record("v=spf1 mx a:m1.example.org -all")
     for at in range(10):

@@ -10,6 +10,7 @@ import pytest
 from filterd.ports import SystemClock, SystemIds
 from pipeline.dmarc import Discovery, Outcome, evaluate
 from pipeline.envelope import Client, Envelope, Profile, Recipient
+from pipeline.errors import StageFault
 from pipeline.registry import StageContext
 from pipeline.runner import Runner
 from pipeline.spam.bayes import Opinion
@@ -28,8 +29,9 @@ NOTHING = Opinion(None, 4, 0)
 class Known:
     """A classifier that knows what it is told."""
 
-    def __init__(self, opinions: Mapping[str, float]) -> None:
+    def __init__(self, opinions: Mapping[str, float], learned: int = 20, broken: bool = False) -> None:
         self._opinions = opinions
+        self._learned, self._broken = learned, broken
         self.asked: list[str] = []
 
     def knows(self, owner: str) -> bool:
@@ -37,8 +39,13 @@ class Known:
 
     async def ask(self, owners: Sequence[str], data: bytes) -> list[Opinion]:
         self.asked += owners
+        if self._broken:
+            raise StageFault("unavailable", "the table is locked")
         found = [self._opinions.get(owner) for owner in owners]
-        return [NOTHING if one is None else Opinion(one, 20, 30, names=(("pills", 0.99),)) for one in found]
+        return [
+            NOTHING if one is None else Opinion(one, self._learned, 300, names=(("pills", 0.99),))
+            for one in found
+        ]
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -119,6 +126,44 @@ def test_in_place_of_an_absent_spamd() -> None:
         ask(Known({"ann": 1.0}), engine="spamd", socket=where, enabled="on").disposition
         is Disposition.CONTINUE
     )
+
+
+@pytest.mark.parametrize(
+    ("opinions", "learned", "sure", "result"),
+    [
+        ({"ann": 0.9995, "bob": 1.0}, 200, 0.999, "spam"),
+        ({"ann": 0.0005, "bob": 0.0}, 200, 0.999, "ham"),
+        ({"ann": 0.0005, "bob": 0.0}, 200, 0.0, ""),  # the default
+        ({"ann": 0.0005, "bob": 0.0}, 199, 0.999, ""),
+        ({"ann": 0.998, "bob": 1.0}, 200, 0.999, ""),
+        ({"ann": 1.0, "bob": 0.0}, 200, 0.999, ""),
+        ({"ann": 1.0}, 200, 0.999, ""),
+    ],
+)
+def test_when_the_builtin_classifier_is_sure_nobody_else_is_asked(
+    opinions: Mapping[str, float], learned: int, sure: float, result: str
+) -> None:
+    """``enabled`` on and nobody there: who is asked all the same is a fault."""
+    settings = {"engine": "spamd", "socket": faultserver.refused(), "enabled": "on", "sure": sure}
+    known = Known(opinions, learned)
+    verdict = ask(known, ("ann", "bob"), **settings)
+    assert verdict.result == (result or "error"), verdict
+    if result:
+        assert verdict.evidence["engine"] == "builtin" and verdict.evidence["not_asked"] == "spamd"
+        assert (added(verdict).get("X-Spam-Flag") == "YES") is (result == "spam")
+
+
+def test_a_table_that_cannot_be_read_leaves_it_to_the_engine() -> None:
+    settings = {"engine": "spamd", "socket": faultserver.refused(), "enabled": "auto", "sure": 0.999}
+    assert ask(Known({"ann": 1.0}, 500), **settings).result == "spam"
+    verdict = ask(
+        Known({"ann": 1.0}, 500, broken=True),
+        engine="spamd",
+        socket=faultserver.refused(),
+        enabled="on",
+        sure=0.999,
+    )
+    assert verdict.result == "error" and "cannot reach" in verdict.summary
 
 
 def outcome(dkim: bool) -> Outcome:

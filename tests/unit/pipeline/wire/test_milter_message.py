@@ -56,6 +56,16 @@ def test_changes(changes: tuple[Modification, ...], expected: bytes) -> None:
     assert after(*changes) == expected
 
 
+def test_what_is_hidden_is_neither_shown_nor_counted_nor_changed() -> None:
+    block = scan(MAIL)
+    message = FilteredMessage(block, {block.fields[0].start})
+    assert [name for name, _ in message.fields()] == [b"B", b"a", b"C"]
+    message.apply((ChangeHeader(1, b"A", b" new"), InsertHeader(2, b"X", b" y"), ChangeHeader(2, b"A", b"")))
+    shown = MAIL.replace(b"a: 3", b"X: y\r\na: new")
+    assert edits.apply(MAIL, message.edits(), (), block) == shown
+    assert [name for name, _ in message.copy().fields()] == [b"B", b"X", b"a", b"C"]
+
+
 def test_without_leading_blanks_one_is_put_in() -> None:
     assert after(InsertHeader(1, b"X", b"y"), leading=False).startswith(b"X: y\r\n")
     assert after(ChangeHeader(1, b"A", b""), leading=False).startswith(b"B: 2")

@@ -75,3 +75,9 @@ def test_forbidden(go: Go) -> None:
 
 def test_limits(go: Go) -> None:
     assert go(HEAD + 'addheader "X" "y";' * 65, MAIL).error is not None
+
+
+def test_a_line_that_continues_nothing_does_not_become_part_of_what_is_added(go: Go) -> None:
+    mail = b" a blank first\r\n\tand more\r\n" + MAIL
+    message = final(go(HEAD + 'addheader "X" "y"; if header "x" "y" { addheader "Z" "z"; }', mail))
+    assert message == b" a blank first\r\n\tand more\r\nZ: z\r\nX: y\r\n" + MAIL

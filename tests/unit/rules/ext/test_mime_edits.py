@@ -146,3 +146,10 @@ def test_limits() -> None:
 def test_odd_messages(data: bytes) -> None:
     result = decide('foreverypart { replace :subject "s" "new"; } enclose "e"; keep;', data)
     assert isinstance(kept(result), bytes)
+
+
+def test_enclose_of_8_bit_data_says_so() -> None:
+    """RFC 2045 6.4: without it the parts would be declared 7bit."""
+    root = Message(kept(decide('enclose "e";', TREE.replace(b"one", "früh".encode())))).root
+    assert root.encoding == "8bit" and root.children[1].encoding == "8bit"
+    assert Message(kept(decide('enclose "e";'))).header.first(b"content-transfer-encoding") is None

@@ -62,6 +62,7 @@ def test_the_answer(go: Go) -> None:
         b"List-Id: <x>",
         b"List-Unsubscribe: <x>",
         b"Auto-Submitted: auto-generated",
+        b"Auto-Submitted: auto-replied (no)",
         b"Precedence: bulk",
         b"X-Auto-Response-Suppress: DR, OOF",
     ],
@@ -71,7 +72,13 @@ def test_not_to_machines(go: Go, more: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [b"Auto-Submitted: no", b"Precedence: normal", b"X-Auto-Response-Suppress: None"]
+    "more",
+    [
+        b"Auto-Submitted: no",
+        b"Auto-Submitted: No (a person); x=y",
+        b"Precedence: normal",
+        b"X-Auto-Response-Suppress: None",
+    ],
 )
 def test_to_people(go: Go, more: bytes) -> None:
     assert answer(go('require "vacation"; vacation "x";', mail(more), host())) is not None
