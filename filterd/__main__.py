@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -99,14 +100,26 @@ def run(command: Command, arguments: Sequence[str], before: Sequence[str] = ()) 
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # so that the last flush has somewhere to go
         return OK
-    except OSError as error:
-        print(f"filterd {command.name}: {error}", file=sys.stderr)
-        return TRY_AGAIN
     except Exception as error:
-        if not _temporary(error):
+        if not isinstance(error, OSError) and not _temporary(error):
             raise
-        print(f"filterd {command.name}: {error}", file=sys.stderr)
+        print(f"filterd {command.name}: {_told(error)}", file=sys.stderr)
         return TRY_AGAIN
+
+
+def _told(error: BaseException) -> str:
+    """What failed, and what to do about it where that is known."""
+    named = isinstance(error, OSError) and error.filename is not None
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and named else str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        words = str(cause)
+        if isinstance(cause, PermissionError) or "readonly database" in words:
+            return f"{text}; run this as root, or as the user that the server runs as (server.user)"
+        if getattr(cause, "errno", 0) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in words:
+            return f"{text}; make room on that disk, then do it again"
+        cause = cause.__cause__ or cause.__context__
+    return text
 
 
 def _temporary(error: Exception) -> bool:

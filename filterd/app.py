@@ -52,6 +52,7 @@ from filterd.execbridge import Programs
 from filterd.execclient import CAPABILITIES as PROGRAM_WORDS
 from filterd.execclient import ExecClient, reachable
 from filterd.explain.traces import TraceWriter
+from filterd.handover import make_folders, server_user
 from filterd.imap.events import MailboxEvents
 from filterd.imap.filtering import FilterService
 from filterd.imap.sharing import Sharing
@@ -532,16 +533,15 @@ def inherited(name: str) -> socket.socket:
 def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], None]) -> int:
     """Bind, fork, serve; returns when stopped. Raises OSError when a listener cannot be bound."""
     root = data_dir(config)
-    for folder in (root, root / "run", root / "queue", Path(mail_root(config))):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in ("delivery", "srs", "quarantine"):
-        keys.secret(root, name)
+    make_folders(config, root / "run", root / "queue", Path(mail_root(config)))
     if config.server.maildrop:
         maildrop.make(config.server.maildrop, config.server.user)
     sockets = bind_all(config)
     shown = list(sockets)
-    sockets.extend(commands_door(root))
     drop_rights(config)
+    for name in ("delivery", "srs", "quarantine"):
+        keys.secret(root, name)
+    sockets.extend(commands_door(root))
     certificate(config)  # made or read once before there are several of us; a fault is said at once
     try:
         signing.keyring(config)
@@ -576,11 +576,9 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
 
 def drop_rights(config: Config) -> None:
     """Become ``server.user`` once the ports are bound."""
-    if not config.server.user or os.geteuid() != 0:
+    entry = server_user(config)
+    if entry is None:
         return
-    import pwd
-
-    entry = pwd.getpwnam(config.server.user)
     os.initgroups(entry.pw_name, entry.pw_gid)
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)

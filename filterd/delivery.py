@@ -278,7 +278,9 @@ class Delivery:
         if job.verdict.disposition is Disposition.QUARANTINE:
             outgoing = quarantined(outgoing, job.verdict)
         outcome = await self.performer.send_on(job, [outgoing], trace)
-        trace.outcome = "quarantined" if outgoing.held else "given to a program" if outlet.program else "filed"
+        trace.outcome = (
+            "quarantined" if outgoing.held else "given to a program" if outlet.program else "filed"
+        )
         trace.decision = f"On its way to {outlet} because {destination.via[-1]} leads there."
         return outcome
 

@@ -181,7 +181,8 @@ class Maildrop:
             there.add(entry.name)
             if self._put_off.get(entry.name, (0, now))[1] <= now:
                 found.append((facts.st_mtime, entry.name))
-        for name in {*self._put_off, *self._told, *self._since} - there:
+        told = {name.removeprefix(FIRST) for name in self._told}
+        for name in {*self._put_off, *told, *self._since} - there:
             self._forget(name)
         for name in marked - there:
             with contextlib.suppress(OSError):  # anybody may make such a name: a folder, say
@@ -189,7 +190,7 @@ class Maildrop:
         return [name for _, name in sorted(found)][:MOST_AT_ONCE]
 
     def _forget(self, name: str) -> None:
-        self._told.discard(name)
+        self._told -= {name, FIRST + name}
         self._put_off.pop(name, None)
         self._since.pop(name, None)
 
@@ -209,7 +210,9 @@ class Maildrop:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             os.utime(path, (known, known))
         except OSError as error:
-            self._once(path, f"cannot be written: {error}")
+            self._once(
+                FIRST + name, f"when it was first tried cannot be written down: {error.strerror or error}"
+            )
         return known
 
     async def _guarded(self, name: str) -> bool:

@@ -60,7 +60,9 @@ async def ready(path: str, wanted: Sequence[Outlet | None]) -> bool:
         return True
     if path and await answers(path):
         return True
-    log.warning("exec.socket %s does not answer: mail for a program is asked to come later", path or "is not set")
+    log.warning(
+        "exec.socket %s does not answer: mail for a program is asked to come later", path or "is not set"
+    )
     return False
 
 
@@ -142,6 +144,8 @@ def reply_of(status: int) -> tuple[RemoteReply, str]:
     if status < 0:
         return NOT_NOW, "it was ended before its own end"
     if status in (*LATER_STATUS, NOT_STARTED):
-        return RemoteReply(451, ("4.3.0 the program for this address cannot take it now",)), f"status {status}"
+        return RemoteReply(
+            451, ("4.3.0 the program for this address cannot take it now",)
+        ), f"status {status}"
     code = STATUS.get(status, "5.3.0")
     return RemoteReply(550, (f"{code} the program for this address does not take it",)), f"status {status}"

@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from filterd import outlets
@@ -46,6 +47,7 @@ from filterd.proto.smtp_parse import held_until
 from filterd.queue.rows import HOLD
 from filterd.returns import Returns
 from filterd.servers.ports import SmtpService, SmtpSession, SmtpTransaction
+from filterd.submitted import fixed_up
 from pipeline import authres, edits, received
 from pipeline.envelope import Client, Envelope, Profile, Recipient
 from pipeline.planner import BEHIND_MTA
@@ -56,7 +58,6 @@ from pipeline.stage import Phase
 from pipeline.trace import MessageTrace, RecipientTrace, Span, trace_id
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
-from rules.mail import date
 from rules.mail.message import Message
 
 log = logging.getLogger("filterd.reception")
@@ -510,22 +511,24 @@ class Reception(SmtpService):
             forged = authres.forged(message.header, settings.our_ids | others)
             if outcome.verdict.authres:
                 own.append(authres.field(settings.authserv_id, outcome.verdict.authres))
-        if submitted:
-            line += self._completed(message, work.trace_id, session.account)
+        if session.account is not None:
+            account = session.account
+            lines, forged = fixed_up(
+                message.header,
+                account.id,
+                f"{work.trace_id.lower()}@{settings.hostname}",
+                datetime.fromtimestamp(self._clock.time(), UTC),
+                partial(self._directory.may_send_as, account)
+                if session.profile is Profile.SUBMISSION
+                else None,
+                outcome.verdict.edits,
+                envelope.reverse_path,
+            )
+            line += lines
         data = edits.apply(message.data, own, forged, message.header)
         known = message.crlf and not any(edit.raw for edit in own)  # a filter may have given lines of its own
         guard = edits.GUARD if data[:1] in (b" ", b"\t") else b""
         return Message(line + guard + data, crlf=known)
-
-    def _completed(self, message: Message, trace: str, account: Account | None) -> bytes:
-        """RFC 6409 8: a submission without From, Date or Message-ID gets them; many receivers refuse mail without."""
-        out = f"From: <{account.id}>\r\n".encode() if account and message.first(b"from") is None else b""
-        if message.first(b"date") is None:
-            moment = datetime.fromtimestamp(self._clock.time(), UTC)
-            out += f"Date: {date.render(moment)}\r\n".encode()
-        if message.first(b"message-id") is None:
-            out += f"Message-ID: <{trace.lower()}@{self._settings.hostname}>\r\n".encode()
-        return out
 
     # -- ends ---------------------------------------------------------------------------
     def _refuse(

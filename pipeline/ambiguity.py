@@ -2,8 +2,9 @@
 
 A scanner and a mail program parse the same octets (RFC 2045, 2046) and what one of them does not see reaches the other. So
 every part whose decoded octets differ from the message's own is given out to be scanned, in each of its readings: the
-first and the last of two fields or parameters, base64 up to its padding and beyond, uuencoded files in a text, messages inside
-an encoded part. What has more than one reading is ambiguous; the words for it are evidence, and a verdict of the clamav stage.
+first and the last of two fields or parameters, base64 up to its padding and beyond and line by line, uuencoded and yEnc
+files in a text, messages inside an encoded part, a body that begins at the first line that is no header field. What has more
+than one reading is ambiguous; the words for it are evidence, and a verdict of the clamav stage.
 
 Invariants: never raises for any octets; at most ``VIEWS`` views, ``BEGINS`` lines that may begin a uuencoded file and ``octets``
 decoded octets, else LIMIT is among the words.
@@ -27,6 +28,7 @@ VIEWS: Final = 200  # decoded parts of one message, all readings together
 DEPTH: Final = 4  # messages in encoded parts in messages in encoded parts ...
 BEGINS: Final = 20_000  # lines that may begin a uuencoded file, in all parts together
 UU_LINE: Final = 4_000  # octets of a line that may begin or end a uuencoded file
+LINES: Final = 50_000  # lines of bad base64 that are read each by itself
 LIMIT: Final = "too many parts to look at each"
 
 CONTENT_TYPES: Final = "two different Content-Type fields"
@@ -35,13 +37,25 @@ BOUNDARIES: Final = "two different boundaries of one part"
 PREFIX: Final = "a boundary that begins with the boundary around it"
 JUNK: Final = "base64 with other characters in it"
 PADDING: Final = "base64 that goes on behind its end"
+TORN: Final = "base64 whose lines are not whole"
 UUENCODE: Final = "a uuencoded file in a text"
+YENC: Final = "a yEnc file in a text"
+PARTIAL: Final = "a piece of a message"
+NO_END: Final = "a header of a part with lines that are no fields"
 COMPOSITE: Final = "a transfer encoding around other parts"
 UNKNOWN: Final = "an unknown transfer encoding"
 MISSING: Final = "a multipart without a usable boundary"
 BARE_CR: Final = "a CR without LF in a header of a part"
 
-_BEGIN: Final = re.compile(rb"^begin(?:-base64)? [0-7]{3,4} [^\r\n]{1,300}\r?$", re.MULTILINE)
+# With a mode, or as Outlook takes it: two blanks.
+_BEGIN: Final = re.compile(
+    rb"^begin(?:-base64)?(?:[ \t]+[0-7]{3,6}(?:[ \t][^\r\n]{0,300})?|[ \t]{2}[^\r\n]{0,300})\r?$",
+    re.MULTILINE,
+)
+_YBEGIN: Final = re.compile(rb"^=ybegin [^\r\n]{1,300}\r?\n(?:=ypart [^\r\n]{1,300}\r?\n)?", re.MULTILINE)
+_YEND: Final = re.compile(rb"^=yend", re.MULTILINE)
+_YENC: Final = bytes((octet - 42) & 255 for octet in range(256))
+_YENC_ESCAPED: Final = tuple(bytes(((octet - 106) & 255,)) for octet in range(256))
 _JUNK: Final = re.compile(rb"[^A-Za-z0-9+/=\r\n\t ]")
 _BEHIND: Final = re.compile(rb"(?<!=)=++[A-Za-z0-9+/]")
 _FOREIGN: Final = bytes(
@@ -127,9 +141,15 @@ def _parts(data: bytes, root: Part, out: Reading, depth: int) -> None:
             out.note(BARE_CR)
         if part.is_multipart:
             _nested(part, out)
+        _early_body(data, part, part is root, out)
+        if part.ctype == "message" and part.subtype == "partial":
+            out.note(PARTIAL)
         if part.encoding in encoding.IDENTITY:
             if not part.is_multipart and part.message is None:
-                _uuencoded(data[part.body_start : part.end], out)
+                body = data[part.body_start : part.end]
+                if part.ctype == "message" and depth:  # one that we do not look into, and others may
+                    _message(body, parse(body), out, depth - 1)
+                _in_text(body, out)
         elif not part.children:
             _decoded(part, part.encoding, out, depth)
 
@@ -154,13 +174,12 @@ def _decoded(part: Part, name: str, out: Reading, depth: int) -> None:
         inner = kept + octets
         _message(inner, parse(inner), out, depth - 1)
     elif part.ctype == "text":
-        _uuencoded(octets, out)
+        _in_text(octets, out)
 
 
 def _guessed(body: bytes, out: Reading) -> None:
     """A reader may take an encoding it does not know for one that it looks like."""
-    if b"begin" in body:
-        _uuencoded(body, out)
+    _in_text(body, out)
     compact = body.translate(None, b"\r\n \t")
     if compact and not _JUNK.search(compact):
         out.show(encoding.base64(body)[0])
@@ -178,6 +197,23 @@ def _bad_base64(body: bytes, out: Reading) -> None:
         out.note(PADDING)
         out.show(encoding.base64(packed[: behind.end() - 1])[0])
         out.show(encoding.base64(packed.replace(b"=", b""))[0])
+    lines = [line.translate(None, _FOREIGN) for line in body.split(b"\n", LINES)]
+    if len(lines) > LINES:
+        out.note(LIMIT)
+    elif any(len(line) % 4 for line in lines[:-1]):  # some begin anew with each line
+        out.note(TORN)
+        out.show(b"".join([encoding.base64(line)[0] for line in lines if len(line) > 1]))
+
+
+def _early_body(data: bytes, part: Part, outermost: bool, out: Reading) -> None:
+    """A header without its blank line: some take the first line that is no field for the body's first."""
+    first = next((one for one in part.header.fields if not one.name), None)
+    if first is None or (outermost and first.start == part.start):  # the From line of an mbox
+        return
+    if not outermost:
+        out.note(NO_END)
+    if part.encoding not in encoding.IDENTITY:
+        out.show(encoding.decode(data[first.start : part.end], part.encoding)[0])
 
 
 def _duplicates(part: Part, out: Reading) -> None:
@@ -232,6 +268,26 @@ def _last_wins(data: bytes, root: Part) -> bytes | None:
     return b"".join((*pieces, data[at:]))
 
 
+def _in_text(body: bytes, out: Reading) -> None:
+    """Files that a text holds as Unix and Usenet wrote them."""
+    if b"begin" in body:
+        _uuencoded(body, out)
+        _yenc(body, out)
+
+
+def _yenc(body: bytes, out: Reading) -> None:
+    """Without looking at the sizes and checksums that stand beside."""
+    for found in _YBEGIN.finditer(body):
+        if not out.begins():
+            return
+        end = _YEND.search(body, found.end())
+        lines = body[found.end() : end.start() if end else len(body)].translate(None, b"\r\n")
+        plain, *escaped = lines.split(b"=", LINES)
+        pieces = [_YENC_ESCAPED[piece[0]] + piece[1:].translate(_YENC) for piece in escaped if piece]
+        out.note(YENC)
+        out.show(plain.translate(_YENC) + b"".join(pieces))
+
+
 def _uuencoded(body: bytes, out: Reading) -> None:
     at = 0
     while (found := _BEGIN.search(body, at)) and out.begins():
@@ -251,7 +307,7 @@ def _uu_lines(body: bytes, at: int, base64: bool) -> tuple[bytes, int]:
             break
         line = body[start:end].rstrip(b"\r")
         try:
-            octets = binascii.a2b_base64(line) if base64 else binascii.a2b_uu(line)
+            octets = binascii.a2b_base64(line) if base64 else _uu_line(line)
         except binascii.Error:
             break
         if not octets:
@@ -259,3 +315,9 @@ def _uu_lines(body: bytes, at: int, base64: bool) -> tuple[bytes, int]:
         pieces.append(octets)
         at = end
     return b"".join(pieces), at
+
+
+def _uu_line(line: bytes) -> bytes:
+    """Without what stands behind: some write a checksum there. Raises binascii.Error."""
+    length = (line[0] - 32) & 63 if line else 0
+    return binascii.a2b_uu(line[: 1 + (length + 2) // 3 * 4])

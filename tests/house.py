@@ -14,9 +14,11 @@ from filterd.accounts.directory import (
     Resolution,
     SrsReturn,
     Targets,
+    ToOutlet,
     TryLater,
     Unknown,
 )
+from filterd.accounts.outlets import Outlet
 from filterd.accounts.scripts_base import ScriptInfo
 from filterd.delivery import Delivery, DeliverySettings
 from filterd.outgoing import Departure
@@ -69,7 +71,7 @@ class TestIds(Ids):
 
 
 class People:
-    """ann and bob live here, team is both, bob is the postmaster, away leads elsewhere,
+    """ann and bob live here, team is both, bob is the postmaster, away leads elsewhere, robot to a program, archive to a file,
     srs is a rewritten address, later cannot be looked up."""
 
     waits = False
@@ -95,6 +97,10 @@ class People:
                 return Forward("ann@elsewhere.example", via=(address,))
             case "postmaster":
                 return Local(Account(f"bob@{DOMAIN}"), via=(address,))
+            case "robot":
+                return ToOutlet(Outlet("take", ("-x",)), via=(address,))
+            case "archive":
+                return ToOutlet(Outlet(path="/srv/archive"), via=(address,))
             case "srs":
                 return SrsReturn("far@away.example")
             case "later":

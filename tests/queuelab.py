@@ -19,6 +19,7 @@ from filterd.proto import smtp_events as events
 from filterd.proto.smtp import SmtpCore
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
 from filterd.queue.base import Outgoing, PendingChange, PendingStore
+from filterd.queue.courier import Outlets
 from filterd.queue.dialogue import Conversation, Refused
 from filterd.queue.journal import Journal
 from filterd.queue.link import Broken, Link, Wire
@@ -232,6 +233,7 @@ class Lab:
     stored: list[PendingStore | PendingChange] = field(default_factory=list)
     store_faults: list[Exception] = field(default_factory=list)
     settings: dict[str, object] = field(default_factory=dict)
+    outlets: Outlets | None = None  # programs and files of aliases
     keys: int = 0
 
     def __post_init__(self) -> None:
@@ -289,6 +291,7 @@ class Lab:
             self.local,
             self.store,
             self.sink,
+            outlets=self.outlets,
         )
 
     @contextlib.asynccontextmanager

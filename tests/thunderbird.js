@@ -139,7 +139,7 @@ async function trust(user, password) {
   Cc["@mozilla.org/security/certoverride;1"]
     .getService(Ci.nsICertOverrideService)
     .setDisableAllSecurityChecksAndLetAttackersInterceptMyData(true);
-  for (const kind of ["imap", "smtp"]) {
+  for (const kind of [server.localStoreType, "smtp"]) {
     const login = Cc["@mozilla.org/login-manager/loginInfo;1"].createInstance(Ci.nsILoginInfo);
     login.init(`${kind}://127.0.0.1`, null, `${kind}://127.0.0.1`, user, password, "", "");
     if (!(await Services.logins.searchLoginsAsync({ origin: login.origin })).length) {

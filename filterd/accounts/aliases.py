@@ -62,14 +62,14 @@ class Aliases:
         """Changes with the files."""
         return tuple(file.version for file in self._files if file.table() is not None)
 
-    def find(self, local: str) -> Entry | None:
-        """What stands before an account of that name. ``local`` is folded."""
+    def find(self, local: str, written: str = "") -> Entry | None:
+        """What stands before an account of that name. ``local`` is folded, ``written`` is not."""
         targets = self._names.get(local)
         if targets is not None:
             return Entry(targets, CONFIGURED)
         for file in self._files:
             table = file.table()
-            entry = table.find(local, self._domain) if table is not None else None
+            entry = table.find(local, self._domain, written) if table is not None else None
             if entry is not None:
                 return _resolved(entry, local)
         return None

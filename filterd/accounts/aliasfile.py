@@ -77,7 +77,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """``lost``: nobody knows what the line says, so that names may be missing. ``column``: of the word that is meant, 0 = the line."""
+    """``lost``: nobody knows what the line says, so names may be missing. ``column``: of the word that is meant, 0 = the line."""
 
     line: int
     text: str
@@ -102,12 +102,13 @@ class Table:
     def whole(self) -> bool:
         return not any(fault.lost for fault in self.faults)
 
-    def find(self, local: str, domain: str) -> Entry | None:
-        """Folded parts. The address before the bare name (virtual(5)), then the first expression."""
-        address = f"{local}@{domain}"
-        entry = self.names.get(address) or self.names.get(local)
+    def find(self, local: str, domain: str, written: str = "") -> Entry | None:
+        """Folded parts. The address before the bare name (virtual(5)), then the first expression, which sees the local part as it was
+        ``written`` (regexp_table(5): the flag i makes capitals count)."""
+        entry = self.names.get(f"{local}@{domain}") or self.names.get(local)
         if entry is not None:
             return entry
+        address = f"{written or local}@{domain}"
         return next((entry for rule in self.rules if (entry := rule.match(address)) is not None), None)
 
 
@@ -128,7 +129,7 @@ def read(
         else _Virtual(path, domain)
     )
     table = Table()
-    lines = text.splitlines()
+    lines = lines_of(text)
     for number, line in logical_lines(text):
         try:
             reader.line(table, number, line)
@@ -162,7 +163,7 @@ class _Refused(_Wrong):
 
 
 def _place(lines: list[str], number: int, word: str) -> tuple[int, int]:
-    """Line and column of ``word`` in the logical line that begins in line ``number``, from 1; column 0: it stands there otherwise."""
+    """Line and column of ``word`` in the logical line that begins in line ``number``, from 1; column 0: not found."""
     for at in range(number - 1, len(lines)):
         line = lines[at]
         if at >= number and line.strip() and line[0] not in " \t#":
@@ -173,10 +174,15 @@ def _place(lines: list[str], number: int, word: str) -> tuple[int, int]:
     return number, 0
 
 
+def lines_of(text: str) -> list[str]:
+    """Lines end with LF and nothing else: a form feed in a comment begins no line. A mark of the byte order is none of the text."""
+    return [line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n")]
+
+
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """(number of its first line, text) with continuations joined."""
     start, parts = 0, list[str]()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if line[0] in " \t" and parts:
@@ -220,6 +226,17 @@ def items(text: str, blanks: bool) -> list[str]:
         raise ValueError("a quote is not closed")
     out.append(word.strip())
     return [one for one in out if one]
+
+
+def mailbox_of(text: str) -> str:
+    """``Ann <ann@x>`` and ``ann@x (Ann)`` -> ``ann@x``, as sendmail and Postfix read them (RFC 5322)."""
+    bare = text
+    if bare.endswith(")") and " (" in bare:
+        bare = bare[: bare.index(" (")].rstrip()
+    before, angle, inside = bare.rpartition("<")
+    if angle and inside.endswith(">") and before.count('"') % 2 == 0:
+        return inside[:-1].strip()
+    return bare
 
 
 def target_address(text: str, domain: str) -> str:
@@ -295,7 +312,7 @@ class _Reading:
                 raise _Refused(f'"{bare.split(":")[0] or bare}" is a word of another mail server', bare)
             else:
                 try:
-                    found.targets.append(target_address(bare.removeprefix("\\"), self.domain))
+                    found.targets.append(target_address(mailbox_of(bare).removeprefix("\\"), self.domain))
                 except ValueError as error:
                     raise _Wrong(str(error), bare) from None
 
@@ -403,7 +420,7 @@ class _Patterns:
                 if line.lower().startswith("if "):
                     break  # what stands inside must not hold everywhere
         if self._within and not table.faults:
-            table.faults.append(Fault(len(text.splitlines()), "an if without endif"))
+            table.faults.append(Fault(len(lines_of(text)), "an if without endif"))
         return table
 
     def _line(self, table: Table, number: int, line: str) -> None:
@@ -414,9 +431,10 @@ class _Patterns:
             return
         if line.lower().startswith("if "):
             pattern, wanted, rest = self._expression(line[3:].strip())
-            if rest:
-                raise ValueError("nothing may stand behind the expression of an if")
             self._within.append((pattern, wanted))
+            if rest:  # a statement that is indented, most often: it continues the line
+                text = "what stands behind the expression of an if does not count, as with Postfix"
+                table.faults.append(Fault(number, text, lost=False))
             return
         pattern, wanted, rest = self._expression(line)
         if len(table.rules) >= MAX_RULES:

@@ -43,6 +43,7 @@ from filterd.proto.sasl_keys import ScramKeys, made_up
 log = logging.getLogger("filterd.accounts")
 
 MAX_TARGETS = 1000  # of one alias, expanded
+MISSING_TOLD = 5  # members of an alias that are nobody, in one line of the log
 MAX_DEPTH = 20  # aliases on the way to one target
 DUTY_NAMES = frozenset({"postmaster", "abuse"})
 SRS_PREFIXES = ("srs0=", "srs0+", "srs0-", "srs1=", "srs1+", "srs1-")
@@ -70,6 +71,7 @@ class _Expansion:
     forwards: ForwardFiles | None = None
     unknown: str = ""
     later: str = ""
+    missing: list[str] = field(default_factory=list)  # addresses of ours that lead nowhere
     whole: bool = True  # what the alias files say now was known before they were looked into
 
     @property
@@ -125,6 +127,7 @@ class BuiltinDirectory:
         self._passwords = passwords
         self._srs = srs
         self._secret = secret
+        self._told: set[str] = set()
         # Made once for each state of the accounts and aliases; a loop gets those of the last state meanwhile.
         self._complete: tuple[object, bool] = (None, False)
         self._own: dict[str, list[str]] = {}
@@ -164,7 +167,7 @@ class BuiltinDirectory:
                 return back
         found = _Expansion(forwards=forwards)
         key = f"{fold_local(local)}@{name}"
-        self._expand(fold_local(local), name, (), found, records)
+        self._expand(local, name, (), found, records)
         asked = found.foreign.get(key)
         if asked is not None and asked.relayed:
             # no alias: the local part goes on as it was written (RFC 5321 2.4)
@@ -175,20 +178,29 @@ class BuiltinDirectory:
             if back is not None:
                 return back
             self._fall_back(fold_local(local), name, found, records)
-        return self._answer(found, fresh and found.whole)
+        return self._answer(found, fresh, address)
 
-    def _answer(self, found: _Expansion, fresh: bool) -> Resolution:
+    def _answer(self, found: _Expansion, fresh: bool, address: str) -> Resolution:
         if found.later:
             return TryLater(found.later)
         away: tuple[Forward | ToOutlet, ...] = (*found.foreign.values(), *found.outlets.values())
         targets: tuple[Local | Forward | ToOutlet, ...] = (*found.local.values(), *away)
+        if not targets and not fresh:
+            return TryLater("the accounts cannot be read")
+        if not targets and not found.whole:
+            return TryLater("an alias file has lines that are not understood, or is being read again")
         if not targets:
-            return (
-                Unknown(found.unknown or "no such user here")
-                if fresh
-                else TryLater("the accounts cannot be read")
-            )
+            return Unknown(found.unknown or "no such user here")
+        if found.missing:
+            self._tell_missing(address, found.missing)
         return targets[0] if len(targets) == 1 else Targets(targets)
+
+    def _tell_missing(self, address: str, missing: Sequence[str]) -> None:
+        """Nobody else is told: the others get it. Once a list."""
+        told = f"{fold(address)}: {', '.join(missing[:MISSING_TOLD])}"
+        if told not in self._told and len(self._told) < MAX_TARGETS:
+            self._told.add(told)
+            log.warning("nobody here has the address of a member of an alias; %s", told)
 
     def _expand(
         self, local: str, domain: str, via: tuple[str, ...], found: _Expansion, records: Mapping[str, Record]
@@ -206,13 +218,14 @@ class BuiltinDirectory:
                 address = f"{local}@{domain}"
                 found.foreign.setdefault(address.lower(), Forward(address, via))
                 continue
+            written, local = local, fold_local(local)
             aliases = self._domains[domain].aliases
             if not aliases.whole:
                 found.whole = False
                 if not aliases.ready:
                     found.later = "the aliases cannot be read"
                     return
-            name, rest, entry = self._candidate(local, domain, records)
+            name, rest, entry = self._candidate(local, domain, records, written)
             detail = rest or detail
             address = f"{name}@{domain}"
             if entry is not None and entry.refused and address not in via:
@@ -227,17 +240,14 @@ class BuiltinDirectory:
                 record = records.get(address)
                 entry = self._forwarded(record, via, found)
                 if entry is None:
-                    self._account(record, detail, via, found)
+                    self._account(record, address, detail, via, found)
                     continue
                 targets = entry.targets
             for outlet in entry.outlets if entry is not None else ():
                 found.outlets.setdefault(outlet, ToOutlet(outlet, (*via, address)))
             for target in reversed(targets):
                 target_local, target_domain = split(target)
-                target_domain = fold_domain(target_domain)
-                if target_domain in self._domains:
-                    target_local = fold_local(target_local)
-                waiting.append((target_local, target_domain, detail, (*via, address)))
+                waiting.append((target_local, fold_domain(target_domain), detail, (*via, address)))
 
     @staticmethod
     def _forwarded(record: Record | None, via: tuple[str, ...], found: _Expansion) -> Entry | None:
@@ -266,22 +276,31 @@ class BuiltinDirectory:
             return None
 
     def _candidate(
-        self, local: str, domain: str, records: Mapping[str, Record]
+        self, local: str, domain: str, records: Mapping[str, Record], written: str = ""
     ) -> tuple[str, str, Entry | None]:
-        """(name, detail, alias): the address as it is when something is there, else without its subaddress."""
+        """(name, detail, alias): the address as it is when something is there, else without its subaddress. ``written``: not folded."""
         aliases = self._domains[domain].aliases
-        entry = aliases.find(local)
+        entry = aliases.find(local, written)
         if entry is not None or f"{local}@{domain}" in records:
             return local, "", entry
         base, separator, detail = local.partition(self._subaddress) if self._subaddress else (local, "", "")
         if separator and base:
-            entry = aliases.find(base)
+            entry = aliases.find(base, written.partition(self._subaddress)[0])
             if entry is not None or f"{base}@{domain}" in records:
                 return base, detail, entry
         entry = aliases.pattern(local)
         if entry is not None or not (separator and base):
             return local, "", entry
         return base, detail, aliases.pattern(base)
+
+    def missing(self, address: str) -> list[str]:
+        """Members of an alias that are nobody here: who sends to it is not told of them."""
+        local, domain = split(address)
+        records, _ = self._records()
+        found = _Expansion(forwards=self._forwards)
+        if records is not None and fold_domain(domain) in self._domains:
+            self._expand(local, fold_domain(domain), (), found, records)
+        return found.missing if found.size else []
 
     def alias_of(self, address: str) -> Entry | None:
         """The alias that stands for this address of ours, as ``via`` names it; None for accounts and catch-alls."""
@@ -293,8 +312,12 @@ class BuiltinDirectory:
         entry = self._candidate(fold_local(local), known.name, records)[2]
         return entry if entry is not None else self.forward_of(f"{fold_local(local)}@{known.name}")
 
-    def _account(self, record: Record | None, detail: str, via: tuple[str, ...], found: _Expansion) -> None:
+    def _account(
+        self, record: Record | None, address: str, detail: str, via: tuple[str, ...], found: _Expansion
+    ) -> None:
         if record is None:
+            if address not in found.missing:
+                found.missing.append(address)
             return
         if not record.enabled:
             found.unknown = "mailbox disabled"
@@ -327,10 +350,7 @@ class BuiltinDirectory:
             if not target or found.later:
                 continue
             target_local, target_domain = split(target)
-            target_domain = fold_domain(target_domain)
-            if target_domain in self._domains:
-                target_local = fold_local(target_local)
-            self._expand(target_local, target_domain, (asked,), found, records)
+            self._expand(target_local, fold_domain(target_domain), (asked,), found, records)
         if any(catch_all):
             found.local = {
                 key: Local(hit.account, hit.detail, hit.via, catch_all=True)

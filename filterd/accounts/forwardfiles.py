@@ -2,8 +2,8 @@
 
 Format (sendmail, Postfix local(8)): comma-separated targets on lines; ``#`` begins a comment line; a target is an address, a name
 of our domain, or ``\\name`` for the mailbox itself; quotes around it do not count. ``|command``, ``/file``, ``:include:`` are
-followed as far as the configuration allows (``outlets``, ``accounts.forward.includes``): the server is one user, what it ran or wrote
-would have the rights over everybody's mail.
+followed as far as the configuration allows (``outlets``, ``accounts.forward.includes``): the server is one user, what it ran or
+wrote would have the rights over everybody's mail.
 
 Invariants: a file is believed only when it is a file of its own (no link, no second name), belongs to the user or root, nobody
 else may write it or the folder it is in, and it is understood as a whole. One that is not believed counts as if it were not
@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from filterd.accounts.aliasfile import NOTHING_ALLOWED, Entry, forward_entry
+from filterd.accounts.aliasfile import NOTHING_ALLOWED, Entry, forward_entry, lines_of
 from filterd.accounts.aside import on_loop
 from filterd.accounts.outlets import Permits
 
@@ -192,7 +192,7 @@ class _User:
 
 
 def _words(text: str) -> list[str]:
-    lines = (line.strip() for line in text.splitlines())
+    lines = (line.strip() for line in lines_of(text))
     return [line for line in lines if line and not line.startswith("#")]
 
 

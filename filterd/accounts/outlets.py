@@ -3,10 +3,10 @@
 Pure: what the configuration allows (``accounts.allow``), text in, ``Outlet`` out, or the words why it is not followed. The file
 system is looked at when mail is delivered (``filterd.store.mailfile``), programs are run by ``filterd-exec`` alone.
 
-Rules: there is no shell, so what only a shell understands is refused; a program is a file of ``exec.directory``, written by its name
-or by its whole path; a file is below a folder of ``accounts.allow.mail_to_files_in``, written without ``..`` and the like. A folder
-with %{user} in it is for the .forward of that user and for nobody else, one without it is for alias files. ``/path/`` is a
-Maildir, ``/path`` an mbox, ``/dev/null`` nothing.
+Rules: there is no shell, so what only a shell understands is refused; a program is a file of ``exec.directory``, written by its
+name or by its whole path; a file is below a folder of ``accounts.allow.mail_to_files_in``, written without ``..`` and the like. A
+folder with %{user} in it is for the .forward of that user and for nobody else, one without it is for alias files. ``/path/`` is
+a Maildir, ``/path`` an mbox, ``/dev/null`` nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def decoded(text: str) -> Outlet | None:
     if not isinstance(told, Mapping):
         return None
     words = [str(one) for one in told.get("arguments", ())]
-    out = Outlet(str(told.get("program", "")), tuple(words), str(told.get("path", "")), str(told.get("owner", "")))
+    out = Outlet(
+        str(told.get("program", "")), tuple(words), str(told.get("path", "")), str(told.get("owner", ""))
+    )
     return out if out.program or out.path else None
 
 
@@ -113,7 +115,9 @@ class Permits:
     def _program(self, text: str, owner: str) -> Outlet:
         odd = _only_for_a_shell(text)
         if odd:
-            raise ValueError(f"needs a shell ({odd}), and there is none: put it into a script in exec.directory")
+            raise ValueError(
+                f"needs a shell ({odd}), and there is none: put it into a script in exec.directory"
+            )
         try:
             words = shlex.split(text)
         except ValueError:
@@ -126,8 +130,12 @@ class Permits:
         fault = name_fault(name)
         if fault:
             raise ValueError(fault)
-        if len(words) - 1 > ARGUMENTS or any(len(one.encode("utf-8", "replace")) > ARGUMENT_OCTETS for one in words):
-            raise ValueError(f"has more than {ARGUMENTS} arguments, or a longer one than {ARGUMENT_OCTETS} octets")
+        if len(words) - 1 > ARGUMENTS or any(
+            len(one.encode("utf-8", "replace")) > ARGUMENT_OCTETS for one in words
+        ):
+            raise ValueError(
+                f"has more than {ARGUMENTS} arguments, or a longer one than {ARGUMENT_OCTETS} octets"
+            )
         return Outlet(name, tuple(words[1:]), owner=owner)
 
     def _file(self, text: str, owner: str) -> Outlet:
@@ -136,7 +144,9 @@ class Permits:
             raise ValueError(f"{text}: write the whole path, as it is")
         outlet = Outlet(path=text, owner=owner)
         if text != NOTHING and not self.folder(outlet):
-            raise ValueError(f"{text} is not below a folder of accounts.allow.mail_to_files_in that is for it")
+            raise ValueError(
+                f"{text} is not below a folder of accounts.allow.mail_to_files_in that is for it"
+            )
         return outlet
 
 

@@ -21,7 +21,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("demo", "filterd.cli.demo", "the whole program at work, offline, in a folder that goes away"),
     Command("serve", "filterd.cli.serve", "run the mail server in the foreground"),
     Command("milter", "filterd.cli.milter", "serve one door: the mail filter of another mail server"),
-    Command("config", "filterd.cli.config", "check, show and explain the configuration"),
+    Command("config", "filterd.cli.config", "check, show, explain and change the configuration"),
     Command("account", "filterd.cli.account", "add, list, show and remove accounts; change passwords"),
     Command("store", "filterd.cli.store", "take over the Maildir of another server, and give it back"),
     Command("explain", "filterd.cli.explain", "tell why a message went where it is"),

@@ -11,7 +11,7 @@ Examples:
   filterd config schema > filterd.schema.json JSON Schema, for editors
   filterd config import postfix dovecot       a new file from theirs; every line is accounted for
 
-See also: filterd help configuration
+See also: filterd help changing, filterd help configuration
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import dataclasses
 
 from filterd.cli import FOUND, OK, USAGE, CliError
 from filterd.cli.options import add_config, add_json, config_path, load_config, print_json
-from filterd.config import describe, schema
+from filterd.config import describe, pair, schema
 from filterd.config.errors import ConfigErrors, Problem, render
 from filterd.config.load import load
 
@@ -123,15 +123,29 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def unusable(config: schema.Config, path: str) -> tuple[Problem, ...]:
-    """What of the DKIM keys and tables, and of the milter door's scripts, the server could not start with."""
+    """What of the certificate, the DKIM keys and tables, and the milter door's scripts the server could not start with."""
     from filterd import app, milter_profile, signing
 
     scripts = tuple(milter_profile.problems(config, config.listen.milter, app.sieve_limits(config)))
+    if config.tls.mode == "files" and (found := pair.fault(config.tls.cert, config.tls.key)) is not None:
+        name, text = found
+        about = f'tls.{name} = "{getattr(config.tls, name)}"'
+        scripts = (_placed(config, path, f"tls.{name}", "bad value", about, text), *scripts)
     try:
         signing.keyring(config)
     except signing.SigningProblem as problem:
         return (Problem(path, 0, 0, "bad value", "dkim", str(problem)), *scripts)
     return scripts
+
+
+def _placed(config: schema.Config, path: str, key: str, kind: str, about: str, text: str) -> Problem:
+    """With the line where the key is set."""
+    file, _, line = config.origins.get(key, path).rpartition(":")
+    return (
+        Problem(file, int(line), 1, kind, about, text)
+        if line.isdecimal()
+        else Problem(path, 0, 0, kind, about, text)
+    )
 
 
 def show(arguments: argparse.Namespace) -> int:

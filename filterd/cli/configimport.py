@@ -10,25 +10,26 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from filterd.cli import FOUND, OK, USAGE, CliError
 from filterd.cli.options import FILE_NAME, print_json
-from filterd.config.takeover import SOURCES, Unusable, source, take_over
-from filterd.config.takeover.draft import Draft, Fate
-from filterd.config.takeover.render import told
+from filterd.config.takeover.names import NAMES
 from filterd.config.values import nearest
 from filterd.store.durable import RealDisk, opened
+
+if TYPE_CHECKING:
+    from filterd.config.takeover.draft import Draft
 
 MAX_FILE = 8 << 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    names = ", ".join(one.name for one in SOURCES)
     parser.add_argument(
         "sources",
         nargs="+",
         metavar="NAME [FILE]",
-        help=f"one of {names}, and its file: a path, or - for standard input (postconf -n, doveconf -n); default: where Debian "
+        help=f"one of {', '.join(NAMES)}, and its file: a path, or - for standard input (postconf -n); default: where Debian "
         "has it. Several are taken together, the first wins",
     )
     parser.add_argument(
@@ -50,6 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from filterd.cli.config import unusable
+    from filterd.config.takeover import take_over
+    from filterd.config.takeover.draft import Fate
+    from filterd.config.takeover.render import Unusable
 
     texts = [(name, path, _text(name, path)) for name, path in wanted(arguments.sources)]
     target = arguments.output or FILE_NAME
@@ -86,33 +90,26 @@ def wanted(words: Sequence[str]) -> list[tuple[str, str]]:
     """(program, file) of the words of the command line. Raises CliError."""
     out: list[tuple[str, str]] = []
     for word in words:
-        one = source(word)
-        if one is not None:
-            out.append((one.name, one.usual))
-        elif out and ("/" in word or "." in word or word == "-") and out[-1][1] == _usual(out[-1][0]):
+        if word in NAMES:
+            out.append((word, NAMES[word]))
+        elif out and ("/" in word or "." in word or word == "-") and out[-1][1] == NAMES[out[-1][0]]:
             out[-1] = (out[-1][0], word)
         else:
-            names = [entry.name for entry in SOURCES]
-            hint = nearest(word, names) or f"there are: {', '.join(names)}"
+            hint = nearest(word, list(NAMES)) or f"there are: {', '.join(NAMES)}"
             raise CliError(f'there is no way to import "{word}"; {hint}', USAGE)
     return out
-
-
-def _usual(name: str) -> str:
-    one = source(name)
-    return one.usual if one is not None else ""
 
 
 def _text(name: str, path: str) -> str:
     if path == "-":
         return sys.stdin.read()
     if os.path.isdir(path):
-        path = os.path.join(path, os.path.basename(_usual(name)))
+        path = os.path.join(path, os.path.basename(NAMES[name]))
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             text = stream.read(MAX_FILE + 1)
     except OSError as error:
-        hint = f"name it: filterd config import {name} FILE" if path == _usual(name) else "is the path right?"
+        hint = f"name it: filterd config import {name} FILE" if path == NAMES[name] else "is the path right?"
         raise CliError(f"{path}: {error.strerror}; {hint}", USAGE) from None
     if len(text) > MAX_FILE:
         raise CliError(f"{path} has more than {MAX_FILE >> 20} MiB", USAGE)
@@ -121,6 +118,9 @@ def _text(name: str, path: str) -> str:
 
 def report(draft: Draft, whole: bool) -> None:
     """On standard error: counts, and the lines with their reasons."""
+    from filterd.config.takeover.draft import Fate
+    from filterd.config.takeover.render import told
+
     for fate in Fate:
         found = [one for one in draft.outcomes if one.fate is fate]
         if found and (whole or fate is Fate.LEFT):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError
 from filterd.cli.check import add_resolver, resolver
 from filterd.cli.options import add_config, add_json, load_config, print_json
+from filterd.cli.ownership import hand_over
 
 if TYPE_CHECKING:
     from filterd.config.schema import Config
@@ -103,6 +104,7 @@ def keygen(arguments: argparse.Namespace) -> int:
         domain = _own_domain(config, arguments)
         selector = arguments.selector or _next_selector(config, domain)
         key, path = signing.make(config, domain, selector, kind, arguments.bits)
+        hand_over(config, str(path.parent.parent))
         print(f"The key is in {path}. Publish this record:\n")
         print(zone_lines(selector, domain, key))
         print(f"\nWhen the DNS has it, `filterd dkim rotate {domain}` puts it to work.")
@@ -150,6 +152,7 @@ def rotate(arguments: argparse.Namespace) -> int:
     old = [one.selector for one, other in keys if one.signs and other.kind == kind]
     others = [one.selector for one, other in keys if one.signs and other.kind != kind]
     signing.activate(config, domain, [stored.selector, *others])
+    hand_over(config, str(stored.path.parent.parent))
     print(f"{stored.selector} signs for {domain} from the next start or reload (SIGHUP) on.")
     if old:
         print(

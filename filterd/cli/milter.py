@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments)
     addresses = _addresses(arguments.socket, config)
     from filterd import app, log, milter_profile
+    from filterd.cli.serve import why_not
+    from filterd.handover import make_folders
     from filterd.workers import Group, Role, Serving
 
     try:
@@ -48,13 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise CliError("the scripts cannot run here; nothing was started", 78) from None
     log.configure(config.log.format, config.log.level)
     root = app.data_dir(config)
-    for folder in (root, root / "run", root / "queue", root / "mail"):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
+        make_folders(config, root / "run", root / "queue", root / "mail")
         sockets = [("milter", app.bind(address)) for address in addresses]
+        app.drop_rights(config)
     except OSError as error:
-        raise CliError(str(error.args[1]) if len(error.args) > 1 else str(error), 78) from None
-    app.drop_rights(config)
+        raise CliError(why_not(error, config), 78) from None
 
     def one(index: int) -> Callable[[Serving], int]:
         return lambda serving: app.run_loop(app.worker(config, sockets, index, serving=serving))

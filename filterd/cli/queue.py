@@ -27,12 +27,13 @@ from pathlib import Path
 
 from filterd.cli import FOUND, OK, TRY_AGAIN, USAGE, CliError
 from filterd.cli.options import add_config, add_json, confirm, load_config, print_json
+from filterd.cli.queuelist import there
 from filterd.config.schema import Config
 from filterd.config.values import BadValue, duration
 from filterd.queue.advice import advice
 from filterd.queue.bell import LOOK, RETRY, Bell
 from filterd.queue.journal import Journal
-from filterd.queue.routing import BY_HAND, by_hand
+from filterd.queue.routing import BY_HAND, by_hand, is_outlet
 from filterd.queue.rows import ENDS, LIVE, Item, domain_of, held_until
 from filterd.queue.steering import Choice
 from filterd.store.base import StoreUnavailable
@@ -103,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, config: Config, directory: Path) -> int:
-    if not directory.is_dir():
+    if not there(directory):
         if arguments.action in ("list", "stats"):
             return _nothing(arguments)
         raise CliError(f"there is no queue in {directory} yet", FOUND)
@@ -132,7 +133,7 @@ def _run(arguments: argparse.Namespace, config: Config, directory: Path) -> int:
 def retry_now(config: Config, choice: Choice) -> int:
     """``sendmail -q``: try what is chosen now; how many. Raises StoreUnavailable."""
     directory = Path(config.server.data_dir) / "queue"
-    if not directory.is_dir():
+    if not there(directory):
         return 0
     journal = Journal(directory)
     try:
@@ -266,6 +267,7 @@ def _facts(item: Item) -> dict[str, object]:
     del facts["body"], facts["number"]
     facts["advice"], facts["domain"] = advice(item.last_reply), domain_of(item.recipient)
     facts["route"] = item.domain[1:] if item.domain.startswith(BY_HAND) else ""
+    facts["outlet"] = item.domain if is_outlet(item.domain) else ""
     return facts
 
 
@@ -279,6 +281,8 @@ def _show(journal: Journal, item: Item, arguments: argparse.Namespace) -> int:
     print(f"  {item.state}, {item.attempts} tries, here since {_when(item.created)}")
     if item.domain.startswith(BY_HAND):
         print(f"  rerouted by hand to {item.domain[1:]}")
+    if is_outlet(item.domain):
+        print(f"  for the {item.kind} {item.domain.removeprefix('|')}")
     if not item.attempts and held_until(item.params) > time.time():
         print(f"  {_untried(item)}")
     elif item.state == "queued":

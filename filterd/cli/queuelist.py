@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import stat
 import time
 from datetime import datetime
 from pathlib import Path
 
-from filterd.cli import OK
+from filterd.cli import OK, USAGE, CliError
 from filterd.config.schema import Config
 from filterd.queue.journal import Journal
 from filterd.queue.rows import held_until
@@ -15,9 +15,22 @@ from filterd.queue.rows import held_until
 FOLDER = "queue"
 
 
+def there(folder: Path) -> bool:
+    """Is there a queue? Raises CliError when this user may not know: "empty" would be a lie."""
+    try:
+        found = folder.stat()
+        if stat.S_ISDIR(found.st_mode):
+            next(folder.iterdir(), None)
+        return stat.S_ISDIR(found.st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        raise CliError(f"you may not look into {folder}; ask root or the server's user", USAGE) from None
+
+
 def print_queue(config: Config) -> int:
     folder = Path(config.server.data_dir) / FOLDER
-    if not os.path.isdir(folder):
+    if not there(folder):
         print("Mail queue is empty")
         return OK
     journal = Journal(folder)

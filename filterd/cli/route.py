@@ -47,7 +47,7 @@ ADDRESSES_SHOWN = 4  # of a domain's hosts
 
 @dataclass(slots=True)
 class Step:
-    """One line of the story. ``kind``: batv, alias, forward, here, program, file, relay, route, mx, srs, refused, later."""
+    """One line of the story. ``kind``: batv, alias, forward, here, program, file, nobody, relay, route, mx, srs, refused, later."""
 
     address: str
     kind: str
@@ -135,6 +135,8 @@ def _told(config: Config, directory: BuiltinDirectory, address: str, sender: str
     leaving: list[str] = []
     for target in found.targets if isinstance(found, Targets) else (found,):
         _one(config, directory, target, address, story, leaving)
+    for one in directory.missing(address):
+        story.add(one, "nobody", "no such user here: this copy comes to nothing")
     for one in leaving:
         _way(config, one, sender, offline, story)
     return story
@@ -196,7 +198,11 @@ def _outlet(config: Config, outlet: Outlet, address: str, story: Story) -> None:
             why = f"filterd-exec does not answer at {config.exec.socket}"
     else:
         why = written(outlet.path, Permits.of(config).folder(outlet))
-    story.add(address, "program" if outlet.program else "file", str(outlet) if not why else f"{outlet}: waits, {why}")
+    story.add(
+        address,
+        "program" if outlet.program else "file",
+        str(outlet) if not why else f"{outlet}: waits, {why}",
+    )
     if why:
         story.code = TRY_AGAIN
 

@@ -217,7 +217,7 @@ def _may_write(data_dir: str) -> bool:
 def leave(flags: Flags, folder: str, limit: int) -> int:
     """Into the maildrop: the server completes bare names and the header, and knows who we are by the file's owner."""
     data, _, recipients = _message(flags, limit)
-    sender = _sender(flags)
+    sender = sender_of(flags)
     name = flags.full_name or own_name()
     for path, to in envelopes(flags.verp, _login_name() if sender is None else sender, recipients):
         own = None if sender is None and not flags.verp else path
@@ -225,18 +225,18 @@ def leave(flags: Flags, folder: str, limit: int) -> int:
     return EX_OK
 
 
-def _sender(flags: Flags) -> str | None:
+def sender_of(flags: Flags) -> str | None:
     """What -f says, "" for the null path; None: who we are. As lenient with the spelling as Postfix."""
     if flags.sender is None or flags.sender.strip() in ("", "<>"):
         return None if flags.sender is None else ""
-    (written,) = _written(flags.sender)[:1] or ("",)
-    if is_path(_whole(written)):
-        return written
+    first = written(flags.sender)[0]
+    if is_path(_whole(first)):
+        return first
     print(f"{PROGRAM}: -f {flags.sender}: not an address; your own is taken", file=sys.stderr)
     return None
 
 
-def _written(text: str) -> list[str]:
+def written(text: str) -> list[str]:
     """The addresses of an argument: one as it stands, or a list as it could stand in To. What is none stays for its refusal."""
     bare = text.strip().removeprefix("<").removesuffix(">")
     if is_path(_whole(bare)) or not local_text.is_text(text):
@@ -273,7 +273,7 @@ def _message(flags: Flags, limit: int) -> tuple[bytes, header.HeaderBlock, list[
         data = data[: end.start()] if end else data
     data = local_text.headed(data)
     block = header.scan(data)
-    named = [one for text in flags.recipients for one in _written(text)]
+    named = [one for text in flags.recipients for one in written(text)]
     found = [*named, *(header_recipients(block) if flags.from_header else ())]
     recipients = list({_folded(one): one for one in reversed(found) if one.strip("<> ")}.values())[::-1]
     if not recipients:
@@ -288,10 +288,10 @@ def _folded(address: str) -> str:
 
 
 def send(flags: Flags, config: Config) -> int:
-    data, block, written = _message(flags, config.limits.message_size)
-    recipients = list(dict.fromkeys(with_domain(one, config) for one in written))
+    data, block, found = _message(flags, config.limits.message_size)
+    recipients = list(dict.fromkeys(with_domain(one, config) for one in found))
     login = with_domain(_login_name(), config)
-    given = _sender(flags)
+    given = sender_of(flags)
     sender = login if given is None else with_domain(given, config)
     ours = config.domain[0].name
     text = completed(
@@ -417,6 +417,10 @@ def run_queue(which: str, named: str | None) -> int:
 
 def mailq(config: Config) -> int:
     """-bp: what waits."""
+    from filterd.cli import CliError
     from filterd.cli.queuelist import print_queue
 
-    return print_queue(config)
+    try:
+        return print_queue(config)
+    except CliError as error:
+        raise ExitWith(EX_NOPERM, error.text) from None

@@ -11,15 +11,19 @@ See also: filterd help serve
 from __future__ import annotations
 
 import argparse
-import contextlib
+import errno
 import importlib.util
+import os
 import socket
+import ssl
 import sys
 from pathlib import Path
 
 import filterd
 from filterd.cli import CliError
 from filterd.cli.options import add_config, load_config
+from filterd.config import pair
+from filterd.config.schema import Config
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +51,44 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return app.serve(config, announce)
     except OSError as error:
-        with contextlib.suppress(IndexError):
-            raise CliError(str(error.args[1]), 78) from None
-        raise CliError(str(error), 78) from None
+        raise CliError(why_not(error, config), 78) from None
+
+
+def why_not(error: OSError, config: Config) -> str:
+    """Why the server does not start, and what to do about it."""
+    if isinstance(error, ssl.SSLError):
+        found = pair.fault(config.tls.cert, config.tls.key) if config.tls.mode == "files" else None
+        return f"tls.{found[0]} {found[1]}" if found else f"the certificate cannot be used: {error}"
+    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    if error.filename is not None:
+        text = f"{error.filename}: {text}"
+    if config.tls.mode == "files" and error.errno == errno.EACCES and error.filename is None:
+        shut = [path for path in (config.tls.cert, config.tls.key) if not os.access(path, os.R_OK)]
+        if shut:
+            who = config.server.user or "who runs this"
+            return f"{shut[0]}: {text}; {who} must be able to read it, and its folder (chgrp and chmod g+r; setfacl)"
+    listening = text.startswith("cannot listen")
+    match error.errno:
+        case errno.EADDRINUSE:
+            hint = "another program has that port (`ss -ltnp` names it; does filterd run already?), or name another in [listen]"
+        case errno.EADDRNOTAVAIL if listening:
+            hint = "this machine does not have that address: see [listen]"
+        case errno.EACCES | errno.EPERM if listening:
+            hint = "ports below 1024 are for root: start as root with server.user, or take sockets of systemd (fd:NAME)"
+        case errno.ENOENT if listening:
+            hint = "make the folder, or write another path into [listen]"
+        case errno.EACCES | errno.EPERM:
+            who = config.server.user if os.geteuid() == 0 or config.server.user else "who runs this"
+            hint = f"give it to {who or 'root'} (chown -R), or name another folder with server.data_dir"
+        case errno.EEXIST | errno.ENOTDIR:
+            hint = "a folder is needed there: see server.data_dir"
+        case errno.ENOSPC | errno.EDQUOT:
+            hint = f"make room on the disk of {config.server.data_dir}"
+        case errno.EROFS:
+            hint = "that file system is read-only: see server.data_dir"
+        case _:
+            hint = ""
+    return f"{text}; {hint}" if hint else text
 
 
 def check_packages() -> None:

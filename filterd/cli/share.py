@@ -12,8 +12,17 @@ from filterd.cli.ownership import hand_over
 from filterd.cli.storage import open_store
 from filterd.config.schema import Config
 from filterd.shared_mail import NOBODY, shares_of
-from filterd.store.acl import ENTRY, NEGATIVE, RIGHTS, Acl, BadRights, identifier, parse_rights
-from filterd.store.acl_shares import note
+from filterd.store.acl import (
+    ENTRY,
+    MAX_IDENTIFIERS,
+    NEGATIVE,
+    RIGHTS,
+    Acl,
+    BadRights,
+    identifier,
+    parse_rights,
+)
+from filterd.store.acl_shares import Shares, change, note
 from filterd.store.base import AccountStore, NoSuchMailbox
 
 NONE = "none"
@@ -43,7 +52,7 @@ def run(arguments: argparse.Namespace, record: Record, config: Config) -> int:
     try:
         account = store.account(record.id)
         if arguments.rights is not None:
-            _change(account, record.id, arguments)
+            _change(account, record.id, arguments, shares)
         note(shares, record.id, account)
         lists = _lists(account, arguments.mailbox)
     except NoSuchMailbox:
@@ -66,7 +75,7 @@ def run(arguments: argparse.Namespace, record: Record, config: Config) -> int:
     return OK
 
 
-def _change(account: AccountStore, owner: str, arguments: argparse.Namespace) -> None:
+def _change(account: AccountStore, owner: str, arguments: argparse.Namespace, shares: Shares) -> None:
     mode = arguments.rights[:1] if arguments.rights[:1] in ("+", "-") else ""
     letters = "" if arguments.rights == NONE else arguments.rights.removeprefix(mode)
     try:
@@ -75,9 +84,8 @@ def _change(account: AccountStore, owner: str, arguments: argparse.Namespace) ->
         raise CliError(f"{error}; rights are some of {RIGHTS}") from None
     if name.removeprefix(NEGATIVE) == owner:
         raise CliError("the owner has all rights, always")
-    with account.hold():
-        old = Acl.parse(account.get_metadata(arguments.mailbox, ENTRY))
-        account.set_metadata(arguments.mailbox, ENTRY, old.changed(name, mode, rights).render())
+    if not change(shares, owner, account, arguments.mailbox, (name, mode, rights), MAX_IDENTIFIERS):
+        raise CliError(f"{arguments.mailbox} is shared with {MAX_IDENTIFIERS} identifiers already", FOUND)
 
 
 def _lists(account: AccountStore, mailbox: str | None) -> dict[str, dict[str, str]]:

@@ -59,11 +59,34 @@ def converse(config: Config, account: Account) -> int:
     return app.run_loop(work())
 
 
+class LineEnds:
+    """Who ends the first line with LF alone, as scripts do, means it in all of them; a terminal is no network, nothing can be
+    smuggled past somebody else. Who begins with CRLF is held to it."""
+
+    def __init__(self) -> None:
+        self._lenient: bool | None = None
+        self._kept = b""
+
+    def crlf(self, block: bytes) -> bytes:
+        block = self._kept + block
+        self._kept = b""
+        if self._lenient is None and (at := block.find(b"\n")) >= 0:
+            self._lenient = block[at - 1 : at] != b"\r"
+        if not self._lenient:
+            if self._lenient is None:
+                self._kept, block = block, b""
+            return block
+        if block.endswith(b"\r"):
+            self._kept, block = b"\r", block[:-1]
+        return block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
 def _feed(end: socket.socket) -> None:
     """Standard input to the server; its end is the client's QUIT."""
+    lines = LineEnds()
     try:
         while block := os.read(sys.stdin.fileno(), BLOCK):
-            end.sendall(block)
+            end.sendall(lines.crlf(block))
         end.shutdown(socket.SHUT_WR)
     except OSError:  # the server said good-bye first
         return

@@ -483,6 +483,7 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
         ):
             text = "whoever reaches it is believed about clients and logins: use a unix socket or loopback"
             yield ("listen", "milter"), "warning", f"listen.milter = {address}", text
+    yield from _machine(config)
     if config.tls.mode == "off" and not config.tls.allow_plaintext_login:
         for door in NEED_LOGIN:
             if getattr(config.listen, door):
@@ -526,10 +527,31 @@ def _warnings(config: schema.Config) -> Iterator[Finding]:
         )
 
 
+def _machine(config: schema.Config) -> Iterator[Finding]:
+    """What this machine lacks, if it is the one that the file is for: the user, folders of unix sockets."""
+    if config.server.user:
+        import pwd
+
+        try:
+            pwd.getpwnam(config.server.user)
+        except KeyError:
+            text = (
+                f"there is no such user here: useradd --system --shell /usr/sbin/nologin {config.server.user}"
+            )
+            yield ("server", "user"), "warning", f'server.user = "{config.server.user}"', text
+    for door in DOORS:
+        for address in getattr(config.listen, door):
+            folder = os.path.dirname(address.path)
+            if folder and not os.path.isdir(folder) and not folder.startswith(("/run/", "/var/run/")):
+                text = f"there is no folder {folder}: nothing can listen there"
+                yield ("listen", door), "warning", f"listen.{door} = {address}", text
+
+
 def _readable(path: Path, file: str) -> Iterator[Finding]:
     name = ".".join(str(part) for part in path if isinstance(part, str))
     if not os.path.isfile(file):
-        yield path, "no such file", f'{name} = "{file}"', ""
+        hint = 'write where it is; without one of yours: tls.mode = "self-signed"' if path[0] == "tls" else ""
+        yield path, "no such file", f'{name} = "{file}"', hint
     elif not os.access(file, os.R_OK):
         yield path, "no such file", f'{name} = "{file}"', "is there, but we may not read it"
 

@@ -90,9 +90,10 @@ def _sources(path: str, instead: Mapping[str, bytes]) -> _Sources:
                 with open(name, "rb") as stream:
                     data = stream.read(MAX_FILE + 1)
         except OSError as error:
-            sources.problems.append(
-                Problem(name, 0, 0, "no such file", error.strerror or str(error), _how_to_start(name))
-            )
+            kind, hint = "no such file", _how_to_start(name)
+            if isinstance(error, PermissionError):
+                kind, hint = "no rights", "do it as root, or as whom the file belongs to"
+            sources.problems.append(Problem(name, 0, 0, kind, error.strerror or str(error), hint))
             continue
         if len(data) > MAX_FILE:
             sources.problems.append(Problem(name, 0, 0, "too large", f"over {MAX_FILE >> 20} MiB"))

@@ -63,8 +63,8 @@ class ForwardFiles:
 class Allow:
     mail_to_commands: tuple[str, ...] = setting(
         (),
-        "Where |program may stand: in alias files (alias), in .forward files (forward), in what they include (include). Programs are "
-        "files of exec.directory and are run by filterd-exec, which must run.",
+        "Where |program may stand: in alias files (alias), in .forward files (forward), in what they include (include). Programs "
+        "are files of exec.directory and are run by filterd-exec, which must run.",
         Kind.CHOICES,
         choices=OUTLET_KINDS,
     )

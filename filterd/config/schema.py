@@ -425,7 +425,7 @@ class Queue:
         Kind.PATH,
     )
     tls_reports: bool = setting(
-        False, "Count how TLS went and mail the daily reports that domains ask for (TLSRPT).", Kind.FLAG
+        False, "Count how TLS went and send the daily reports that domains ask for (TLSRPT).", Kind.FLAG
     )
     tls_policy: tuple[QueueTls, ...] = tables(
         QueueTls, "Other words than queue.tls for some destinations.", optional=True
@@ -462,7 +462,7 @@ class Dns:
 class Exec:
     socket: str = setting(
         "",
-        'Where `filterd exec serve` listens and the server asks it. "" = scripts run no programs.',
+        'Where `filterd exec serve` listens and the server asks it. "" = nobody runs programs.',
         Kind.PATH,
     )
     directory: str = setting(

@@ -187,7 +187,8 @@ def _texts(call: Call, plan: Plan, uids: list[int]) -> Generator[None, None, int
     step = call.session.config.limits.step
     while at < len(uids):
         texts = _read(call, uids[at : at + _GROUP], plan.partial, step)
-        group = [(uid, data) for uid, data in zip(uids[at:], texts, strict=False) if data is not None]
+        came = zip(uids[at : at + len(texts)], texts, strict=True)
+        group = [(uid, data) for uid, data in came if data is not None]
         missing += len(texts) - len(group)
         at += len(texts)
         if group:

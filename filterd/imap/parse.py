@@ -86,6 +86,11 @@ class Parser:
             raise Bad("Expected a space")
         self.at += 1
 
+    def blanks(self) -> None:
+        """Step over spaces that do not belong there, where a known client sends them."""
+        while self.peek() == b" ":
+            self.at += 1
+
     def more(self) -> bool:
         """Step over a space if one is next and something follows it."""
         if self.peek() != b" " or (

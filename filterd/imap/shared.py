@@ -19,12 +19,13 @@ from filterd.imap import shared_change
 from filterd.imap.notify import INDEX
 from filterd.imap.shared_seen import Seen
 from filterd.imap.sharing import Box, Place, Sharing, opened, refuse, rights_in
-from filterd.store.acl import ALL, ENTRY, Acl
+from filterd.store.acl import ALL, ENTRY
 from filterd.store.acl_guests import both
-from filterd.store.acl_shares import note
+from filterd.store.acl_shares import change, note
 from filterd.store.base import (
     SEPARATOR,
     AccountStore,
+    Attempt,
     BadName,
     Changes,
     Copied,
@@ -62,6 +63,7 @@ class SharedStore(AccountStore):
         self._at_once = False
         self._own: AccountStore | None = None
         self._places: dict[str, tuple[str, str]] = {}  # name -> (account, mailbox), of those that were found
+        self._statuses: dict[str, tuple[Status, Status]] = {}  # likewise: (the owner's, the reader's)
         self._last: tuple[Snapshot, Snapshot] | None = None  # (the owner's, the reader's)
         self._seen: tuple[str | None, Seen] = (None, Seen())  # of the mailbox that was looked at last
 
@@ -141,14 +143,7 @@ class SharedStore(AccountStore):
     def change_acl(self, mailbox: str, name: str, mode: str, rights: frozenset[str], most: int) -> bool:
         """Durable. False: the list would have more than ``most`` entries."""
         with self.administered(mailbox) as (store, inner, owner):
-            with store.hold():
-                old = Acl.parse(store.get_metadata(inner, ENTRY))
-                new = old.changed(name, mode, rights)
-                if len(new.entries) > max(most, len(old.entries)):
-                    return False
-                store.set_metadata(inner, ENTRY, new.render())
-            note(self.sharing.shares, owner, store)
-        return True
+            return change(self.sharing.shares, owner, store, inner, (name, mode, rights), most)
 
     # -- mailboxes ------------------------------------------------------------------------------------------------
     def mailboxes(self) -> tuple[MailboxInfo, ...]:
@@ -237,10 +232,19 @@ class SharedStore(AccountStore):
         place = self.place(mailbox)
         if place is None:
             return self.own.status(mailbox)
-        with self.open(place, "r") as box, both(self.own, self.me, box.guest, place.owner):
-            found = box.guest.status(place.inner)
-            snapshot = box.guest.snapshot(place.inner)
-            return replace(found, recent=0, unseen=box.seen(snapshot.info).unseen(snapshot))
+        with self.open(place, "r") as box:
+            inner = box.guest.status(place.inner)
+            last = self._statuses.get(place.name)
+            if last is not None and last[0] == inner:  # what he has seen has no modseq but a new one
+                return last[1]
+            with both(self.own, self.me, box.guest, place.owner):
+                inner = box.guest.status(place.inner)
+                snapshot = box.guest.snapshot(place.inner)
+                shown = replace(inner, recent=0, unseen=box.seen(snapshot.info).unseen(snapshot))
+            if len(self._statuses) >= KNOWN_PLACES:
+                self._statuses.clear()
+            self._statuses[place.name] = (inner, shown)
+            return shown
 
     # -- reading --------------------------------------------------------------------------------------------------
     def snapshot(self, mailbox: str) -> Snapshot:
@@ -342,12 +346,24 @@ class SharedStore(AccountStore):
     def deliver(self, mailbox: str, message: NewMessage, state: SieveState | None = None) -> Stored:
         return self.own.deliver(mailbox, message, state)
 
-    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+    def append(
+        self, mailbox: str, messages: Sequence[NewMessage], part_of: Attempt | None = None
+    ) -> tuple[Stored, ...]:
         place = self.place(mailbox)
         if place is None:
-            return self.own.append(mailbox, messages)
+            return self.own.append(mailbox, messages, part_of)
         with self.open(place, "i") as box:
-            return shared_change.append(self.me, box, messages)
+            return shared_change.append(self.me, box, messages, part_of)
+
+    def attempt(self) -> Attempt:
+        return self.own.attempt()
+
+    def attempt_in(self, mailbox: str) -> Attempt:
+        place = self.place(mailbox)
+        if place is None:
+            return self.own.attempt()
+        with self.open(place, "i") as box:
+            return box.guest.attempt()
 
     def set_flags(
         self,

@@ -11,7 +11,7 @@ between the copy and the claim, or a claim that fails half-way, leaves the messa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,14 @@ from filterd.store.acl_guests import both
 from filterd.store.base import (
     SYSTEM_FLAGS,
     AccountStore,
+    Attempt,
     Copied,
     FlagChange,
     NewMessage,
     NoPermission,
     Row,
     Stored,
+    StoreError,
 )
 
 if TYPE_CHECKING:
@@ -105,12 +107,14 @@ def _rows(store: AccountStore, mailbox: str, uids: Sequence[int]) -> Iterator[Ro
 # -- new messages ------------------------------------------------------------------------------------------------------------
 
 
-def append(me: str, box: Box, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+def append(
+    me: str, box: Box, messages: Sequence[NewMessage], part_of: Attempt | None = None
+) -> tuple[Stored, ...]:
     kept = [
         replace(one, flags=tuple(f for f in permitted(one.flags, box.rights) if not _is_seen(f)))
         for one in messages
     ]
-    stored = box.guest.append(box.place.inner, kept)
+    stored = box.guest.append(box.place.inner, kept, part_of)
     if "s" in box.rights:
         seen = [to.uid for one, to in zip(messages, stored, strict=True) if any(map(_is_seen, one.flags))]
         if seen:
@@ -144,20 +148,24 @@ def inside(me: str, box: Box, target: Place, uids: Sequence[int], *, move: bool)
 
 
 def copy(store: SharedStore, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
-    """From one account to another, all or none."""
+    """From one account to another, all or none, over a crash too (RFC 9051 6.4.7)."""
     store.require(mailbox, "r")
     store.require(destination, "i")
     info = store.info(destination)
     keywords = store.snapshot(mailbox).keywords
     sources: list[int] = []
     made: list[int] = []
+    attempt = store.attempt_in(destination)
     try:
         for batch in _batches(store, mailbox, uids, (*SYSTEM_FLAGS, *keywords)):
-            stored = store.append(destination, [message for _, message in batch])
+            stored = store.append(destination, [message for _, message in batch], attempt)
             sources += [uid for uid, _ in batch]
             made += [one.uid for one in stored]
+        attempt.end()
     except BaseException:
         remove(store, destination, made)
+        with suppress(StoreError):
+            attempt.end()
         raise
     return Copied(info, tuple(sources), tuple(made))
 

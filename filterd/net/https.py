@@ -38,9 +38,7 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def connect(
-    addresses: Sequence[str], port: int, deadline: float, now: Callable[[], float]
-) -> socket.socket:
+def connect(addresses: Sequence[str], port: int, deadline: float, now: Callable[[], float]) -> socket.socket:
     """To the first that answers before ``deadline`` (of ``now``). Raises OSError."""
     last = OSError("no address answers")
     for address in addresses[:MAX_ADDRESSES]:

@@ -119,6 +119,8 @@ class SmtpCore(SmtpBase):
         limits = self.config.limits
         if len(line) + 2 > limits.command_line and verb != b"AUTH":
             self._error(fixed.LINE_FAULTS[LineFault.TOO_LONG])
+        elif verb in fixed.WEB:
+            self._hang_up(fixed.NO_WEB)
         elif command is None or not self._trusted_with(verb):
             self._error(fixed.UNKNOWN)
         elif self.config.profile not in command.doors:

@@ -81,6 +81,10 @@ NEED_LHLO = Reply(503, "5.5.1", "Send LHLO first")
 BAD_SEQUENCE = Reply(503, "5.5.1", "Bad sequence of commands")
 FAR_TOO_LONG = Reply(421, "4.5.2", "Line far too long; closing")
 UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
+# A browser that was led here speaks HTTP, and the body of its request is SMTP that somebody else wrote: an open relay wherever
+# the browser's host may send. Nothing behind such a line is read.
+WEB = frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"))
+NO_WEB = Reply(521, "5.5.1", "This is no web server; closing")
 BUG = Reply(451, "4.3.0", "Internal error; try again later")
 BUG_CLOSING = Reply(421, "4.3.0", "Internal error; try again later")
 TOO_BIG = Reply(552, "5.3.4", "Message size exceeds the limit")

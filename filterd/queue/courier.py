@@ -42,7 +42,9 @@ TOO_MANY = (452, 552)  # RFC 5321 4.5.3.1.10
 log = logging.getLogger("filterd.queue")
 
 Local = Callable[[str, str, bytes], Awaitable[Reply]]  # (reverse-path, recipient, text)
-Outlets = Callable[[Item, bytes], Awaitable[tuple[RemoteReply, str]]]  # what became of it, and where, for people
+Outlets = Callable[
+    [Item, bytes], Awaitable[tuple[RemoteReply, str]]
+]  # what became of it, and where, for people
 Route = Callable[
     [str, bool], Awaitable[Sequence[Hop] | NoRoute]
 ]  # (lane, without the recipient's demands on TLS)

@@ -1,7 +1,7 @@
 """Delivery status notifications: failure, delay, success (delivered here, or relayed to a host that reports nothing).
 
 Specification: RFC 3464 (message/delivery-status), RFC 3461 (NOTIFY, RET, ENVID, ORCPT), RFC 6522 (multipart/report), RFC 6533
-(international addresses, in their 7-bit form). Complete: yes, except that there is one notification a recipient.
+(international addresses, in their 7-bit form; message/global-headers). Complete: yes, except that there is one notification a recipient.
 
 Invariants: only ever made for a non-null reverse-path, always sent with the null one; ``NOTIFY`` is honoured by the caller
 through ``wanted``. The original comes back as its header, or whole when RET=FULL asked for it and it is small. Nothing that
@@ -186,14 +186,23 @@ def _returned(original: bytes, params: Mapping[str, str], action: str) -> bytes:
     """The third part with its header (RFC 3461 4.3: RET concerns failures only)."""
     whole = params.get("RET", "").upper() == "FULL" and action == "failed" and len(original) <= FULL_LIMIT
     whole = whole and "REQUIRETLS" not in params  # RFC 8689 5: as if RET=HDRS
-    if whole:
-        kind, text = b"message/rfc822", original
+    head = _header(original)
+    if _international(head):  # RFC 6533 4: as the types for mail with international header fields
+        kind, text = (b"message/global", original) if whole else (b"message/global-headers", head)
     else:
-        kind, text = b"text/rfc822-headers", _header(original)
+        kind, text = (b"message/rfc822", original) if whole else (b"text/rfc822-headers", head)
     eight = b"" if text.isascii() else b"Content-Transfer-Encoding: 8bit\r\n"
     return (
         b"Content-Description: Original message\r\nContent-Type: " + kind + b"\r\n" + eight + b"\r\n" + text
     )
+
+
+def _international(head: bytes) -> bool:
+    """Has it fields of RFC 6532?"""
+    try:
+        return not head.isascii() and bool(head.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _header(original: bytes) -> bytes:

@@ -1,9 +1,9 @@
 """TLS reports to ``https:`` addresses: the request, and what is remembered until it was taken or given up.
 
-Specification: RFC 8460 (3: reports are POSTed to https: URIs; 5.4; 5.5: tried again for up to 24 hours). The certificate must be good
-for the host (the RFC lets senders ignore that; what they then send goes to anybody). Redirects that keep the method are
-followed to other https: URIs, MAX_REDIRECTS of them. Host names are looked up by our resolver, and addresses that are not public are
-not asked: the TXT record is a stranger's.
+Specification: RFC 8460 (3: reports are POSTed to https: URIs; 5.4; 5.5: tried again for up to 24 hours). The certificate must be
+good for the host (the RFC lets senders ignore that; what they then send goes to anybody). Redirects are followed with the report
+to other https: URIs, MAX_REDIRECTS of them. Host names are looked up by our resolver, and addresses that are not public are not
+asked: the TXT record is a stranger's.
 
 ``tls.db`` has ``post(day, domain, url, data, began, tries, next_at)``: reports that wait; a row is written in the transaction that
 marks the day as done, and goes when the report was taken or given up. A crash between the answer and that sends it again;
@@ -68,7 +68,11 @@ class Url:
 
 def url_of(text: str) -> Url | None:
     """None for what is no https: URI with a host name, or has a log-in in it."""
-    if len(text) > URL_LENGTH or not text.isascii() or any(ch.isspace() or not ch.isprintable() for ch in text):
+    if (
+        len(text) > URL_LENGTH
+        or not text.isascii()
+        or any(ch.isspace() or not ch.isprintable() for ch in text)
+    ):
         return None
     try:
         parts = urlsplit(text)
@@ -156,7 +160,9 @@ class Poster:
                 found = [await self.resolver.query(host, kind) for kind in ("A", "AAAA")]
         except TimeoutError:
             raise PostFailed(f"{host}: the DNS does not answer") from None
-        addresses = [address for answer in found for address in answer.records if answer.status is DnsStatus.OK]
+        addresses = [
+            address for answer in found for address in answer.records if answer.status is DnsStatus.OK
+        ]
         if not addresses:
             raise PostFailed(f"{host} has no address")
         public = [address for address in addresses if self.public(address)]

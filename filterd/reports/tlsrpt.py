@@ -22,7 +22,7 @@ from email.policy import SMTP
 from email.utils import format_datetime
 
 from filterd.queue.tlsdemand import Policy, TlsResult
-from filterd.reports import days, tlspost
+from filterd.reports import tlspost
 from filterd.reports import tlsrpt_data as data
 from filterd.reports.aggregate import DAY, Reporter, target
 from filterd.reports.daily import TARGETS, Daily, Told

@@ -115,6 +115,26 @@ class SharesFile(Shares):
                 raise StoreUnavailable(f"{self.path}: {error}") from error
 
 
+def change(
+    shares: Shares,
+    owner: str,
+    store: AccountStore,
+    mailbox: str,
+    how: tuple[str, str, frozenset[str]],
+    most: int,
+) -> bool:
+    """Change a mailbox's list; durable. ``how``: identifier, mode, rights, as ``Acl.changed`` wants them. False: the list would
+    have more than ``most`` entries. Raises NoSuchMailbox."""
+    with store.hold():
+        old = Acl.parse(store.get_metadata(mailbox, ENTRY))
+        new = old.changed(*how)
+        if len(new.entries) > max(most, len(old.entries)):
+            return False
+        store.set_metadata(mailbox, ENTRY, new.render())
+        note(shares, owner, store)
+    return True
+
+
 def note(shares: Shares, owner: str, store: AccountStore) -> None:
     """Look through the account's lists and bring the table in line."""
     readers: set[str] = set()

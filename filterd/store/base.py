@@ -245,6 +245,14 @@ class SieveState:
     remember: Mapping[bytes, int] = field(default_factory=dict)
 
 
+class Attempt:
+    """Several ``append`` of one command. What they stored stays once ``end`` has returned; a crash before takes it away again,
+    where the store can (this one cannot, or forgets everything anyway)."""
+
+    def end(self) -> None:
+        """Durable. Raises StoreUnavailable: it is gone already."""
+
+
 class AccountStore(Protocol):
     """All mail of one account. Mailbox arguments are names as in ``MailboxInfo.name``; INBOX always exists."""
 
@@ -337,9 +345,15 @@ class AccountStore(Protocol):
         """Store one message with its Sieve state; durable on return. A known unacknowledged key: ``duplicate``."""
         ...
 
-    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+    def append(
+        self, mailbox: str, messages: Sequence[NewMessage], part_of: Attempt | None = None
+    ) -> tuple[Stored, ...]:
         """All or none (MULTIAPPEND); durable on return. Raises NoSuchMailbox, OverQuota, LimitReached."""
         ...
+
+    def attempt(self) -> Attempt:
+        """For several ``append`` that belong together."""
+        return Attempt()
 
     def set_flags(
         self,

@@ -24,14 +24,14 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from filterd.store import adopt_journal, durable, mounts, names, snapshot, textpack
+from filterd.store import adopt_journal, attempt, durable, mounts, names, snapshot, textpack
 from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
 from filterd.store.index import AFTER_KILL, AFTER_POWER, Index, MailboxRow
 from filterd.store.layout import Layout, MaildirLayout
 from filterd.store.nowait import CachedOpen
-from filterd.store.reflagged import Reflagged
+from filterd.store.ownchanges import OwnChanges
 from filterd.store.shelf import Shelf
 from pipeline.ports import Clock, Ids
 
@@ -78,7 +78,7 @@ class Core:
     root_seen: int = 0  # mtime of the root when its folders were last listed; 0: list them
     subscribed: tuple[tuple[int, int, int], tuple[str, ...]] | None = None  # (stamp of the file, names)
     serial: int = 0
-    reflagged: Reflagged = field(default_factory=Reflagged)
+    own: OwnChanges = field(default_factory=OwnChanges)
     confirm: dict[int, float] = field(
         default_factory=dict
     )  # mailbox -> when the next look for hidden changes may be
@@ -132,7 +132,7 @@ class Core:
         if self._index is not None:
             self._index.close()
             self._index = None
-            self.reflagged = Reflagged()
+            self.own = OwnChanges()
         self._forget_folders()
 
     def _forget_folders(self) -> None:
@@ -246,6 +246,7 @@ class Core:
             self._open_index()
             self.settings.layout.finish(self)
             self.settings.layout.discover(self)
+            attempt.undo_dead(self)
             snapshot.restore_account(self)
             self.settings.layout.sweep(self)
             textpack.sweep(self)
@@ -257,6 +258,7 @@ class Core:
             self._mark_stale(note)
             self.lock.set_note(b"")
             self.settings.layout.finish(self)
+            attempt.undo_dead(self)
 
     def _mark_stale(self, note: bytes) -> None:
         assert self._index is not None

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from filterd.store import flags as fl
 from filterd.store import intake, quota
-from filterd.store.base import NewMessage, SieveState, Stored, StoreError, StoreUnavailable
+from filterd.store.attempt import FileAttempt
+from filterd.store.base import Attempt, NewMessage, SieveState, Stored, StoreError, StoreUnavailable
 from filterd.store.core import touched
 from filterd.store.durable import NewFile
 from filterd.store.folder import Folder
@@ -67,15 +68,31 @@ def store_many(core: Core, items: Sequence[Item], kind: type[Batch]) -> list[Sto
 
 
 def store_all(
-    core: Core, mailbox: str, messages: Sequence[NewMessage], kind: type[Batch]
+    core: Core,
+    mailbox: str,
+    messages: Sequence[NewMessage],
+    kind: type[Batch],
+    part_of: Attempt | None = None,
 ) -> tuple[Stored, ...]:
     """All or none; keys play no part."""
     batch = kind(core, [(mailbox, message, None) for message in messages], whole=True)
-    stored = []
-    for result in batch.run():
-        if isinstance(result, StoreError):
-            raise result
-        stored.append(result)
+    attempt = part_of if isinstance(part_of, FileAttempt) else None
+    if attempt is None and len(messages) > 1:
+        attempt = FileAttempt(core)
+    batch.attempt = attempt
+    try:
+        stored = []
+        for result in batch.run():
+            if isinstance(result, StoreError):
+                raise result
+            stored.append(result)
+    except BaseException:
+        if attempt is not None and attempt is not part_of:
+            with contextlib.suppress(StoreError):
+                attempt.end()
+        raise
+    if attempt is not None and attempt is not part_of:
+        attempt.end()
     return tuple(stored)
 
 
@@ -87,6 +104,7 @@ class Batch:
         self.disk = core.settings.disk
         self.items = items
         self.whole = whole
+        self.attempt: FileAttempt | None = None
         self.results: list[Stored | StoreError | None] = [None] * len(items)
         self.drafts: list[Draft] = []
         self.rows: dict[int, MailboxRow] = {}
@@ -244,6 +262,8 @@ class Batch:
         return base if draft.fresh else base + fl.info_of(draft.mask)
 
     def _publish(self, accepted: list[Draft], names: list[Draft]) -> None:
+        if self.attempt is not None:
+            self.attempt.add((draft.folder.mid, draft.name) for draft in accepted)
         before = {draft.folder.id: draft.folder.times() for draft in accepted}
         places = {}
         for draft in accepted:

@@ -22,6 +22,7 @@ import contextlib
 import os
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from filterd.store import durable
 from filterd.store.base import StoreUnavailable
@@ -84,16 +85,29 @@ class Rest:
     times: tuple[int, int]
 
 
+class Place(NamedTuple):
+    """Where a text is, and by what its file is known again: columns of the index."""
+
+    uid: int
+    name: str
+    fresh: int
+    form: int
+    inode: int
+    size: int
+    mtime: int
+
+
 class Folder:
     """Open directories of one mailbox. ``id`` is the mailbox's number in the index."""
 
-    __slots__ = ("cur", "disk", "id", "mid", "name", "new", "path", "rest", "top")
+    __slots__ = ("ahead", "cur", "disk", "id", "mid", "name", "new", "path", "rest", "top")
 
     def __init__(self, disk: Disk, path: str, row: MailboxRow) -> None:
         self.disk = disk
         self.path = path
         self.id, self.mid, self.name = row.id, row.mid, row.name
         self.rest: Rest | None = None
+        self.ahead: dict[int, Place] = {}  # of the messages that will be read next (``views.read_many``)
         opened: list[Dir] = []
         try:
             for place in (path, f"{path}/new", f"{path}/cur"):

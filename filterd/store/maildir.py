@@ -31,8 +31,10 @@ from filterd.store import (
     views,
 )
 from filterd.store.acl import ENTRY
+from filterd.store.attempt import FileAttempt
 from filterd.store.base import (
     AccountStore,
+    Attempt,
     Changes,
     Copied,
     Facts,
@@ -248,12 +250,17 @@ class MaildirAccount(AccountStore):
         except StoreError as error:
             return [error] * len(items)
 
-    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+    def attempt(self) -> Attempt:
+        return FileAttempt(self._core)
+
+    def append(
+        self, mailbox: str, messages: Sequence[NewMessage], part_of: Attempt | None = None
+    ) -> tuple[Stored, ...]:
         with self._core.guard():
             self._core.box(mailbox)
             for message in messages:
                 self._keywords_come(mailbox, message.flags)
-            stored = delivery.store_all(self._core, mailbox, messages, self.batch)
+            stored = delivery.store_all(self._core, mailbox, messages, self.batch, part_of)
             self._texts.arrived((mailbox,))
             return stored
 

@@ -36,7 +36,7 @@ BLOCK = 4096  # what a disk writes or does not write
 
 @dataclass(frozen=True, slots=True)
 class FileMail:
-    """One message for a file. ``item``: its id in the queue; ``created``: seconds since the epoch; ``doubtful``: it may be there."""
+    """One message for a file. ``item``: its id in the queue; ``created``: seconds since the epoch; ``doubtful``: maybe there"""
 
     sender: str
     data: bytes
@@ -117,7 +117,9 @@ def _into_maildir(disk: Disk, path: str, mail: FileMail) -> None:
         file = disk.write_new(new, unix_text(mail.data), temporary=tmp)
         try:
             disk.sync(file)
-            with contextlib.suppress(FileExistsError):  # it is there: only its folder is made durable once more
+            with contextlib.suppress(
+                FileExistsError
+            ):  # it is there: only its folder is made durable once more
                 disk.publish(file, base)
         finally:
             disk.discard(file)
@@ -219,7 +221,7 @@ def _there(fd: int, mail: FileMail, new: bytes) -> int | None:
 
 
 def _torn(octets: mmap.mmap, start: int, new: bytes) -> bool:
-    """Is what stands from ``start`` to the end some blocks of ``new``, the others never written? What a mail program changed is not."""
+    """Is what stands from ``start`` to the end some blocks of ``new``, the others never written?"""
     at = start
     while at < len(octets):
         stop = min(len(octets), (at // BLOCK + 1) * BLOCK)

@@ -3,7 +3,8 @@
 Order: the file is in agreement with the index; messages are written behind its end, each saying how long it is and that it is not
 yet known to be whole; one sync a file; then they are marked as whole, and one index transaction follows. A crash in between
 leaves whole messages, which healing finds (they carry UID and delivery key), or a torn end, which it cuts off (``mbox_sync``).
-No other journal is needed for what only adds. An error cuts the file back to where it ended.
+No other journal is needed for what only adds. An error cuts the file back to where it ended. Messages of one COPY or MULTIAPPEND
+carry the number of their group: where none of them is marked, all are cut off; one mark says that all are whole.
 """
 
 from __future__ import annotations
@@ -56,12 +57,19 @@ def prepared(text: bytes) -> Text:
 
 
 def area_of(
-    text: Text, row: MailboxRow, uid: int, state: tuple[int, int], dates: tuple[int, int], key: bytes
+    text: Text,
+    row: MailboxRow,
+    uid: int,
+    state: tuple[int, int],
+    dates: tuple[int, int],
+    key: bytes,
+    group: int = 0,
 ) -> bytes:
-    """The whole area of a new message. ``state``: (mask, fresh); ``dates``: (INTERNALDATE, saved)."""
+    """The whole area of a new message. ``state``: (mask, fresh); ``dates``: (INTERNALDATE, saved). ``group``: the first UID of
+    those that are to be there all or not at all."""
     mask, fresh = state
     words = fl.names_of(mask & ~fl.SYSTEM_MASK, row.keyword_list)
-    rest = f"n={int(text.open_end)}" + (f" k={key.hex()}" if key else "")
+    rest = f"n={int(text.open_end)}" + (f" k={key.hex()}" if key else "") + (f" a={group}" if group else "")
     return b"".join(
         (
             fmt.from_line(text.text, dates[0]),
@@ -82,6 +90,7 @@ class Appending:
         self.start = mbox.size()
         self.end = self.start
         self.placed: list[Placed] = []
+        self.together = False  # all or none: what says so must be on the disk as well
 
     def add(self, area: bytes) -> Placed:
         if not self.end:
@@ -102,6 +111,8 @@ class Appending:
         self.mbox.sync()
         for placed in self.placed:
             mbox_sync.mark_written(self.mbox, placed.offset, placed.head)
+        if self.together:
+            self.mbox.sync()
         self.row.new_mtime, self.row.cur_mtime = self.mbox.stamp()
 
     def undo(self) -> None:
@@ -166,14 +177,16 @@ class MboxBatch(Batch):
 
     def _publish(self, accepted: list[Draft], names: list[Draft]) -> None:
         now = int(self.seconds)
+        group = accepted[0].uid if self.whole and len(accepted) > 1 else 0
         for draft in accepted:
             row = self.rows[draft.folder.id]
             appending = self._appending.get(row.id)
             if appending is None:
                 appending = self._appending[row.id] = Appending(mbox_of(draft.folder), row)
+                appending.together = group > 0
             state = (draft.mask, draft.fresh)
             text = self._texts.pop(draft.at)
-            placed = appending.add(area_of(text, row, draft.uid, state, (draft.date, now), draft.key))
+            placed = appending.add(area_of(text, row, draft.uid, state, (draft.date, now), draft.key, group))
             draft.name = str(placed.head)
             draft.file.inode, draft.file.size, draft.file.mtime = placed.offset, placed.size, placed.mark
         for appending in self._appending.values():

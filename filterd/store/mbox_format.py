@@ -11,7 +11,7 @@ What we write (documented nowhere else), line ends LF::
     Status: RO                                               R seen, O not recent; padded
     X-Status: AFTD                                           answered, flagged, draft, deleted; padded
     X-Keywords: word word                                    padded: room for changes in place
-    X-Filterd-Mbox: w=1 u=<mailbox id>.12 d=<INTERNALDATE> s=<saved> b=<octets> f=l n=0 [k=<delivery key>]
+    X-Filterd-Mbox: w=1 u=<mailbox id>.12 d=<INTERNALDATE> s=<saved> b=<octets> f=l n=0 [k=<delivery key>] [a=<group>]
     the message, each line of ``>*From `` with one more ``>``
     (empty line)
 
@@ -19,7 +19,8 @@ All these fields are hidden from clients, in messages of other programs too, as 
 our own messages Lines. A message that comes with such a field of its own keeps it: the name is written with ``X-Kept-`` before
 it. ``b``: octets of the message behind the X-Filterd-Mbox line. ``w``: 0 until these octets were synced, so that what a crash
 left half written is told from what its owner has edited. ``f``: ``l`` its lines end in LF here, ``c`` in CRLF (a text with a
-bare CR, which LF files could not keep). ``n=1``: the text has no line end at its end.
+bare CR, which LF files could not keep). ``n=1``: the text has no line end at its end. ``a``: the first UID of the
+messages that came by one COPY or APPEND; while none of them has ``w=1`` they are not there.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Own:
     open_end: bool
     key: bytes
     text_at: int
+    group: int = 0  # of messages that are there all or not at all; 0: none
 
 
 @dataclass(slots=True)
@@ -175,6 +177,7 @@ def own_of(head: bytes) -> Own | None:
             open_end=attrs[b"n"] == b"1",
             key=bytes.fromhex(attrs.get(b"k", b"").decode("ascii", "replace")),
             text_at=match.end(),
+            group=int(attrs.get(b"a", b"0")[:10]),
         )
     except (KeyError, ValueError):
         return None
@@ -325,7 +328,7 @@ def stored(text: bytes) -> tuple[bytes, str, bool]:
 def own_line(
     written: int, mid: str, uid: int, date: int, saved: int, octets: int, form: str, rest: str
 ) -> bytes:
-    """``rest``: further attributes, ``n=0`` and perhaps ``k=...``."""
+    """``rest``: further attributes, ``n=0`` and perhaps ``k=...``, ``a=...``."""
     return (
         f"X-Filterd-Mbox: w={written} u={mid}.{uid} d={date} s={saved} b={octets} f={form} {rest}\n"
     ).encode("ascii", "replace")

@@ -131,6 +131,8 @@ class _Sync:
         self._find_base()
         changed, start, rest = self._skim()
         found, end = self._scan(start, bool(rest or changed))
+        if not self.cuts:
+            self._cut_parts(found)
         if self.cuts:
             self._cut()
             return False
@@ -197,7 +199,7 @@ class _Sync:
         deadline = monotonic() + SLICE_SECONDS
         end = start
         for area in self.scanner.areas(start):
-            if found and not whole and monotonic() > deadline:
+            if found and not whole and monotonic() > deadline and not self._is_part(found[-1]):
                 return found, end
             end = area.offset + area.size
             self.mbox.touch()
@@ -257,6 +259,29 @@ class _Sync:
         if junk and (doubtful or rest):
             self._cut_torn(Area(seen.offset + seen.size - len(junk), len(junk)))
         return False
+
+    def _is_part(self, seen: Seen) -> bool:
+        """Of a COPY or MULTIAPPEND that perhaps did not come to its end."""
+        own = seen.own
+        return bool(
+            self.trust and own is not None and own.group and not own.written and own.mid == self.row.mid
+        )
+
+    def _cut_parts(self, found: list[Seen]) -> None:
+        """What was to be there all or not at all: a mark was made when all were on the disk."""
+        groups = {seen.own.group for seen in found if seen.own is not None and self._is_part(seen)}
+        if not groups:
+            return
+        whole = {
+            seen.own.group
+            for seen in found
+            if seen.own is not None
+            and seen.own.mid == self.row.mid
+            and (seen.own.written or seen.own.uid in self.uids)
+        }
+        for seen in found:
+            if seen.own is not None and self._is_part(seen) and seen.own.group not in whole:
+                self.cuts.append(Area(seen.offset, seen.size))
 
     def _may_be_ours(self, area: Area) -> bool:
         """The begin of a From_ line, or room without anything in it."""

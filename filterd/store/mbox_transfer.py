@@ -282,13 +282,13 @@ class _Transfer:
             self.target.keywords = "\n".join(keywords)
         return copies
 
-    def _area(self, hot: HotRow, new: HotRow) -> bytes:
+    def _area(self, hot: HotRow, new: HotRow, group: int = 0) -> bytes:
         """The message for its new place, as one of ours."""
         data = self.mbox.read(hot.inode, hot.disk_size)
         text = prepared(fmt.text_of(data, mbox_tree.quoting(self.core)))
         own = fmt.own_of(data[: fmt.head_end(data)])
         key = own.key if own is not None else b""
-        return area_of(text, self.target, new.uid, (new.flags, 0), (new.date, new.savedate), key)
+        return area_of(text, self.target, new.uid, (new.flags, 0), (new.date, new.savedate), key, group)
 
     def copy(self, uids: Sequence[int]) -> list[tuple[int, int]]:
         hots = self.core.index.hot(self.source.id, uids)
@@ -298,10 +298,12 @@ class _Transfer:
         quota.check(self.core, sum(hot.disk_size - (0 if hot.inode else base) for hot in hots))
         copies = self._plan(hots)
         appending = Appending(self.target_mbox, self.target)
+        appending.together = len(copies) > 1
+        group = copies[0][1].uid if appending.together else 0
         with self.core.publishing(self.target.id):
             try:
                 for hot, new in copies:
-                    placed = appending.add(self._area(hot, new))
+                    placed = appending.add(self._area(hot, new, group))
                     new.inode, new.disk_size, new.name, new.mtime = (
                         placed.offset,
                         placed.size,

@@ -17,6 +17,7 @@ from filterd.store.base import (
     SEEN,
     SEPARATOR,
     AccountStore,
+    Attempt,
     BadName,
     Changes,
     Copied,
@@ -191,7 +192,9 @@ class MemoryAccount(AccountStore):
             self.remember(state)
         return stored
 
-    def append(self, mailbox: str, messages: Sequence[NewMessage]) -> tuple[Stored, ...]:
+    def append(
+        self, mailbox: str, messages: Sequence[NewMessage], part_of: Attempt | None = None
+    ) -> tuple[Stored, ...]:
         box = self._box(mailbox)
         self._check_quota([len(to_crlf(message.data)) for message in messages])
         fl.mask_of([flag for message in messages for flag in message.flags], box.keywords)

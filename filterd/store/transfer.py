@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from filterd.store import flags as fl
 from filterd.store import names, quota, rescan, tree
+from filterd.store.attempt import FileAttempt
 from filterd.store.base import DELETED, Copied, FlagChange, StoreError
 from filterd.store.core import touched
 from filterd.store.folder import Folder, stem
@@ -99,7 +100,10 @@ def _flag_block(
         old = hot.flags
         if unchanged_since is not None and hot.modseq > unchanged_since:
             modified.append(hot.uid)
-        elif masks.setdefault(old, new_mask(old, mode, mask)) == old:
+            continue
+        if old not in masks:
+            masks[old] = new_mask(old, mode, mask)
+        if masks[old] == old:
             changed.append((hot.uid, old, hot.modseq))
         else:
             todo.append(hot)
@@ -124,7 +128,7 @@ def _flag_block(
         core.changed(row)
         modseq = ways.modseq
         now = [(hot.uid, masks[hot.flags], modseq) for hot, _ in renamed]
-        core.reflagged.note(row.id, before, modseq, now)
+        core.own.note(row.id, before, modseq, [uid for uid, _, _ in now], [flags for _, flags, _ in now])
         changed += now
         out.made.append(modseq)
     return missing
@@ -215,6 +219,8 @@ def _forget(core: Core, row: MailboxRow, removed: list[GoneRow]) -> None:
             core.index.remove(row, removed, row.modseq, core.now())
             core.changed(row)
         core.index.save(row)
+    if removed:
+        core.own.note(row.id, row.modseq - 1, row.modseq, [hot.uid for hot in removed], None)
 
 
 # -- copies and moves -----------------------------------------------------------------------------------------------------------
@@ -234,6 +240,7 @@ class _Transfer:
         self.done: list[tuple[HotRow, HotRow]] = []
         self.missing: list[int] = []
         self.keywords = self.target.keyword_list
+        self.attempt: FileAttempt | None = None
 
     def run(self, uids: Sequence[int], move: bool) -> list[tuple[int, int]]:
         """(UID there, UID here) of what was transferred."""
@@ -250,6 +257,8 @@ class _Transfer:
             self.target.keywords = "\n".join(self.keywords)
         with self.core.publishing(self.source.id, self.target.id):
             try:
+                if self.attempt is not None:
+                    self.attempt.add((self.target.mid, copy.name) for _, copy in copies)
                 self._names(copies, move)
                 self._commit(move)
             except BaseException:
@@ -349,9 +358,18 @@ class _Transfer:
 def copy(core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
     with core.locked():
         transfer = _Transfer(core, mailbox, destination)
-        pairs = transfer.run(uids, move=False)
-        if transfer.missing:
-            pairs += _rest(core, transfer, mailbox, destination, move=False)
+        attempt = transfer.attempt = FileAttempt(core) if len(uids) > 1 else None
+        try:
+            pairs = transfer.run(uids, move=False)
+            if transfer.missing:
+                pairs += _rest(core, transfer, mailbox, destination, move=False)
+        except BaseException:
+            if attempt is not None:
+                with contextlib.suppress(StoreError):
+                    attempt.end()
+            raise
+        if attempt is not None:
+            attempt.end()
         return _copied(core, transfer, pairs)
 
 
@@ -373,8 +391,10 @@ def _rest(
 ) -> list[tuple[int, int]]:
     """Some had no file under the name we knew: look, and try those once more."""
     rescan.force(core, transfer.folder)
+    again = _Transfer(core, mailbox, destination)
+    again.attempt = transfer.attempt
     try:
-        return _Transfer(core, mailbox, destination).run(transfer.missing, move)
+        return again.run(transfer.missing, move)
     except StoreError:
         if move:
             return []  # the others have moved; these stay

@@ -13,11 +13,12 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from filterd.store import intake, rescan, rowcache, tree
 from filterd.store.base import Changes, Field, MailboxInfo, Row, Snapshot, Status, StoreUnavailable
-from filterd.store.folder import Folder
+from filterd.store.folder import Folder, Place
 from filterd.store.index import HotRow, MailboxRow
 from filterd.store.record import CRLF_FORM, email_id_text, render, to_crlf
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 VIEW_FROM = 1000
 VIEW_AGE = 2000
 KEPT_VIEWS = 32
-READ_BLOCK = 32  # files looked up at once
+READ_BLOCK = 128  # files looked up at once
+FEW = 32  # messages that are asked for together by who asks for one after the other
 PLACES = 128  # messages whose files are remembered together
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -99,10 +101,12 @@ class Views:
             row = index.mailbox(mailbox_id)
             if row is None:
                 raise StoreUnavailable("the mailbox went away")
-            own = core.reflagged.forward(row.id, row.modseq, kept) if kept is not None else None
+            own = None
+            if kept is not None and kept.uidnext == row.uidnext:
+                own = core.own.forward(row.id, row.modseq, kept)
             start = self._start(row, kept)
-            if own is not None and kept is not None:
-                moved, arrays = own[0], (kept.uids, own[1])
+            if own is not None:
+                moved, arrays = own
             elif start is None:
                 arrays = _read_all(core, row.id)
             else:
@@ -273,18 +277,8 @@ def fields(core: Core, mailbox: str, uids: Sequence[int], wanted: Sequence[str])
     return found  # type: ignore[return-value]  # no column asked for is NULL
 
 
-_FILE = ("name", "fresh", "form", "inode", "disk_size", "mtime")
-
-
-class Place(NamedTuple):
-    """Columns of _FILE: where a text is, and by what its file is known again."""
-
-    name: str
-    fresh: int
-    form: int
-    inode: int
-    size: int
-    mtime: int
+_FILE = Place._fields[1:]
+_PLACE = partial(tuple.__new__, Place)
 
 
 def kept_place(core: Core, mid: str, uid: int) -> Place | None:
@@ -294,8 +288,7 @@ def kept_place(core: Core, mid: str, uid: int) -> Place | None:
 
 
 def _places(core: Core, folder: Folder, uids: Sequence[int]) -> dict[int, Place]:
-    rows = core.index.columns(folder.id, uids, _FILE)
-    return {int(row[0] or 0): Place._make(row[1:]) for row in rows}
+    return {place.uid: place for place in map(_PLACE, core.index.columns(folder.id, uids, _FILE))}
 
 
 def _keep_places(core: Core, folder: Folder, first: int, last: int) -> dict[int, Place]:
@@ -308,41 +301,49 @@ def _keep_places(core: Core, folder: Folder, first: int, last: int) -> dict[int,
 
 
 def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> list[bytes | None]:
-    """Where a file is as the index says it is read without another look; else like ``read``."""
+    """Where a file is as the index says it is read without another look; else like ``read``.
+
+    Who reads a whole mailbox comes again for the next ones: their places are looked up together and kept for him."""
     folder = core.seen(mailbox)
+    known, folder.ahead = folder.ahead, {}
     texts: list[bytes | None] = []
-    for start in range(0, len(uids), READ_BLOCK):
-        block = uids[start : start + READ_BLOCK]
-        first, last = min(block) // PLACES, max(block) // PLACES
-        if len(uids) <= READ_BLOCK and last - first <= 1:
-            known = _keep_places(core, folder, first, last)
-        else:
-            known = _places(core, folder, block)
-        for uid in block:
+    asked: Sequence[int] = ()
+    if 0 < len(uids) <= FEW:
+        first, last = min(uids) // PLACES, max(uids) // PLACES
+        if last - first <= 1:
+            known, asked = _keep_places(core, folder, first, last), uids
+    fds = folder.cur.fd, folder.new.fd
+    for at, uid in enumerate(uids):
+        place = known.get(uid)
+        if place is None and uid not in asked:
+            asked = uids[at : at + READ_BLOCK]
+            known = _places(core, folder, asked)
             place = known.get(uid)
-            text = None
-            if place is not None:
-                text = _read_known(folder, place)
-                if text is None:
-                    text = read(core, mailbox, uid)
-            texts.append(text)
-            if text is not None:
-                octets -= len(text)
-                if octets <= 0:
-                    return texts
+        text = None
+        if place is not None:
+            text = _read_known(fds, place)
+            if text is None:
+                text = read(core, mailbox, uid)
+        texts.append(text)
+        if text is not None:
+            octets -= len(text)
+            if octets <= 0:
+                break
+    if len(texts) < len(uids):
+        folder.ahead = {uid: known[uid] for uid in uids[len(texts) : len(texts) + READ_BLOCK] if uid in known}
     return texts
 
 
-def _read_known(folder: Folder, place: Place) -> bytes | None:
-    """The text of a file that is just as the index knows it; None: look closer."""
-    name, fresh, form, inode, size, mtime = place
+def _read_known(fds: tuple[int, int], place: Place) -> bytes | None:
+    """The text of a file that is just as the index knows it, below ``cur`` or ``new``; None: look closer."""
+    _, name, fresh, form, inode, size, mtime = place
     try:
-        fd = os.open(name, _READ, dir_fd=folder.place(fresh).fd)
+        fd = os.open(name, _READ, dir_fd=fds[fresh])
     except FileNotFoundError:
         return None
     try:
         facts = os.fstat(fd)
-        if (facts.st_ino, facts.st_size, facts.st_mtime_ns) != (inode, size, mtime):
+        if facts.st_ino != inode or facts.st_size != size or facts.st_mtime_ns != mtime:
             return None
         data = os.read(fd, size)
     finally:

@@ -1,14 +1,20 @@
-"""Aliases that lead to programs and files, with the real server and the real filterd-exec: once each, retried, bounced, explained."""
+"""Aliases that lead to programs and files, with the real server and filterd-exec: once each, retried, bounced, explained."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import smtplib
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -32,6 +38,7 @@ patient: |later
 archive: {files}/archive
 folder: {files}/Mail/
 nobody: /dev/null
+each: {files}/each, {files}/Each/, |take each
 out: /etc/passwd
 shell: "|take x; rm -rf /"
 """
@@ -169,7 +176,7 @@ def test_route_explain_and_check_tell_it(house: House) -> None:
     (house.files / "archive").chmod(0o600)
     checked = house.server.command("config", "check")
     said = (checked.stdout + checked.stderr).decode()
-    assert "aliases:8" in said and "column 6" in said and "needs a shell (;)" in said
+    assert "aliases:9" in said and "column 6" in said and "needs a shell (;)" in said
     assert house.refusal("robot") == ""
 
     def explained() -> bytes:
@@ -177,6 +184,51 @@ def test_route_explain_and_check_tell_it(house: House) -> None:
 
     wait_for(lambda: b"at |take 'one two': " in explained(), 20, "the story's end")
     assert f"because robot@{DOMAIN} leads there".encode() in explained()
+
+
+def test_killed_at_any_moment(house: House) -> None:
+    """A client that sends again until it has its reply, and a server that dies: each file has each message once."""
+    count, done = 24, threading.Event()
+    taken: list[int] = []
+
+    def client() -> None:
+        for number in range(count):
+            text = mail(f"each {number:03}")
+            while not done.is_set():
+                with contextlib.suppress(OSError, smtplib.SMTPException, AssertionError):
+                    house.server.send(text, f"each@{DOMAIN}")
+                    taken.append(number)
+                    break
+                time.sleep(0.05)
+
+    sender = threading.Thread(target=client)
+    sender.start()
+    try:
+        for at in (3, 9, 15, 20):
+            wait_for(lambda at=at: len(taken) > at, 60, "messages")  # type: ignore[misc]  # lambda defaults
+            house.server.kill()
+            house.server.start()
+        sender.join(120)
+    finally:
+        done.set()
+        sender.join(30)
+    assert len(taken) == count
+
+    def waiting() -> object:
+        return json.loads(house.server.command("queue", "list", "--json").stdout)
+
+    wait_for(lambda: not waiting(), 60, "an empty queue")
+    wanted = Counter({f"each {number:03}": 1 for number in range(count)})
+    subject = re.compile(rb"^Subject: (each [0-9]+)", re.MULTILINE)
+
+    def subjects(text: bytes) -> Counter[str]:
+        return Counter(found.decode() for found in subject.findall(text))
+
+    assert subjects((house.files / "each").read_bytes()) == wanted
+    files = (house.files / "Each" / "new").iterdir()
+    assert subjects(b"\n".join(one.read_bytes() for one in files)) == wanted
+    ran = subjects(house.taken("each"))
+    assert set(ran) == set(wanted) and ran.total() <= count + 20, "five at a time may have been at their ends"
 
 
 def test_without_the_service_mail_for_programs_waits(house: House) -> None:

@@ -74,6 +74,8 @@ def test_mail_of_another_user_while_the_server_is_down(dropped: tuple[Server, st
     texts = list(server.read("ann")["INBOX"].values())
     assert len(texts) == 1 and f"From: <{login}@{DOMAIN}>".encode() in texts[0]
     assert as_user(NOBODY, b"Subject: two\n\nx\n", "-C", str(server.config), "ann") == 0  # and while it runs
+    for mode in ("-bp", "-q"):  # not "empty": he may not look
+        assert as_user(NOBODY, b"", "-C", str(server.config), mode) == 77
     wait_for(lambda: len(server.read("ann")["INBOX"]) == 2, 20, "the second message")
 
 

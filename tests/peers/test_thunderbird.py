@@ -318,3 +318,51 @@ def test_a_day_of_thunderbird(server: Server, tmp_path: Path) -> None:
                 Path(folder) / name,
                 f"Mozilla Thunderbird {version()} (Debian), {time.strftime('%Y-%m-%d', time.gmtime())}",
             )
+
+
+@pytest.mark.parametrize(("door", "kind"), (("imaps", 3), ("imap", 2)))
+def test_thunderbird_with_tls(server: Server, tmp_path: Path, door: str, kind: int) -> None:
+    """At once and by STARTTLS, with nobody in between."""
+    fill(server)
+    day = Day(server, tmp_path)
+    try:
+        with day.thunderbird(port=server.ports[door], socketType=kind) as thunderbird:
+            begins(day, thunderbird)
+            lists(thunderbird, "INBOX", *(f"message {number}" for number in range(6)), "Grüße", "large")
+            text = thunderbird('return shown("INBOX", "Grüße");')
+            assert isinstance(text, str) and "Küsse aus Köln" in text
+            thunderbird('await copy("INBOX", "Archive", true, "message 0");')
+            day.comes_to("Archive", "message 0")
+        assert day.recorder.count == 0
+    finally:
+        day.recorder.close()
+
+
+def test_thunderbird_fetches_by_pop3(server: Server, tmp_path: Path) -> None:
+    """Leaves mail on the server, fetches nothing twice, and removes there what is deleted here."""
+    fill(server)
+    day = Day(server, tmp_path)
+    subjects = [*(f"message {number}" for number in range(6)), "Grüße", "large"]
+    settings = {
+        "type": "pop3", "port": server.ports["pop3s"], "socketType": 3, "leave_on_server": True,
+        "delete_mail_left_on_server": True, "download_on_biff": False,
+    }  # fmt: skip
+    get = """const inbox = server.rootFolder.getFolderWithFlags(flag.Inbox);
+        await waited((l) => MailServices.pop3.GetNewMail(msgWindow, l, inbox, server));
+        return [...inbox.messages].map((each) => each.mime2DecodedSubject);"""
+    try:
+        with day.thunderbird(**settings) as thunderbird:
+            assert thunderbird(get) == subjects
+            day.elsewhere("append", "INBOX", "later")
+            assert thunderbird(get) == [*subjects, "later"]
+            thunderbird(
+                """const inbox = server.rootFolder.getFolderWithFlags(flag.Inbox);
+                const gone = [...inbox.messages].filter((each) => each.mime2DecodedSubject == "message 3");
+                await waited((l) => inbox.deleteMessages(gone, msgWindow, true, false, l, false));"""
+            )
+            thunderbird(get)
+            subjects.remove("message 3")
+            day.comes_to("INBOX", *subjects, "later")
+            assert thunderbird(get) == [*subjects, "later"]
+    finally:
+        day.recorder.close()

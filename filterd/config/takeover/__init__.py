@@ -18,20 +18,19 @@ from filterd.config.takeover.render import Unusable, finished
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A program that can be taken over: ``read(draft, path, text)``; ``usual`` is where its file is in Debian."""
+    """A program that can be taken over: ``read(draft, path, text)``; names.py has where its file is in Debian."""
 
     name: str
-    usual: str
     read: Callable[[Draft, str, str], None]
 
 
 SOURCES: tuple[Source, ...] = (
-    Source("postfix", "/etc/postfix/main.cf", postfix.read),
-    Source("dovecot", "/etc/dovecot/dovecot.conf", dovecot.read),
-    Source("opendkim", "/etc/opendkim.conf", opendkim.read_opendkim),
-    Source("opendmarc", "/etc/opendmarc.conf", opendkim.read_opendmarc),
-    Source("postsrsd", "/etc/default/postsrsd", opendkim.read_postsrsd),
-    Source("maddy", "/etc/maddy/maddy.conf", maddy.read),
+    Source("postfix", postfix.read),
+    Source("dovecot", dovecot.read),
+    Source("opendkim", opendkim.read_opendkim),
+    Source("opendmarc", opendkim.read_opendmarc),
+    Source("postsrsd", opendkim.read_postsrsd),
+    Source("maddy", maddy.read),
 )
 
 

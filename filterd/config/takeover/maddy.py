@@ -23,14 +23,8 @@ _SAME = {
     "default_destination": "unknown people are refused", "destination": "told inside", "reject": "unknown people are refused",
     "modify": "told inside", "check": "told inside", "dmarc": "DMARC is checked", "reroute": "told inside",
 }  # fmt: skip
-_CHECKS = {
-    "spf": "SPF is checked",
-    "dkim": "DKIM is checked",
-    "require_mx_record": "",
-    "require_tls": "",
-    "rspamd": "",
-    "milter": "",
-}
+_CHECKS = {"spf": "SPF is checked", "dkim": "DKIM is checked"}
+_OTHER_CHECKS = ("require_mx_record", "require_tls", "rspamd", "milter", "command")
 _DOOR = {"smtp": "smtp", "submission": "submission", "imap": "imap", "lmtp": "lmtp"}
 
 
@@ -152,13 +146,12 @@ def _door(draft: Draft, node: Node, kind: str, places: list[str]) -> None:
     for inner in _flat(node.inner):
         name, *rest_words = inner.words or [""]
         if name in _CHECKS:
-            if _CHECKS[name]:
-                draft.same(inner.line, _CHECKS[name])
-            else:
-                draft.left(
-                    inner.line,
-                    "no such check; milters are stage.milters, rspamd is stage.spamassassin.engine",
-                )
+            draft.same(inner.line, _CHECKS[name])
+        elif name in _OTHER_CHECKS:
+            draft.left(
+                inner.line,
+                "no such check; milters are stage.milters, rspamd is stage.spamassassin.engine",
+            )
         elif name == "dnsbl":
             draft.left(inner.line, "lists have weights: stage.dnsbl.lists")
         elif name == "max_message_size" and rest_words:
@@ -167,7 +160,7 @@ def _door(draft: Draft, node: Node, kind: str, places: list[str]) -> None:
             draft.left(inner.line, "limits.connections and limits.messages_per_hour are counted otherwise")
         elif name == "dkim" or name == "modify.dkim":
             draft.left(inner.line, "keys: `filterd dkim keygen`, or domain.dkim with the key that is there")
-        elif name in _SAME or name.startswith("&") or name.startswith("deliver_to"):
+        elif name in _SAME or name.startswith(("&", "deliver_to")):
             draft.same(inner.line, _SAME.get(name, "told by what it names"))
         elif name == "replace_rcpt":
             draft.left(inner.line, "aliases: domain.aliases or domain.alias_files")

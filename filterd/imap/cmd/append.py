@@ -47,6 +47,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     mailbox = p.mailbox()
     uploads: list[Upload] = []
     while p.more():
+        p.blanks()  # imapclient sends two between the messages of MULTIAPPEND
         uploads.append(parse_upload(p))
         if len(uploads) > max(p.limits.append_messages, limit.saving(session.config)):
             raise No("Too many messages at once", "LIMIT")

@@ -36,13 +36,15 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
 
 def _fields(p: Parser) -> None:
     p.open()
+    p.blanks()  # aioimaplib says ID ( "name" "x" )
     count = 0
     while not p.close():
-        if count:
-            p.sp()
         p.string()
         p.sp()
         p.nstring()
+        if p.peek() != b")":
+            p.sp()
+            p.blanks()
         count += 1
         if count > _MAX_FIELDS:
             raise Bad("Too many fields")

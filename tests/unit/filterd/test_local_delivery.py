@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from filterd.local_delivery import LocalDelivery
+from filterd.accounts.directory import Account
+from filterd.local_delivery import AT_ONCE, LocalDelivery
 from filterd.local_text import MAILBOX, xtext
 from filterd.proto import smtp_parse
 from filterd.proto.smtp_limits import SmtpLimits
@@ -65,3 +66,31 @@ def test_only_our_own_commands_may_ask_for_it() -> None:
     ):
         with pytest.raises(smtp_parse.SyntaxFault):
             smtp_parse.rcpt(bad, limits, True, False, mailbox=offered)
+
+
+def test_mail_of_our_own_people_is_one_text_for_all_who_get_it() -> None:
+    """The next hop gets it once, and it is looked at once; each recipient has an answer of his own."""
+    house = House()
+    local = LocalDelivery(house.reception, house.delivery)
+    to = ["x@far.example", f"nobody-here@{DOMAIN}", f"bob@{DOMAIN}", "y@far.example", "z@away.example"]
+    params = {"NOTIFY": "NEVER", "RET": "HDRS"}
+    replies = asyncio.run(local.deliver(ANN, to, MAIL, Profile.DELIVER, Account(ANN), params))
+    assert [reply.code for reply in replies] == [250, 550, 250, 250, 250]
+    assert [out.recipient for out in house.spool.outgoing] == [
+        "x@far.example",
+        "y@far.example",
+        "z@away.example",
+    ]
+    assert len({out.data for out in house.spool.outgoing}) == 1 and len(house.box("bob")) == 1
+    assert all(
+        out.params["NOTIFY"] == "NEVER" and out.params["RET"] == "HDRS" for out in house.spool.outgoing
+    )
+
+
+def test_more_than_a_transaction_takes() -> None:
+    house = House()
+    local = LocalDelivery(house.reception, house.delivery)
+    to = [f"x{number}@far.example" for number in range(AT_ONCE + 5)]
+    replies = asyncio.run(local.deliver(ANN, to, MAIL, Profile.DELIVER, Account(ANN)))
+    assert [reply.code for reply in replies] == [250] * len(to)
+    assert [out.recipient for out in house.spool.outgoing] == to

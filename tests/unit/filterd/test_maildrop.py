@@ -161,6 +161,24 @@ def test_after_a_day_of_failures_its_sender_is_told(box: Box) -> None:
     assert [out.recipient for out in box.house.spool.outgoing] == [f"bob@{DOMAIN}"]
 
 
+def test_a_mark_that_cannot_be_made_is_told_once_and_hides_nothing(
+    box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = box.put("ann", sender=ANN)
+    mark = Path(box.folder, FIRST + name)
+    mark.mkdir()
+    for _ in range(3):
+        box.drop._trying_since(name, 1.0)
+        assert box.drop._waiting(0.0) == [name]
+    box.drop._once(name, "451 later; tried again")
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2 and "when it was first tried" in told[0] and "tried again" in told[1]
+    mark.rmdir()
+    os.unlink(os.path.join(box.folder, name))
+    box.drop._waiting(0.0)
+    assert not box.drop._told
+
+
 def again(box: Box) -> None:
     """As a new process would see it."""
     box.drop._told.clear()

@@ -1,4 +1,4 @@
-"""What becomes of an item that an alias gives to a program or puts into a file: its exit status, our own failures, what is allowed."""
+"""What becomes of an item that an alias gives to a program or puts into a file: exit status, our own failures, permits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,21 @@ TEXT = b"Return-Path: <a@far.example>\r\nSubject: hi\r\n\r\nbody\r\n"
 def item(outlet: Outlet | None, created: float = STARTED + 1) -> Item:
     params = {OUTLET: outlet.encode()} if outlet is not None else {}
     return Item(
-        7, 1, created, "a@far.example", "robot@us.example", "|x", "program", "", params, "queued", 0.0, 0, 0.0, "", 0
+        7,
+        1,
+        created,
+        "a@far.example",
+        "robot@us.example",
+        "|x",
+        "program",
+        "",
+        params,
+        "queued",
+        0.0,
+        0,
+        0.0,
+        "",
+        0,
     )
 
 
@@ -80,7 +94,11 @@ def test_exit_status(tmp_path: Path, status: int | None, code: int, enhanced: st
     assert status in (0, None) or ("status" in found[2] or "ended" in found[2])
     (asked,) = service.asked
     assert asked.data.startswith(b"From a@far.example ") and asked.data.endswith(b"\nSubject: hi\n\nbody\n")
-    assert asked.facts == {"USER": "robot@us.example", "SENDER": "a@far.example", "RECIPIENT": "robot@us.example"}
+    assert asked.facts == {
+        "USER": "robot@us.example",
+        "SENDER": "a@far.example",
+        "RECIPIENT": "robot@us.example",
+    }
 
 
 def test_the_users_name_goes_with_his_forward(tmp_path: Path) -> None:

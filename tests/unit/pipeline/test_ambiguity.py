@@ -18,11 +18,15 @@ from pipeline.ambiguity import (
     JUNK,
     LIMIT,
     MISSING,
+    NO_END,
     PADDING,
+    PARTIAL,
     PREFIX,
+    TORN,
     UNKNOWN,
     UUENCODE,
     VIEWS,
+    YENC,
     Reading,
     read,
 )
@@ -34,6 +38,22 @@ B64 = base64.encodebytes(EVIL).replace(b"\n", b"\r\n")
 UU = b"begin 644 run.exe\r\n" + binascii.b2a_uu(EVIL[:45]).rstrip(b"\n") + b"\r\n" + binascii.b2a_uu(
     EVIL[45:]
 ).rstrip(b"\n") + b"\r\n`\r\nend\r\n"  # fmt: skip
+
+
+def yenc(data: bytes) -> bytes:
+    """As Usenet's posting programs write it; some octets must be escaped, others may be."""
+    out = b""
+    for octet in data:
+        code = (octet + 42) & 255
+        out += b"=" + bytes(((code + 64) & 255,)) if code in (0, 9, 10, 13, 46, 61) else bytes((code,))
+    head = b"=ybegin part=1 line=40 size=%d name=run.exe\r\n=ypart begin=1 end=%d\r\n" % (
+        len(data),
+        len(data),
+    )
+    lines = b"".join(
+        out[at : at + 41] + b"\r\n" for at in range(0, len(out), 41)
+    )  # a pair may be torn apart here
+    return head + lines + b"=yend size=%d\r\n" % len(data)
 
 
 def looked(data: bytes, octets: int = 1 << 20) -> Reading:
@@ -92,6 +112,10 @@ CASES = {
     JUNK: part(B64[:8] + b"#!" + B64[8:]),
     PADDING: part(base64.b64encode(EVIL[:25]) + b"\r\n" + base64.b64encode(EVIL[25:])),
     UUENCODE: b"Subject: x\r\n\r\nhello\r\n" + UU,
+    TORN: part(b"Q\r\n" + B64),
+    YENC: b"Subject: x\r\n\r\nhello\r\n" + yenc(bytes(range(256)) + EVIL),
+    PARTIAL: part(b"Subject: in\r\n" + mixed(part(B64)), b"7bit", b"message/partial; id=x; number=1; total=1"),
+    NO_END: mixed(part(B64).replace(b"\r\n\r\n", b"\r\n")),
     COMPOSITE: part(base64.encodebytes(b"Subject: in\r\n\r\n" + EVIL), b"base64", b"message/rfc822"),
     UNKNOWN: part(B64, b"x-base64"),
 }  # fmt: skip
@@ -128,6 +152,45 @@ def test_uuencode_inside_an_encoded_text() -> None:
     assert EVIL in looked(b64).views
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"begin 0644 run.exe",
+        b"begin 100644 run.exe",
+        b"begin  644\trun.exe",
+        b"begin 644",
+        b"begin  anything",
+        b'begin 644 "a b"',
+    ],
+)
+def test_uuencode_as_programs_take_it(begin: bytes) -> None:
+    reading = looked(b"Subject: x\r\n\r\nhello\r\n" + UU.replace(b"begin 644 run.exe", begin))
+    assert reading.views == [EVIL] and reading.words == [UUENCODE]
+
+
+def test_uuencode_with_checksums_behind_its_lines() -> None:
+    lines = UU.split(b"\r\n")
+    odd = b"\r\n".join([lines[0], *(line + b"Z" for line in lines[1:3]), *lines[3:]])
+    assert looked(b"Subject: x\r\n\r\n" + odd).views == [EVIL]
+
+
+def test_words_of_people_are_no_files() -> None:
+    for text in (
+        b"begin  with this\r\nand go on\r\n",
+        b"begin 2026\r\n",
+        b"=ybegin\r\n",
+        b"begin reading here\r\nTHEN MORE\r\n",
+    ):
+        reading = looked(b"Subject: x\r\n\r\n" + text)
+        assert (reading.views, reading.words) == ([], []), text
+
+
+def test_messages_that_we_do_not_look_into() -> None:
+    inner = b"Subject: in\r\n" + mixed(part(B64))
+    assert EVIL in looked(part(inner, b"7bit", b"message/news")).views
+    assert looked(b"From x\r\nSubject: of an mbox\r\n\r\nx\r\n").words == []
+
+
 def test_limits() -> None:
     many = mixed(*(part(base64.b64encode(b"%d" % number)) for number in range(VIEWS + 50)))
     reading = looked(many)
@@ -153,10 +216,28 @@ def test_limits() -> None:
         part(b"= " * 150_000 + b"#"),
         b"x: y\r\n\r\n" + b"begin 644 a\r\n#AAAA\r\n" * 15_000,
         b"x: y\r\n\r\n" + b"begin 644 a\r\n" * 20_000,
+        part(b"A\r\n" * 100_000),
+        part(b"AAA\r\n" * 49_000),
+        b"x: y\r\n\r\n=ybegin line=1 size=1 name=x\r\n" + b"=" * 300_000,
+        b"x: y\r\n\r\n" + b"=ybegin line=1 size=1 name=x\r\nx\r\n" * 9_000,
+        part(part(b"x", b"7bit", b"message/news") * 5_000, b"7bit", b"message/news"),
         mixed(*[b"Content-Type: a/b\r\nContent-Type: c/d\r\n\r\nx"] * 3000),
         b"Content-Type: multipart/mixed" + b"; boundary=a; boundary=b" * 400 + b"\r\n\r\n--a\r\n",
     ],
-    ids=["padding", "pairs", "spaced", "files", "begins", "duplicates", "boundaries"],
+    ids=[
+        "padding",
+        "pairs",
+        "spaced",
+        "files",
+        "begins",
+        "lines",
+        "torn",
+        "escapes",
+        "usenet",
+        "news",
+        "duplicates",
+        "boundaries",
+    ],
 )
 def test_hostile_octets_end(hostile: bytes) -> None:
     reading = looked(hostile)

@@ -104,6 +104,34 @@ def test_files_are_followed_and_read_again(tmp_path: Path) -> None:
     assert list(people.own_addresses(bob)) == ["bob@us.example", "shop@us.example"]
 
 
+def test_expressions_see_what_was_written(tmp_path: Path) -> None:
+    """regexp_table(5): capitals do not count, with the flag i they do; what a part caught stays as it was written."""
+    write(tmp_path / "re", "/^loud@/i no@else.example\n/^LOUD@/i yes@else.example\n/^to-(.*)@/ $1@else.example\n")
+    people = directory(tmp_path, 'alias_files = ["regexp:re"]')
+    for asked, to in (("LOUD", "yes"), ("loud", "no"), ("To-AnN", "AnN"), ("to-AnN+x", "AnN+x")):
+        assert ends(people.lookup(f"{asked}@us.example")) == [f"{to}@else.example"]
+    assert isinstance(people.lookup("Loud@us.example"), Unknown)
+
+
+def test_members_that_are_nobody_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "aliases", "team: ann, typo, ring\nring: bob, self\nself: self\nnone: typo\n")
+    people = directory(tmp_path, 'alias_files = ["aliases:aliases"]')
+    for _ in range(3):
+        assert ends(people.lookup("team@us.example")) == ["ann@us.example", "bob@us.example"]
+    assert people.missing("Team@us.example") == ["typo@us.example", "self@us.example"]
+    told = [one.getMessage() for one in caplog.records if "typo" in one.getMessage()]
+    assert len(told) == 1 and "typo@us.example, self@us.example" in told[0]
+    assert isinstance(people.lookup("none@us.example"), Unknown) and people.missing("none@us.example") == []
+    assert people.missing("ann@us.example") == people.missing("a@else.example") == []
+
+
+def test_why_somebody_may_be_missing(tmp_path: Path) -> None:
+    write(tmp_path / "aliases", "a: ann\nnonsense\n")
+    people = directory(tmp_path, 'alias_files = ["aliases:aliases"]')
+    later = people.lookup("zoe@us.example")
+    assert isinstance(later, TryLater) and "alias file has lines" in later.reason
+
+
 def test_whole_domains_of_a_table(tmp_path: Path) -> None:
     write(tmp_path / "v", "@us.example @else.example\n")
     people = directory(tmp_path, 'alias_files = ["hash:v"]')

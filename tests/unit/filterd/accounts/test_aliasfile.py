@@ -186,3 +186,35 @@ def test_any_text_gives_a_table(kind: str) -> None:
                     text,
                     target,
                 )
+
+
+def test_only_lf_ends_a_line() -> None:
+    text = "\ufeffx: ann\r\n# page\x0c far@else.example\n# next\x85 e@else.example\n# more\u2028 f@else.example\ny: bob\x0c\n"
+    table = read("aliases", text, "f", "us.example")
+    assert table.names["x"].targets == ("ann@us.example",) and table.names["y"].targets == ("bob@us.example",)
+    assert not table.faults and table.names["y"].source == "f:5"
+
+
+def test_addresses_with_names() -> None:
+    text = (
+        'a: Ann Lee <ann@else.example>, "Bob, B." <bob>\nb: ann@else.example (Ann (her) Lee)\nc: "<odd>"@else.example\n'
+        "d: <ann@else.example>\ne: Ann <>\n"
+    )
+    table = read("aliases", text, "f", "us.example")
+    found = {name: entry.targets for name, entry in table.names.items()}
+    assert found == {
+        "a": ("ann@else.example", "bob@us.example"),
+        "b": ("ann@else.example",),
+        "c": ('"<odd>"@else.example',),
+        "d": ("ann@else.example",),
+    }
+    assert [fault.line for fault in table.faults] == [5]
+
+
+def test_what_is_indented_behind_an_if_does_not_count() -> None:
+    """As with Postfix, which says so and goes on."""
+    text = "if /^n/\n  /^n1@/ n1@us.example\n/^n2@/ n2@us.example\nendif\n/^o@/ o2@us.example\n"
+    table = read("regexp", text, "f", "us.example")
+    assert table.find("n1", "us.example") is None and table.find("n2", "us.example") is not None
+    assert table.find("o", "us.example") is not None
+    assert [(fault.line, fault.lost) for fault in table.faults] == [(1, False)]

@@ -122,8 +122,8 @@ def test_a_name_that_came_while_it_was_looked_up_is_not_unknown(
     assert isinstance(on_a_loop(lambda: directory.lookup("sales@us.example")), Unknown)
     find, load, go_on = Aliases.find, aliases._File.load, Event()
 
-    def found_early(them: Aliases, local: str) -> Entry | None:
-        entry = find(them, local)
+    def found_early(them: Aliases, local: str, written: str = "") -> Entry | None:
+        entry = find(them, local, written)
         go_on.set()
         readers_end()
         return entry

@@ -242,7 +242,7 @@ OPEN = Permits(frozenset({"forward"}), frozenset({"forward"}), ("/srv/%{user}",)
 
 def test_programs_and_files_where_they_are_allowed(machine: Machine) -> None:
     files = ForwardFiles("example.org", "%{home}/.forward", machine.passwd, permits=OPEN)
-    machine.put('\\ann, "|/usr/lib/filters/away -s \'a b\'", /srv/ann/copy\n')
+    machine.put("\\ann, \"|/usr/lib/filters/away -s 'a b'\", /srv/ann/copy\n")
     entry = files.find("ann")
     assert entry is not None and entry.targets == ("ann@example.org",)
     assert [(str(one), one.owner) for one in entry.outlets] == [
@@ -268,7 +268,10 @@ def test_includes_where_they_are_allowed(machine: Machine) -> None:
         (lambda: listed.chmod(0o666), "written by others"),
         (lambda: machine.put(":include:list"), "whole path"),
         (lambda: machine.put(f":include:{machine.root}/absent"), "No such file"),
-        (lambda: (listed.chmod(0o644), listed.write_text("|x"), machine.put(f":include:{listed}")), '"include"'),
+        (
+            lambda: (listed.chmod(0o644), listed.write_text("|x"), machine.put(f":include:{listed}")),
+            '"include"',
+        ),
     ):
         prepare()
         entry = files.read("ann")

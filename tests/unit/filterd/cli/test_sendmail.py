@@ -1,11 +1,23 @@
 """`filterd-sendmail`: flags as cron, PHP, mutt and git send them; the header it completes."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from filterd import local_text
 from filterd.cli.localmail import ExitWith
-from filterd.cli.sendmail import Flags, completed, header_recipients, main, parse
+from filterd.cli.sendmail import (
+    Flags,
+    completed,
+    envelopes,
+    header_recipients,
+    main,
+    own_name,
+    parse,
+    sender_of,
+    written,
+)
 from rules.mail import header
 
 
@@ -112,3 +124,147 @@ def test_newaliases_checks_the_files(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "aliases:2" in capsys.readouterr().err
     aliases.write_text("ann: bob\nnonsense\n")
     assert main(["-bi", "-C", str(config)]) == 78
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        (b"body\n", b"\nbody\n"),
+        (b"Subject: s\nno colon\n\nx\n", b"Subject: s\n\nno colon\n\nx\n"),
+        (b"Subject: s\r\nno colon\r\n\r\nx\r\n", b"Subject: s\r\n\r\nno colon\r\n\r\nx\r\n"),
+        (b"From me Mon Nov  1\n>From you\nSubject: s\n\nx\n", b"Subject: s\n\nx\n"),
+        (b" folded\nSubject: s\n\nx\n", b"\n folded\nSubject: s\n\nx\n"),
+        (b"Subject: s\n\nFrom x\n", b"Subject: s\n\nFrom x\n"),
+        (b"", b""),
+        (b"\nx\n", b"\nx\n"),
+    ],
+)
+def test_where_the_header_ends(given: bytes, becomes: bytes) -> None:
+    assert local_text.headed(given) == becomes
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        (b" root (Cron Daemon)", b" root@h.example (Cron Daemon)"),
+        (b" Me <root>, b@x.y, bob", b" Me <root@h.example>, b@x.y, bob@h.example"),
+        (b" Team: bob, x@y.example;", b" Team: bob@h.example, x@y.example;"),
+        (b' "Doe, J" <b>, "j d"', b' "Doe, J" <b@h.example>, "j d"@h.example'),
+        (b" a@[IPv6:::1],\r\n\tz", b" a@[IPv6:::1],\r\n\tz@h.example"),
+        (b" undisclosed-recipients:;", b" undisclosed-recipients:;"),
+        (b" a b, <>, (only a comment)", b" a b, <>, (only a comment)"),
+        (b"(" * 3000, b"(" * 3000),
+        (b" <", b" <"),
+    ],
+)
+def test_names_get_our_domain(given: bytes, becomes: bytes) -> None:
+    assert local_text.qualified(given, b"h.example") == becomes
+
+
+def test_what_is_resent_is_completed() -> None:
+    data = b"Resent-To: r@x.example\n" + MESSAGE
+    block = header.scan(completed(data, header.scan(data), "me@example.org", "Me", "mail.example.org"))
+    assert block.first(b"resent-from") == b"Me <me@example.org>" and block.first(b"resent-date")
+    assert (block.first(b"resent-message-id") or b"").startswith(b"<resent.")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("a@x.example,b@y.example", ["a@x.example", "b@y.example"]),
+        ("Ann <a@x.example>", ["a@x.example"]),
+        ("Doe, Ann <a@x.example>", ["Doe", "a@x.example"]),
+        ("a@x.example b@y.example", ["a@x.example", "b@y.example"]),
+        ('"a b"@x.example', ['"a b"@x.example']),
+        ("ann", ["ann"]),
+        ("<>", [""]),
+        ("@", ["@"]),
+        ("j\udcf6rg@x.example", ["j\udcf6rg@x.example"]),
+    ],
+)
+def test_a_recipient_may_be_a_list(text: str, addresses: list[str]) -> None:
+    assert written(text) == addresses
+
+
+def test_no_address_of_a_header_is_left_out() -> None:
+    assert header_recipients(header.scan(b"To: a@x.example b@y.example; c\n\n")) == [
+        "a@x.example",
+        "b@y.example",
+        "c",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verp", "sender", "expected"),
+    [
+        ("", "l@us.example", [("l@us.example", ["a@x.example", "bob"])]),
+        ("+=", "l@us.example", [("l+a=x.example@us.example", ["a@x.example"]), ("l@us.example", ["bob"])]),
+        ("-+", "l", [("l-a+x.example", ["a@x.example"]), ("l", ["bob"])]),
+        ("+=", "", [("", ["a@x.example", "bob"])]),
+    ],
+)
+def test_a_sender_for_each(verp: str, sender: str, expected: list[tuple[str, list[str]]]) -> None:
+    assert envelopes(verp, sender, ["a@x.example", "bob"]) == expected
+
+
+def test_our_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAME", "Ann Smith")
+    assert own_name() == "Ann Smith"
+    monkeypatch.setenv("NAME", "")
+    assert "," not in own_name() and "&" not in own_name()
+
+
+def test_a_sender_that_is_no_address_is_ourselves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sender_of(Flags(sender="bad address")) is None
+    assert "bad address" in capsys.readouterr().err
+    assert sender_of(Flags(sender="Ann <a@x.example>")) == "a@x.example"
+    assert sender_of(Flags(sender="<>")) == "" and sender_of(Flags()) is None
+
+
+def test_the_queue_is_tried_now(tmp_path: Path) -> None:
+    from filterd.queue.base import Outgoing
+    from filterd.queue.journal import Journal
+
+    config = tmp_path / "filterd.toml"
+    config.write_text(
+        f'[server]\nhostname = "m.us.example"\ndata_dir = "{tmp_path}"\n[[domain]]\nname = "us.example"\n'
+    )
+    assert main(["-q", "-C", str(config)]) == 0  # there is no queue yet
+    journal = Journal(tmp_path / "queue")
+    with journal.transaction():
+        mail = [
+            Outgoing(b"k%d" % n, f"s{n}@us.example", f"a@x{n}.example", b"t", "submission") for n in range(3)
+        ]
+        journal.add(mail, [], time.time() + 1e6)
+    names = [item.id for item in sorted(journal.items(), key=lambda item: item.recipient)]
+
+    def late() -> list[bool]:
+        return [
+            item.next_at > time.time() + 5e5
+            for item in sorted(journal.items(), key=lambda item: item.recipient)
+        ]
+
+    assert late() == [True, True, True]
+    for words, expected in (
+        (["-q30m"], [True, True, True]),
+        ([f"-qI{names[0]}"], [False, True, True]),
+        (["-qRX1.example"], [False, False, True]),
+        (["-qSnobody@us.example"], [False, False, True]),
+        (["-qSs2@us.example"], [False, False, False]),
+    ):
+        assert main([*words, "-C", str(config)]) == 0
+        assert late() == expected, words
+    assert main(["-qX", "-C", str(config)]) == 64
+    journal.close()
+
+
+def test_newaliases_of_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, aliases = tmp_path / "filterd.toml", tmp_path / "aliases"
+    config.write_text(
+        f'[server]\nhostname = "m.us.example"\ndata_dir = "{tmp_path}"\n[[domain]]\nname = "us.example"\n'
+    )
+    aliases.write_text("ann: bob\nnonsense\n")
+    assert main(["-bi", "-C", str(config)]) == 0
+    assert main([f"-oAhash:{aliases}", "-bi", "-C", str(config)]) == 78
+    assert "aliases:2" in capsys.readouterr().err
+    assert main(["-oA/nonexistent", "-bi", "-C", str(config)]) == 78

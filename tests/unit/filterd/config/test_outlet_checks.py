@@ -42,9 +42,16 @@ def test_warnings(tmp_path: Path) -> None:
         f'mail_to_files_in = ["{tmp_path}/open", "{tmp_path}/absent"]\n{EXEC}'
     )
     said = " | ".join(f"{one.line} {one.about} {one.text}" for one in parse(HEAD + text).warnings)
-    for words in ("others may write there", "No such file", "no folder has %{user}", "forward.enabled is off"):
+    for words in (
+        "others may write there",
+        "No such file",
+        "no folder has %{user}",
+        "forward.enabled is off",
+    ):
         assert words in said
-    said = " ".join(one.text for one in parse(f'{HEAD}[accounts.allow]\nmail_to_files = ["alias"]\n').warnings)
+    said = " ".join(
+        one.text for one in parse(f'{HEAD}[accounts.allow]\nmail_to_files = ["alias"]\n').warnings
+    )
     assert "nothing but /dev/null" in said
 
 

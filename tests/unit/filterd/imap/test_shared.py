@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 
 from filterd.accounts.directory import Account
+from filterd.imap import shared
 from filterd.imap.config import ImapLimits, ImapServerConfig
 from filterd.imap.session import Authenticate
 from filterd.imap.shared import SharedStore
@@ -472,7 +474,7 @@ def test_a_message_that_somebody_else_took_is_not_doubled(world: World) -> None:
     ann, cat = world(ANN, BOX), world(CAT, BOX)
     appended = world.store.account(ANN).append
 
-    def race(mailbox: str, messages: list[NewMessage]) -> object:
+    def race(mailbox: str, messages: list[NewMessage], part_of: object) -> object:
         stored = appended(mailbox, messages)
         cat.ok("MOVE 1 INBOX")
         return stored
@@ -574,3 +576,29 @@ def test_new_mailboxes_have_the_list_of_the_one_above(world: World) -> None:
     ann.ok(f'CREATE "{BOX}/a/b"')
     for name in ("Old", "a", "a/b"):
         assert ann.ok(f'MYRIGHTS "{BOX}/{name}"') == [f'* MYRIGHTS "{BOX}/{name}" lrkc']
+
+
+def test_status_of_an_unchanged_mailbox_takes_no_lock(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    share(world, "lrs")
+    ann, second = world(ANN), world(ANN)
+    taken: list[str] = []
+    both = shared.both
+
+    def counted(
+        one: AccountStore, name: str, other: AccountStore, other_name: str
+    ) -> contextlib.AbstractContextManager[None]:
+        taken.append(name)
+        return both(one, name, other, other_name)
+
+    monkeypatch.setattr(shared, "both", counted)
+
+    def unseen() -> list[str]:
+        return ann.ok(f'STATUS "{BOX}" (MESSAGES UNSEEN)')
+
+    assert unseen() == unseen() == [f'* STATUS "{BOX}" (MESSAGES 3 UNSEEN 3)'] and len(taken) == 1
+    second.ok(f'SELECT "{BOX}"')
+    second.ok("STORE 1 +FLAGS (\\Seen)")
+    taken.clear()
+    assert unseen() == unseen() == [f'* STATUS "{BOX}" (MESSAGES 3 UNSEEN 2)'] and len(taken) == 1
+    world.store.account(BOB).append("Work", [NewMessage(message(9))])
+    assert unseen() == [f'* STATUS "{BOX}" (MESSAGES 4 UNSEEN 3)']

@@ -109,6 +109,23 @@ def test_international_addresses_in_ascii_form() -> None:
 
 
 @pytest.mark.parametrize(
+    ("original", "full", "kind"),
+    [
+        ("Subject: Grüße\r\n\r\nx\r\n".encode(), False, "message/global-headers"),
+        ("Subject: Grüße\r\n\r\nx\r\n".encode(), True, "message/global"),
+        ("Subject: x\r\n\r\nGrüße\r\n".encode(), True, "message/rfc822"),
+        (b"Subject: \xff\r\n\r\nx\r\n", False, "text/rfc822-headers"),
+    ],
+)
+def test_what_is_returned_of_international_mail(original: bytes, full: bool, kind: str) -> None:
+    """RFC 6533 4: message/global-headers where text/rfc822-headers would hold UTF-8."""
+    data = make(original=original, params={"RET": "FULL"} if full else {})
+    third = data.partition(b"Content-Description: Original message\r\n")[2]
+    assert third.startswith(f"Content-Type: {kind}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode())
+    assert (original if full else original.partition(b"\r\n\r\n")[0] + b"\r\n") in third
+
+
+@pytest.mark.parametrize(
     "original",
     [
         b"",

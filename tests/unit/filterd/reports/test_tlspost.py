@@ -206,7 +206,11 @@ class Lab:
 
     def see(self) -> None:
         log = SessionLog(self.path, self.clock)
-        log.put(Session(Policy("sts", "x.example", (), (), ""), TlsResult.EXPIRED, "mx.x.example", "192.0.2.1", "old"))
+        log.put(
+            Session(
+                Policy("sts", "x.example", (), (), ""), TlsResult.EXPIRED, "mx.x.example", "192.0.2.1", "old"
+            )
+        )
         log.close()
         self.clock.now += DAY
 

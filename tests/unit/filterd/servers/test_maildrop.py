@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from filterd.servers.maildrop import AHEAD, FileLocks, open_maildrop, read_messages, update
+from filterd.servers.maildrop import AHEAD, FileLocks, TooSoon, open_maildrop, read_messages, update
 from filterd.store.base import AccountStore, NewMessage
 from filterd.store.durable import RealDisk
 from filterd.store.memory import MemoryStore
@@ -13,6 +13,15 @@ from tests.doors import CountingIds, FixedClock
 
 T = TypeVar("T")
 ANN = "ann@example.org"
+
+
+class MovingClock(FixedClock):
+    """``now`` may be set."""
+
+    now = 1_700_000_000.0
+
+    def time(self) -> float:
+        return self.now
 
 
 class CountedJobs:
@@ -47,6 +56,29 @@ def test_one_lock_per_account_across_descriptors(tmp_path: Path) -> None:
 
     asyncio.run(body())
     assert all(path.name.startswith("pop3-") for path in tmp_path.iterdir())
+
+
+def test_the_delay_counts_from_the_last_log_in_that_was_let_in(tmp_path: Path) -> None:
+    """Across processes: each has its own ``FileLocks``; a log-in that was refused does not prolong it."""
+    clock = MovingClock()
+
+    async def outcome(seconds: float) -> str:
+        clock.now += seconds
+        try:
+            release = await FileLocks(RealDisk(), str(tmp_path), clock, 10).acquire(ANN)
+        except TooSoon:
+            return "too soon"
+        if release is None:
+            return "in use"
+        release()
+        return "in"
+
+    async def body() -> list[str]:
+        return [await outcome(seconds) for seconds in (0, 9, 0.5, 0.6, 3, 10, -3600, 5)]
+
+    found = asyncio.run(body())
+    assert found == ["in", "too soon", "too soon", "in", "too soon", "in", "in", "too soon"]
+    assert asyncio.run(FileLocks(RealDisk(), str(tmp_path), clock).acquire(ANN)) is not None
 
 
 def test_a_large_maildrop_is_opened_in_blocks() -> None:

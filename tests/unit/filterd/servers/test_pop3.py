@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from filterd.proto.pop3 import Pop3Config
-from filterd.servers.maildrop import MemoryLocks
+from filterd.servers.maildrop import MemoryLocks, TooSoon
 from filterd.servers.pop3 import READ_AHEAD, Pop3Connection, Pop3Door
 from filterd.store.base import NewMessage
 from filterd.store.memory import MemoryStore
@@ -20,6 +22,17 @@ class Counted(InlineJobs):
     async def run(self, account, work):  # type: ignore[no-untyped-def]  # as its base
         self.count += 1
         return await super().run(account, work)
+
+
+class Hasty(MemoryLocks):
+    """As if the last log-in had been a moment ago."""
+
+    hasty = True
+
+    async def acquire(self, account: str) -> Callable[[], None] | None:
+        if self.hasty:
+            raise TooSoon
+        return await super().acquire(account)
 
 
 def connect(messages: int, locks: MemoryLocks | None = None) -> tuple[Door, Counted, MemoryLocks]:
@@ -56,6 +69,20 @@ def test_messages_out_of_order_are_read_alone() -> None:
         door.feed(b"RETR %d\r\n" % number)
         assert b"Subject: %d\r\n" % (number - 1) in door.take()
     assert jobs.count - before == 4
+    door.close()
+
+
+def test_a_log_in_that_comes_too_soon_is_no_failed_one() -> None:
+    """RFC 2449 8.1.1. It may be tried again in the same session, any number of times."""
+    locks = Hasty()
+    door, _, _ = connect(2, locks)
+    for _ in range(5):
+        door.take()
+        door.feed(LOGIN)
+        assert b"-ERR [LOGIN-DELAY] " in door.take()
+    locks.hasty = False
+    door.feed(LOGIN + b"STAT\r\n")
+    assert b"+OK 2 " in door.take()
     door.close()
 
 

@@ -12,12 +12,14 @@ from filterd.__main__ import main
 from filterd.config import schema
 from filterd.config.errors import Problem
 from filterd.config.load import parse
-from filterd.config.takeover import SOURCES, Draft, Unusable, take_over
+from filterd.config.takeover import SOURCES, take_over
 from filterd.config.takeover.dovecot import entries
-from filterd.config.takeover.draft import Fate
+from filterd.config.takeover.draft import Draft, Fate
 from filterd.config.takeover.maddy import parse as maddy_nodes
+from filterd.config.takeover.names import NAMES
 from filterd.config.takeover.postfix import expanded, logical
 from filterd.config.takeover.postfixmaps import next_hop
+from filterd.config.takeover.render import Unusable
 
 MAIN = """\
 # a site with virtual domains behind a relay
@@ -349,7 +351,8 @@ def test_opendkim_opendmarc_and_postsrsd(tmp_path: Path) -> None:
             "MinimumKeyBits 2048\nAuthservID mail.example.org\nNameservers 192.0.2.53\nOversignHeaders From\nOdd 1\n",
         ),
         ("opendmarc", "/x/opendmarc.conf", "RejectFailures false\nTrustedAuthservIDs HOSTNAME, mx.example.org\nStrange x\n"),
-        ("postsrsd", "/x/postsrsd", f"SRS_DOMAIN=example.org\nSRS_SECRET={tmp_path}/key.table\nSRS_SEPARATOR==\nSRS_EXCLUDE_DOMAINS=a.example\n"),
+        ("postsrsd", "/x/postsrsd", f"SRS_DOMAIN=example.org\nSRS_SECRET={tmp_path}/key.table\nSRS_SEPARATOR==\n"
+         "SRS_EXCLUDE_DOMAINS=a.example\n"),
     ]  # fmt: skip
     (tmp_path / "key.table").write_text("a secret that is long enough")
     text, draft = take_over(texts, str(tmp_path / "f.toml"), nothing, "mail.example.org")
@@ -424,9 +427,11 @@ def test_what_is_missing_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("text", "hop"),
     [
-        ("[h.example]:587", "smtp://h.example:587"), ("smtp:[h.example]", "smtp://h.example:25"), ("h.example", "smtp://h.example:25"),
+        ("[h.example]:587", "smtp://h.example:587"), ("smtp:[h.example]", "smtp://h.example:25"),
+        ("h.example", "smtp://h.example:25"),
         ("lmtp:unix:/run/x", "lmtp:unix:/run/x"), ("lmtp:inet:h.example:24", "lmtp://h.example:24"), ("error:x", None),
-        ("relay:[192.0.2.1]:submission", "smtp://192.0.2.1:587"), ("[IPv6:2001:db8::1]", "smtp://[2001:db8::1]:25"), ("discard:", None),
+        ("relay:[192.0.2.1]:submission", "smtp://192.0.2.1:587"), ("discard:", None),
+        ("[IPv6:2001:db8::1]", "smtp://[2001:db8::1]:25"),
         ("smtps:[h.example]:smtps", "smtp://h.example:465"), ("maildrop:", None), ("local:", None),
     ],
 )  # fmt: skip
@@ -482,3 +487,7 @@ def test_the_command(folder: Path, capsys) -> None:
     assert 'did you mean "postfix"?' in capsys.readouterr().err
     assert main(["config", "import", "maddy", str(folder / "none.conf")]) == 2
     assert "is the path right?" in capsys.readouterr().err
+
+
+def test_the_names_are_those_of_the_registry() -> None:
+    assert list(NAMES) == [one.name for one in SOURCES]

@@ -1,0 +1,136 @@
+"""Several messages that come into a mailbox together or not at all, over a crash too (RFC 9051 6.4.7 COPY, RFC 3502 MULTIAPPEND).
+
+Format (documented nowhere else): ``adding.<token>`` in the index's directory, there only while such a command is under way::
+
+    filterd-adding 1
+    <boot id> <process id> <its start>
+    <mailbox id> <file name without flags>      a line for each message, before it gets that name
+
+It is on the disk before the first name is made, and its removal before the command is answered. Whoever opens the account, or
+comes after a writer that died with the lock, takes away what is named in a file of a process that is no more. He first
+gives the file another name (``undoing.<token>``): a command that is under way all the same, though nobody here sees its process,
+then finds no file to remove, and fails instead of answering for what is gone.
+
+Names are unique (time, process, number), UIDs are not: those of a command that failed are given out again. One message
+needs none of this. An mbox account has no such file names: it marks its messages (``mbox_delivery``), each ``append`` by itself,
+so that of a copy from another account that goes in several a crash may leave the first ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from filterd.store import durable
+from filterd.store import flags as fl
+from filterd.store.base import Attempt, StoreUnavailable
+from filterd.store.durable import Dir, Disk, opened
+from filterd.store.index import AFTER_KILL
+
+if TYPE_CHECKING:
+    from filterd.store.core import Core
+
+FIRST_LINE = "filterd-adding 1"
+ADDING, UNDOING = "adding.", "undoing."
+
+
+def this_process(disk: Disk) -> str:
+    return f"{disk.boot_id()} {os.getpid()} {_start(os.getpid())}"
+
+
+def _start(pid: int) -> str:
+    """When a process began, "" when there is none. A number alone is given out again, in a container after each restart."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode("ascii")
+    except (OSError, IndexError):
+        return ""
+
+
+def is_alive(disk: Disk, mark: str) -> bool:
+    """Does the process that wrote this still run?"""
+    boot, _, rest = mark.partition(" ")
+    pid, _, start = rest.partition(" ")
+    return boot == disk.boot_id() and pid.isdigit() and bool(start) and _start(int(pid)) == start
+
+
+class FileAttempt(Attempt):
+    """Of a Maildir account; may outlive the open account."""
+
+    def __init__(self, core: Core) -> None:
+        self._disk = core.settings.disk
+        self._path = core.index_path
+        self._name = ADDING + core.settings.ids.token(8)
+        self._lines = [FIRST_LINE, this_process(self._disk)]
+
+    def add(self, names: Iterable[tuple[str, str]]) -> None:
+        """(mailbox id, file name) of messages that come next; durable."""
+        self._lines += [f"{mid} {fl.split_name(name)[0]}" for mid, name in names]
+        text = "\n".join(self._lines) + "\n"
+        with opened(self._disk, self._path) as at:
+            durable.replace_small(self._disk, at, self._name, text.encode("ascii", "surrogateescape"))
+
+    def end(self) -> None:
+        if len(self._lines) == 2:
+            return
+        try:
+            with opened(self._disk, self._path) as at:
+                self._disk.unlink(at, self._name)
+                self._disk.sync_dir(at)
+        except FileNotFoundError:
+            raise StoreUnavailable(
+                "the messages were taken away again: this process was held for dead"
+            ) from None
+        except OSError as error:
+            raise StoreUnavailable(f"store: {error.strerror or error}") from error
+        del self._lines[2:]
+
+
+def undo_dead(core: Core) -> None:
+    """Under the lock: take away what commands of dead processes have left. The mailboxes are healed by whoever looks at them."""
+    found = [name for name in os.listdir(core.index_dir.fd) if name.startswith((ADDING, UNDOING))]
+    for name in found:
+        with contextlib.suppress(FileNotFoundError):
+            _undo(core, name)
+
+
+def _undo(core: Core, name: str) -> None:
+    disk = core.settings.disk
+    with open(f"{core.index_path}/{name}", encoding="ascii", errors="surrogateescape") as file:
+        lines = file.read().split("\n")
+    if name.startswith(ADDING):
+        if lines[0] != FIRST_LINE or is_alive(disk, lines[1]):
+            return
+        other = UNDOING + name.removeprefix(ADDING)
+        disk.rename(core.index_dir, name, core.index_dir, other)
+        disk.sync_dir(core.index_dir)
+        name = other
+    doomed: dict[str, set[str]] = {}
+    for line in lines[2:]:
+        mid, _, base = line.partition(" ")
+        if base:
+            doomed.setdefault(mid, set()).add(base)
+    for row in core.index.mailboxes():
+        if row.mid in doomed:
+            with contextlib.suppress(FileNotFoundError):
+                _remove(disk, core.path_of(row.directory), doomed[row.mid])
+            with core.index.transaction():
+                core.index.execute("update mailbox set stale=? where id=? and stale=0", (AFTER_KILL, row.id))
+    disk.unlink(core.index_dir, name)
+    disk.sync_dir(core.index_dir)
+
+
+def _remove(disk: Disk, folder: str, bases: set[str]) -> None:
+    for part in ("new", "cur"):
+        with opened(disk, f"{folder}/{part}") as at:
+            _remove_from(disk, at, bases)
+
+
+def _remove_from(disk: Disk, at: Dir, bases: set[str]) -> None:
+    for name in os.listdir(at.fd):
+        if fl.split_name(name)[0] in bases:
+            with contextlib.suppress(FileNotFoundError):
+                disk.unlink(at, name)
+    disk.sync_dir(at)

@@ -1,0 +1,91 @@
+"""Who is dead is told by his process and its start; who is not keeps his messages, and who was held for dead hears of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from filterd.store.attempt import ADDING, is_alive, this_process
+from filterd.store.base import NewMessage, StoreUnavailable
+from filterd.store.durable import RealDisk
+from filterd.store.maildir import MaildirStore
+from tests.unit.filterd.store.conftest import CountingIds, HandClock
+
+ANN = "ann@example.org"
+TWO = [NewMessage(b"Subject: %d\r\n\r\n" % at) for at in range(2)]
+
+
+def opened(root: Path, ids: int = 0) -> MaildirStore:
+    return MaildirStore(root, "h", "crlf", lambda account: 0, HandClock(), CountingIds(ids))
+
+
+def test_a_process_is_known_by_its_start() -> None:
+    disk = RealDisk()
+    mark = this_process(disk)
+    boot, pid, start = mark.split(" ")
+    assert is_alive(disk, mark) and int(pid) == os.getpid()
+    assert not is_alive(disk, f"{boot} {pid} {int(start) + 1}")  # the number was given out again
+    assert not is_alive(disk, f"{boot} 4194304 {start}")
+    assert not is_alive(RealDisk(boot="another"), mark)
+    assert not is_alive(disk, "") and not is_alive(disk, "x y")
+
+
+def test_what_a_living_process_adds_stays(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    account = store.account(ANN)
+    attempt = account.attempt()
+    account.append("INBOX", TWO, attempt)
+    other = opened(tmp_path, 900)  # another worker opens the account meanwhile
+    assert len(other.account(ANN).snapshot("INBOX").uids) == 2
+    attempt.end()
+    attempt.end()  # nothing is left to do
+    other.close()
+    store.close()
+    assert not list(tmp_path.rglob(f"{ADDING}*"))
+
+
+def test_who_was_held_for_dead_does_not_answer_for_what_is_gone(tmp_path: Path) -> None:
+    """A process that nobody here can see, in a container of its own."""
+    store = opened(tmp_path)
+    account = store.account(ANN)
+    account.append("INBOX", TWO)
+    attempt = account.attempt()
+    account.append("INBOX", TWO, attempt)
+    (file,) = tmp_path.rglob(f"{ADDING}*")
+    lines = file.read_text().split("\n")
+    lines[1] = "elsewhere 7 1"
+    file.write_text("\n".join(lines))
+    other = opened(tmp_path, 900)
+    assert list(other.account(ANN).snapshot("INBOX").uids) == [1, 2]
+    with pytest.raises(StoreUnavailable, match="taken away"):
+        attempt.end()
+    assert len(account.snapshot("INBOX").uids) == 2
+    other.close()
+    store.close()
+
+
+def test_one_message_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path)
+    account = store.account(ANN)
+    account.create("b")
+    monkeypatch.setattr("filterd.store.attempt.FileAttempt.add", lambda *_: pytest.fail("a file was made"))
+    account.append("INBOX", TWO[:1])
+    account.copy("INBOX", [1], "b")
+    store.close()
+
+
+def test_nothing_is_left_of_a_copy_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path)
+    account = store.account(ANN)
+    account.create("b")
+    account.append("INBOX", TWO)
+    monkeypatch.setattr(
+        "filterd.store.transfer._Transfer._commit", lambda *_: (_ for _ in ()).throw(OSError(5, "broken"))
+    )
+    with pytest.raises(StoreUnavailable, match="broken"):
+        account.copy("INBOX", [1, 2], "b")
+    assert not list(tmp_path.rglob(f"{ADDING}*"))
+    assert len(account.snapshot("b").uids) == 0
+    store.close()

@@ -1,0 +1,64 @@
+"""What a command says when the disk, the rights or the room are not there (``filterd.__main__``)."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from filterd.__main__ import _told, main
+
+
+def chained(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            PermissionError(13, "Permission denied", "/x/queue"),
+            "/x/queue: Permission denied; run this as root",
+        ),
+        (
+            chained(OSError("accounts.db: no"), PermissionError(13, "Permission denied")),
+            "accounts.db: no; run this as root",
+        ),
+        (
+            chained(OSError("x"), sqlite3.OperationalError("attempt to write a readonly database")),
+            "run this as root",
+        ),
+        (OSError(28, "No space left on device"), "make room on that disk"),
+        (
+            chained(OSError("x"), sqlite3.OperationalError("database or disk is full")),
+            "make room on that disk",
+        ),
+        (OSError("plain"), "plain"),
+    ],
+)
+def test_what_to_do_is_said(error: BaseException, words: str) -> None:
+    assert words in _told(error)
+
+
+def test_a_configuration_that_may_not_be_read(tmp_path: Path, capsys) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    file = tmp_path / "filterd.toml"
+    file.write_text("")
+    file.chmod(0)
+    assert main(["config", "check", "-c", str(file)]) == 1
+    assert "no rights" in capsys.readouterr().out
+
+
+def test_remarks_about_this_machine(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "filterd.toml"
+    file.write_text(
+        '[server]\nhostname = "m.example.org"\nuser = "no-such-user"\n[[domain]]\nname = "example.org"\n'
+        f'[listen]\nlmtp = ["unix:{tmp_path}/none/lmtp", "unix:/run/filterd-none/lmtp"]\n'
+    )
+    assert main(["config", "check", "-c", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "useradd --system" in out and f"there is no folder {tmp_path}/none" in out and "2 remarks" in out
