@@ -73,7 +73,7 @@ NONE: Mapping[str, Callable[..., Stage]] = MappingProxyType({})
 def dns(config: Config, clock: Clock, ids: Ids) -> Resolver:
     """The resolver: the configured name servers, or those of this machine."""
     servers = [(server.host, server.port or 53) for server in config.dns.resolver]
-    return DnsResolver(clock, ids, servers, trust_ad=config.dns.trust_ad)
+    return DnsResolver(clock, ids, servers, trust_ad=config.dns.trust_ad, least_ttl=config.dns.least_ttl)
 
 
 def quarantine_of(config: Config, clock: Clock) -> Quarantine:

@@ -30,12 +30,13 @@ from filterd.imap.filtering import Filter, Filtered
 from filterd.imap.sharing import Sharing
 from filterd.imapsieve import ImapEvent, ImapOutcome, ImapSieve
 from filterd.outgoing import Departure
-from filterd.perform import change_lists, resolve_mailbox
+from filterd.perform import change_lists
 from filterd.queue.base import Outgoing, Spool
 from filterd.scripts import ScriptService, Sources
 from filterd.servers.ports import Jobs
 from filterd.shared_delivery import seen_by
 from filterd.sieve_host import LIST_PREFIX, AccountHost
+from filterd.specialuse import resolve_mailbox
 from filterd.store.base import (
     SYSTEM_FLAGS,
     AccountStore,
@@ -293,8 +294,13 @@ class MailboxScripts:
         """Stores what is to be filed; filing into the mailbox where the message is keeps it there."""
         rows = store.rows(event.mailbox, [uid]) if outcome.files else []
         for action in outcome.files:
-            step = plans.Store(action.mailbox, special_use=action.special_use, mailbox_id=action.mailbox_id)
-            mailbox = resolve_mailbox(store, step)
+            step = plans.Store(
+                action.mailbox,
+                create=action.create,
+                special_use=action.special_use,
+                mailbox_id=action.mailbox_id,
+            )
+            mailbox = resolve_mailbox(store, step, self.sharing, event.account)
             mailbox = "INBOX" if mailbox.upper() == "INBOX" else mailbox
             if mailbox == event.mailbox and action.message is None:
                 outcome = replace(outcome, delete=False, flags=action.flags)

@@ -33,6 +33,7 @@ from filterd.outgoing import Departure, aside
 from filterd.quarantine.base import Facts, Hold, Keeper
 from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool
 from filterd.sieve_host import LIST_PREFIX
+from filterd.specialuse import resolve_mailbox
 from filterd.store.base import (
     AccountStore,
     BadName,
@@ -60,7 +61,6 @@ from rules.mail.message import Message
 
 log = logging.getLogger("filterd.delivery")
 
-JUNK = "\\Junk"
 LIST_MEMBERS = 5000  # entries of one list of an account
 # An equal message's session in another process: it goes on or is found dead within a moment. What it acknowledged is in the
 # database within RIDE_SECONDS. Looked for so often.
@@ -361,7 +361,9 @@ class Performer:
         """The store as it will be done, now or by whoever rolls it forward: its mailbox is a name from here on."""
         mailbox = step.mailbox
         if step.special_use or step.mailbox_id or step.quarantine:
-            mailbox = await self._jobs.run(target.account, lambda store: resolve_mailbox(store, step))
+            mailbox = await self._jobs.run(
+                target.account, lambda store: resolve_mailbox(store, step, self.sharing, target.account)
+            )
         body = step.data if step.data is not None else job.base.data
         if not step.generated:
             body = _final_fields(job, target) + body
@@ -575,14 +577,3 @@ def change_lists(store: AccountStore, changes: Sequence[ListStore]) -> None:
         else:
             continue
         store.set_metadata(None, name, "\n".join(members))
-
-
-def resolve_mailbox(store: AccountStore, step: plans.Store) -> str:
-    """RFC 8579 :specialuse, RFC 9042 :mailboxid, or the quarantine: a name in this account."""
-    wanted = JUNK if step.quarantine else (step.special_use or "")
-    for info in store.mailboxes():
-        if step.mailbox_id and info.id == step.mailbox_id:
-            return info.name
-        if wanted and info.special_use.lower() == wanted.lower():
-            return info.name
-    return "Junk" if step.quarantine else step.mailbox

@@ -27,9 +27,13 @@ class CacheStatistics:
 
 
 class DnsCache:
-    """Answers by (lower-case name, type)."""
+    """Answers by (lower-case name, type). ``least``: seconds that every one lives, whatever its TTL.
 
-    def __init__(self, clock: Clock, limit: int = 20_000, octets: int = OCTETS) -> None:
+    A zone with a TTL of 0 would otherwise be asked several times for each message of a stream from one sender.
+    """
+
+    def __init__(self, clock: Clock, limit: int = 20_000, octets: int = OCTETS, least: float = 0.0) -> None:
+        self._least = least
         self._now = clock.monotonic
         self._limit = limit
         self._octets = octets
@@ -56,6 +60,7 @@ class DnsCache:
 
     def put(self, key: tuple[str, str], answer: DnsAnswer) -> None:
         """Keep an answer for its (capped) time to live; one with no life is not kept."""
+        life: float
         if answer.status is DnsStatus.TEMPORARY:
             life = FAILURE_TTL
         elif answer.status is DnsStatus.OK:
@@ -63,6 +68,7 @@ class DnsCache:
         else:
             life = min(answer.ttl, NEGATIVE_TTL_MAX)
         self._drop(key)
+        life = max(life, self._least)
         if life <= 0:
             return
         self._entries[key] = (self._now() + life, answer)

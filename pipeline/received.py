@@ -1,7 +1,7 @@
 """Our own Received line: where the message came from, or on purpose not.
 
 Specification: RFC 5321 4.4 (trace information), RFC 3848 and RFC 6531 4.3 (the words after ``with``), RFC 5321 7.6
-(``for`` only when there is one recipient: the others' addresses are nobody's business).
+(``for`` only when there is one recipient: the others' addresses are nobody's business; in ASCII or not at all).
 Invariant: what the client said (HELO) stands in the line only when it is a domain or an address literal, or reduced to
 harmless characters inside a comment; nothing of it can end the field or a comment. With ``hide_client`` the line holds
 nothing of the client: no address, no name, no HELO (HOUSE item 8).
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 
+from pipeline.dns_name import to_ascii
 from pipeline.envelope import Client, Profile
 from rules.mail import date
 
@@ -44,11 +45,18 @@ def line(
         "" if profile is Profile.DELIVER else f" with {protocol(client, profile, smtputf8)}{_tls(client)}"
     )
     parts.append(f"by {hostname}{with_words} id {_HARMLESS.sub('', message_id) or 'none'}")
-    address = recipients[0] if len(recipients) == 1 else ""
-    if _ADDRESS.fullmatch(address) and (smtputf8 or address.isascii()):
+    address = _in_ascii(recipients[0]) if len(recipients) == 1 else ""
+    if _ADDRESS.fullmatch(address):
         parts.append(f"for <{address}>")
     text = "Received: " + "\r\n\t".join(parts) + f";\r\n\t{date.render(when)}\r\n"
     return text.encode("utf-8", "replace")
+
+
+def _in_ascii(address: str) -> str:
+    """Our line is never what makes a header international: hosts without SMTPUTF8 could not be given the message any more."""
+    local, _, domain = address.rpartition("@")
+    labels = domain if domain.isascii() else to_ascii(domain)
+    return f"{local}@{labels}" if labels and local and local.isascii() else ""
 
 
 def protocol(client: Client, profile: Profile, smtputf8: bool = False) -> str:

@@ -103,8 +103,8 @@ class Table:
         return not any(fault.lost for fault in self.faults)
 
     def find(self, local: str, domain: str, written: str = "") -> Entry | None:
-        """Folded parts. The address before the bare name (virtual(5)), then the first expression, which sees the local part as it was
-        ``written`` (regexp_table(5): the flag i makes capitals count)."""
+        """Folded parts. The address before the bare name (virtual(5)), then the first expression, which sees the local part
+        as it was ``written`` (regexp_table(5): the flag i makes capitals count)."""
         entry = self.names.get(f"{local}@{domain}") or self.names.get(local)
         if entry is not None:
             return entry

@@ -211,7 +211,7 @@ class BuiltinDirectory:
         while waiting:
             local, domain, detail, via = waiting.pop()
             steps += 1
-            if len(via) > MAX_DEPTH or steps + len(waiting) > MAX_TARGETS:
+            if len(via) > MAX_DEPTH or steps + len(waiting) + len(found.outlets) > MAX_TARGETS:
                 found.later = "an alias leads to too many addresses"
                 return
             if domain not in self._domains:
@@ -278,7 +278,8 @@ class BuiltinDirectory:
     def _candidate(
         self, local: str, domain: str, records: Mapping[str, Record], written: str = ""
     ) -> tuple[str, str, Entry | None]:
-        """(name, detail, alias): the address as it is when something is there, else without its subaddress. ``written``: not folded."""
+        """(name, detail, alias): the address as it is when something is there, else without its subaddress.
+        ``written``: not folded."""
         aliases = self._domains[domain].aliases
         entry = aliases.find(local, written)
         if entry is not None or f"{local}@{domain}" in records:

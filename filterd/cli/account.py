@@ -22,7 +22,6 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from filterd.accounts.builtin import BuiltinDirectory
 from filterd.accounts.database import AccountDatabase, Record
 from filterd.accounts.errors import AccountExists, BadAccount
 from filterd.accounts.names import account_id, fold, split
@@ -37,13 +36,11 @@ from filterd.cli.storage import open_store
 from filterd.config.schema import Config
 from filterd.config.values import BadValue, nearest, show_size, size
 from filterd.explain.traces import forget_account
-from filterd.learning.learner import forget_learned
 from filterd.ports import SystemClock
 from filterd.quarantine.database import QuarantineDatabase
 from filterd.quarantine.database import database_path as database_file
 from filterd.shared_mail import shares_of
 from filterd.store.durable import RealDisk
-from filterd.store.snapshot import rebuilt_in, told
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +152,8 @@ def _forget_shares(config: Config, account: str) -> None:
 
 def show(arguments: argparse.Namespace, config: Config, database: AccountDatabase) -> int:
     record = _existing(arguments.address, database)
+    from filterd.accounts.builtin import BuiltinDirectory  # much comes with it, which --help does without
+
     directory = BuiltinDirectory(config, database, Passwords(SystemClock()))
     account = directory.account(record.id)
     assert account is not None
@@ -171,6 +170,8 @@ def show(arguments: argparse.Namespace, config: Config, database: AccountDatabas
         "scripts": [info.name for info in scripts.list()],
         "active_script": active[0] if active else None,
     }
+    from filterd.store.snapshot import rebuilt_in, told
+
     rebuilt = rebuilt_in(account_folder(config, record.id), SystemClock().time())
     if rebuilt:
         facts["index"] = json.loads(rebuilt) if arguments.json else told(rebuilt)
@@ -215,6 +216,8 @@ def remove(arguments: argparse.Namespace, config: Config, database: AccountDatab
         forget_account(Path(config.server.data_dir) / "traces.db", record.id)
     if arguments.purge:
         _forget_held(database_file(Path(config.server.data_dir)), record.id)
+        from filterd.learning.learner import forget_learned
+
         forget_learned(config, record.id)
         shutil.rmtree(folder, ignore_errors=True)
         if os.path.exists(folder):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from filterd.cli import FOUND, OK, USAGE, CliError
 from filterd.cli.options import FILE_NAME, print_json
+from filterd.config.errors import render
+from filterd.config.load import parse
 from filterd.config.takeover.names import NAMES
 from filterd.config.values import nearest
 from filterd.store.durable import RealDisk, opened
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             {
                 "file": one.line.file,
                 "line": one.line.number,
-                "text": one.line.text,
+                "text": one.line.shown,
                 "fate": one.fate.name.lower(),
                 "why": one.why,
             }
@@ -76,11 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"toml": text, "lines": rows, "accounts": draft.accounts})
     else:
         report(draft, arguments.report)
+        remarks = parse(text, target).warnings
+        if remarks:
+            print(f"`filterd config check` remarks:\n{render(remarks)}", file=sys.stderr)
     if arguments.output:
         write(arguments.output, text)
-        print(
-            f"{arguments.output} is written; `filterd config check` has nothing against it", file=sys.stderr
-        )
+        print(f"{arguments.output} is written; `filterd config check` takes it", file=sys.stderr)
     elif not arguments.json:
         print(text, end="")
     return FOUND if left else OK

@@ -30,14 +30,16 @@ from filterd.cli import FOUND, OK, CliError
 from filterd.cli.options import add_config, add_json, load_config, print_json
 from filterd.cli.storage import open_store
 from filterd.config.schema import Config
+from filterd.config.values import show_duration
 from filterd.explain import owner, partial
 from filterd.explain.text import explain
 from filterd.explain.traces import TraceReader
 from filterd.store.base import Store, StoreError
-from pipeline.trace import MessageTrace, RecipientTrace
+from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 TRACE = re.compile(r"[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}-?[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}(\.[0-9]+)?\Z")
 HELD_PLACE = "quarantine "
+QUEUED_PLACE = re.compile(r"queued for (?P<address>.+) \((?P<id>[0-9A-Z]+)\)\Z")
 PLACE = re.compile(r"(?P<mailbox>.+) uid (?P<uid>[0-9]+)\Z")
 
 
@@ -67,9 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
                 found = _from_folders(" ".join(arguments.what), arguments.account, config, store)
             if found is None:
                 wanted = " ".join(arguments.what)
-                raise CliError(
-                    f"nothing is known of “{wanted}”; traces are kept for pipeline.keep_traces", FOUND
-                )
+                raise CliError(_unknown(wanted, config), FOUND)
             trace, only = found
             parts = [only] if only is not None else trace.recipients
             if arguments.account:
@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
                 if not parts:
                     raise CliError(f"{arguments.account} was no recipient of that message", FOUND)
             events = reader.events(trace.id)
-            now_at = _now(trace, parts, store, Path(config.server.data_dir))
+            told = owner.events_of(parts, events) if arguments.account else events
+            now_at = _now(trace, parts, told, store, Path(config.server.data_dir))
             if arguments.account:
                 trace, events = owner.view(trace, parts), owner.events_of(parts, events)
             else:
@@ -185,15 +186,29 @@ def _of_place(
     return found if found is not None or not rows else partial.of_row(rows[0], account, mailbox)
 
 
-def _now(trace: MessageTrace, parts: Sequence[RecipientTrace], store: Store, data_dir: Path) -> str:
-    """Where the message is today: still there, moved (found by its trace mark), or gone."""
+def _unknown(wanted: str, config: Config) -> str:
+    """Why there may be no trace of it."""
+    kept = show_duration(config.pipeline.keep_traces)
+    return (
+        f"nothing is known of “{wanted}”; traces are kept for {kept} (pipeline.keep_traces). What is refused before its text came,"
+        " for an unknown recipient or as relaying, leaves none: `filterd route ADDRESS` tells what happens to an address"
+    )
+
+
+def _now(
+    trace: MessageTrace, parts: Sequence[RecipientTrace], events: Sequence[Span], store: Store, data_dir: Path
+) -> str:
+    """Where the message is today: still there, moved (found by its trace mark), on its way, or gone."""
     out = []
     for number, recipient in enumerate(trace.recipients, 1):
         if not any(recipient is part for part in parts):
             continue
         for place in recipient.places:
             match = PLACE.match(place)
-            if place.startswith(HELD_PLACE):
+            queued = QUEUED_PLACE.match(place)
+            if queued:
+                out.append(_way(queued["address"], queued["id"], events))
+            elif place.startswith(HELD_PLACE):
                 held = _held(data_dir, place.removeprefix(HELD_PLACE))
                 out += [held] if held else []
             elif match and recipient.account:
@@ -203,6 +218,22 @@ def _now(trace: MessageTrace, parts: Sequence[RecipientTrace], store: Store, dat
                     )
                 )
     return ", ".join(out)
+
+
+def _way(address: str, queue_id: str, events: Sequence[Span]) -> str:
+    """What the queue last said of what it has for ``address``."""
+    last = next(
+        (one for one in reversed(events) if one.summary.startswith((f"{address}: ", f"{address} at "))), None
+    )
+    match last.result if last is not None else "":
+        case "sent":
+            return f"handed over for {address}"
+        case "expired" | "bounced" | "failed":
+            return f"given up for {address}; its sender was told"
+        case "dropped":
+            return f"thrown away for {address}"
+        case _:
+            return f"in the queue for {address}; filterd queue why {queue_id}"
 
 
 def _held(data_dir: Path, name: str) -> str:

@@ -82,10 +82,18 @@ class RemoteScripts:
         try:
             return step()
         except managesieve.Error as error:
-            raise RemoteError(str(error), temporary=True) from error
+            raise RemoteError(_told(str(error)), temporary=True) from error
         except OSError as error:
             raise RemoteError(str(error), temporary=True) from error
 
     def _why(self) -> str:
         message = bytes(self._client.errmsg or b"").decode("utf-8", "replace").strip()
         return f": {message}" if message else ""
+
+
+def _told(text: str) -> str:
+    """What the library says, and what to do about a certificate that nobody vouches for."""
+    if "CERTIFICATE_VERIFY_FAILED" not in text:
+        return text
+    why = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or "it is not vouched for"
+    return f"the server's certificate is not trusted ({why}); --ca FILE names it, or -c FILE for a server of this machine"

@@ -38,7 +38,7 @@ from filterd.cli.sieve_run import (
     script_name,
 )
 from filterd.ports import SystemClock
-from rules.compiler import CompiledScript
+from rules.compiler import CompiledScript, compile_script
 from rules.errors import ScriptErrors, render
 
 MANAGESIEVE_PORT = 4190  # RFC 5804 1.8
@@ -276,11 +276,12 @@ def put(arguments: argparse.Namespace, scripts: Scripts, words: list[str]) -> in
     path = _word(words, "the script's FILE")
     text = _read(path)
     name = arguments.name or script_name(path)
-    if not arguments.server:  # the server checks what a client sends
-        compiled = compiled_script(text, name, {})
-        if isinstance(compiled, ScriptErrors):
-            print(render(compiled.errors, text, path), end="", file=sys.stderr)
-            raise CliError(f"{path} has errors; it was not stored", FOUND)
+    if isinstance(scripts, _LocalScripts):  # the server checks what a client sends
+        try:
+            compile_script(text, name=name, capabilities=scripts.service.capabilities())
+        except ScriptErrors as errors:
+            print(render(errors.errors, text, path), end="", file=sys.stderr)
+            raise CliError(f"{path} has errors; it was not stored", FOUND) from None
     scripts.put(name, text)
     if arguments.activate:
         scripts.activate(name)
@@ -364,6 +365,7 @@ class _LocalScripts:
     """The account's files; what root writes belongs to the server's user."""
 
     def __init__(self, arguments: argparse.Namespace, account: str) -> None:
+        from filterd import execclient
         from filterd.accounts.database import AccountDatabase
         from filterd.accounts.names import fold
         from filterd.accounts.places import account_folder, database_path, scripts_of, tests_of
@@ -385,6 +387,8 @@ class _LocalScripts:
             lambda _: files,
             global_dir=Path(self._config.server.data_dir) / "sieve" / "global",
             tests_of=lambda _: self.tests,
+            # Words of programs are offered where their service runs, as the server does it.
+            more=execclient.CAPABILITIES if execclient.reachable(self._config.exec.socket) else (),
         )
         self._store = self.service.of(self.account)
 

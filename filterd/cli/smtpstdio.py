@@ -23,8 +23,11 @@ def converse(config: Config, account: Account) -> int:
     from filterd import app
     from filterd.proto.smtp import SmtpCore
     from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
+    from filterd.servers.ports import SmtpSession
     from filterd.servers.smtp import SmtpConnection, SmtpDoor
     from pipeline.envelope import Profile
+
+    sessions: list[SmtpSession] = []
 
     class Caller(SmtpConnection):
         """A connection whose client is known already."""
@@ -32,6 +35,7 @@ def converse(config: Config, account: Account) -> int:
         def begin(self) -> SmtpCore:
             core = super().begin()
             self.session.account, self.session.profile = account, Profile.DELIVER
+            sessions.append(self.session)
             return core
 
     async def work() -> int:
@@ -51,6 +55,8 @@ def converse(config: Config, account: Account) -> int:
             threading.Thread(target=_feed, args=(theirs,), daemon=True).start()
             await asyncio.to_thread(_print, theirs)
             theirs.close()
+            for session in sessions:  # all of it was printed: the same words again are another message
+                parts.reception.acknowledged(session)
         finally:
             parts.close()
         return EX_OK

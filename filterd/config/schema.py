@@ -456,6 +456,11 @@ class Dns:
         "Believe the AD flag (DNSSEC) of name servers that are not on this machine. The way to them must be safe.",
         Kind.FLAG,
     )
+    least_ttl: float = setting(
+        1.0,
+        "How long an answer is kept though its TTL says less: mail of one sender comes in bursts. 0 = as the TTL says.",
+        Kind.DURATION,
+    )
 
 
 @dataclass(frozen=True, slots=True)

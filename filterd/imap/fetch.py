@@ -71,15 +71,16 @@ def run(call: Call, plan: Plan, spans: numset.Spans, *, missing_ok: bool = False
     uids = numset.pick(call.view.uids, spans)
     if call.uid and not call.session.uidonly:
         plan.columns = [col.UID] + [column for column in plan.columns if column is not col.UID]
-    call.costs(len(uids) * (_TEXT_COSTS if plan.texts else _LINE_COSTS))
     if col.MODSEQ in plan.columns:
         plan.columns = [col.FLAGS_NOW if column is col.FLAGS else column for column in plan.columns]
     if plan.texts:
+        call.costs(len(uids) * _TEXT_COSTS)
         missing = yield from _texts(call, plan, list(uids))
     elif _FACTS.issuperset(plan.needs) and (facts := _facts(call, plan)) is not None:
         missing = 0
         yield from _arrays(call, plan, spans, facts)
     else:
+        call.costs(len(uids) * _LINE_COSTS)
         missing = yield from _rows(call, plan, uids)
     if missing and not missing_ok:
         raise No("Some of the messages are gone", "EXPUNGEISSUED")
@@ -109,19 +110,24 @@ def _arrays(call: Call, plan: Plan, spans: numset.Spans, facts: Facts) -> Steps:
     owner = session.account.id if session.account is not None else ""
     kept = len(view) <= lines.MOST and _KEPT.issuperset(columns)
     what = line.decode("latin-1")
-    all_uids, all_masks = view.uids, view.flags
-    for start, end, whole in lines.cut(spans, len(view)):
-        uids, masks, fields, shown = all_uids[start:end], all_masks[start:end], {}, None
+    all_uids, all_masks, made = view.uids, view.flags, 0
+    for span, whole in lines.cut(spans, len(view)):
+        uids, masks, fields = numset.pick(all_uids, span), numset.pick(all_masks, span), {}
         if col.SIZE in columns:
-            fields["size"] = facts.sizes[start:end]
+            fields["size"] = numset.pick(facts.sizes, span)
         if col.INTERNALDATE in columns:
-            fields["date"] = facts.dates[start:end]
-            shown = facts.shown[start:end] if facts.shown is not None else None
-        key = (owner, view.mailbox_id, f"{start} {what}")
+            fields["date"] = numset.pick(facts.dates, span)
+        key = (owner, view.mailbox_id, f"{span[0][0]} {what}")
         made_of = uids, masks, *fields.values()
         text = ready.get(key, names, made_of) if whole and kept else None
         if text is None:
-            numbers = range(start + 1, end + 1)
+            made += len(uids)
+            call.costs(made * _LINE_COSTS)
+            places = range(*span[0]) if len(span) == 1 else list(numset.positions(span))
+            shown = (
+                [facts.shown[at] for at in places] if facts.shown is not None and "date" in fields else None
+            )
+            numbers = [at + 1 for at in places]
             block = Block(numbers, uids, masks, fields, view.table, _gone, shown)
             text = _render(line, uids if session.uidonly else numbers, columns, block)
             if whole and kept:

@@ -2,7 +2,8 @@
 
 Specification: RFC 9738. Complete. FETCH, STORE, MOVE, SEARCH and UID EXPUNGE handle the messages with the highest UIDs and say with
 MESSAGELIMIT down to which UID they came; the client goes on with UIDBEFORE. COPY and APPEND are all or nothing, so they are
-refused. SORT, THREAD and what counts (COUNT, MIN, MAX) take what there is: they cost no answer, or one in their own order.
+refused. SEARCH counts what it found, where the RFC's example counts what was looked at: a client that goes on misses nothing.
+SORT, THREAD and what counts (COUNT, MIN, MAX) take what there is: they cost no answer, or one in their own order.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from filterd.imap.errors import No
 
 if TYPE_CHECKING:
     from filterd.imap.config import ImapServerConfig
+    from filterd.imap.partial import Partial
     from filterd.imap.result import Options
 
 
@@ -58,8 +60,7 @@ def found(call: Call, options: Options | None, places: Sequence[int]) -> Sequenc
     if not most:
         return places
     if options is not None:
-        if options.partial is not None and options.partial.last - options.partial.first >= most:
-            raise No(f"A window of {most} messages at most", f"MESSAGELIMIT {most}")
+        window(call, options.partial)
         if not (options.all or options.save):
             return places
     if len(places) <= most:
@@ -67,6 +68,13 @@ def found(call: Call, options: Options | None, places: Sequence[int]) -> Sequenc
     places = places[-most:]
     _tell(call, call.view.uids[places[0]])
     return places
+
+
+def window(call: Call, partial: Partial | None) -> None:
+    """The window of a SEARCH or FETCH (RFC 9394), before anything is done for it."""
+    most = call.session.config.message_limit
+    if most and partial is not None and partial.last - partial.first >= most:
+        raise No(f"A window of {most} messages at most", f"MESSAGELIMIT {most}")
 
 
 def save(call: Call, count: int) -> None:

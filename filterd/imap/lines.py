@@ -54,11 +54,24 @@ class Lines:
         self._shelf.put(key, _Kept(names, made_of, text), octets)
 
 
-def cut(spans: Spans, count: int) -> Iterator[tuple[int, int, bool]]:
-    """Positions, BLOCK at most together, and whether that is a whole block of a mailbox of ``count`` messages."""
+def cut(spans: Spans, count: int) -> Iterator[tuple[Spans, bool]]:
+    """Positions, BLOCK at most together, and whether they are a whole block of a mailbox of ``count`` messages. What lies
+    scattered is gathered."""
+    gathered: Spans = []
+    room = BLOCK
     for start, last in spans:
         while start < last:
             block = start - start % BLOCK
             end = min(block + BLOCK, last)
-            yield start, end, start == block and end == min(block + BLOCK, count)
+            whole = start == block and end == min(block + BLOCK, count)
+            if gathered and (whole or end - start > room):
+                yield gathered, False
+                gathered, room = [], BLOCK
+            if whole:
+                yield [(start, end)], True
+            else:
+                gathered.append((start, end))
+                room -= end - start
             start = end
+    if gathered:
+        yield gathered, False

@@ -1,7 +1,8 @@
 """Delivery status notifications: failure, delay, success (delivered here, or relayed to a host that reports nothing).
 
 Specification: RFC 3464 (message/delivery-status), RFC 3461 (NOTIFY, RET, ENVID, ORCPT), RFC 6522 (multipart/report), RFC 6533
-(international addresses, in their 7-bit form; message/global-headers). Complete: yes, except that there is one notification a recipient.
+(international addresses, in their 7-bit form; message/global-headers). Complete: yes, except that there is one notification a
+recipient.
 
 Invariants: only ever made for a non-null reverse-path, always sent with the null one; ``NOTIFY`` is honoured by the caller
 through ``wanted``. The original comes back as its header, or whole when RET=FULL asked for it and it is small. Nothing that

@@ -264,15 +264,21 @@ async def send_waiting(
 async def _all(post: Post, batch: Sequence[Waiting], stop: asyncio.Event) -> list[str | PostFailed]:
     """Of none when we are told to stop before all have answered."""
     work = asyncio.gather(*(_one(post, one) for one in batch))
-    stopping = asyncio.ensure_future(stop.wait())
+    stopping = asyncio.create_task(_stopped(stop))
+    both: list[asyncio.Future[list[str | PostFailed]]] = [work, stopping]
     try:
-        await asyncio.wait([work, stopping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         return work.result() if work.done() else []
     finally:
         stopping.cancel()
         if not work.done():
             work.cancel()
             await asyncio.wait([work])
+
+
+async def _stopped(stop: asyncio.Event) -> list[str | PostFailed]:
+    await stop.wait()
+    return []
 
 
 async def _one(post: Post, one: Waiting) -> str | PostFailed:
@@ -283,3 +289,6 @@ async def _one(post: Post, one: Waiting) -> str | PostFailed:
         return await post(url, one.data)
     except PostFailed as failed:
         return failed
+    except Exception:  # a bug: the others are sent all the same
+        log.exception("TLS report for %s of %s", one.domain, one.day)
+        return PostFailed("an internal error")

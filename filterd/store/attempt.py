@@ -3,11 +3,15 @@
 Format (documented nowhere else): ``adding.<token>`` in the index's directory, there only while such a command is under way::
 
     filterd-adding 1
-    <boot id> <process id> <its start>
+    <boot id> <process id> <its start> [synced]
     <mailbox id> <file name without flags>      a line for each message, before it gets that name
 
-It is on the disk before the first name is made, and its removal before the command is answered. Whoever opens the account, or
-comes after a writer that died with the lock, takes away what is named in a file of a process that is no more. He first
+It is there before the first name is made, and gone before the command is answered: with many messages, or several goes, on the disk
+(``synced``), which costs three syncs. With fewer than SYNCED_FROM of them these would be most of the command's time: their file is
+not synced, and means nothing once the machine has started anew, so that a power failure (not a killed process) may leave a part.
+
+Whoever opens the account, or comes after a writer that died with the lock, takes away what is named in a file of a process that is
+no more. He first
 gives the file another name (``undoing.<token>``): a command that is under way all the same, though nobody here sees its process,
 then finds no file to remove, and fails instead of answering for what is gone.
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
 FIRST_LINE = "filterd-adding 1"
 ADDING, UNDOING = "adding.", "undoing."
+SYNCED = " synced"
+SYNCED_FROM = 500  # messages
 
 
 def this_process(disk: Disk) -> str:
@@ -59,18 +65,25 @@ def is_alive(disk: Disk, mark: str) -> bool:
 class FileAttempt(Attempt):
     """Of a Maildir account; may outlive the open account."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, synced: bool = True) -> None:
         self._disk = core.settings.disk
         self._path = core.index_path
+        self._synced = synced
         self._name = ADDING + core.settings.ids.token(8)
-        self._lines = [FIRST_LINE, this_process(self._disk)]
+        self._lines = [FIRST_LINE, this_process(self._disk) + (SYNCED if synced else "")]
+
+    @classmethod
+    def of(cls, core: Core, count: int) -> FileAttempt | None:
+        """For so many messages at once; one needs none."""
+        return cls(core, count >= SYNCED_FROM) if count > 1 else None
 
     def add(self, names: Iterable[tuple[str, str]]) -> None:
-        """(mailbox id, file name) of messages that come next; durable."""
+        """(mailbox id, file name) of messages that come next."""
         self._lines += [f"{mid} {fl.split_name(name)[0]}" for mid, name in names]
         text = "\n".join(self._lines) + "\n"
         with opened(self._disk, self._path) as at:
-            durable.replace_small(self._disk, at, self._name, text.encode("ascii", "surrogateescape"))
+            data = text.encode("ascii", "surrogateescape")
+            durable.replace_small(self._disk, at, self._name, data, self._synced)
 
     def end(self) -> None:
         if len(self._lines) == 2:
@@ -78,7 +91,8 @@ class FileAttempt(Attempt):
         try:
             with opened(self._disk, self._path) as at:
                 self._disk.unlink(at, self._name)
-                self._disk.sync_dir(at)
+                if self._synced:
+                    self._disk.sync_dir(at)
         except FileNotFoundError:
             raise StoreUnavailable(
                 "the messages were taken away again: this process was held for dead"
@@ -101,7 +115,13 @@ def _undo(core: Core, name: str) -> None:
     with open(f"{core.index_path}/{name}", encoding="ascii", errors="surrogateescape") as file:
         lines = file.read().split("\n")
     if name.startswith(ADDING):
-        if lines[0] != FIRST_LINE or is_alive(disk, lines[1]):
+        synced = lines[1:2] and lines[1].endswith(SYNCED)
+        if lines[0] != FIRST_LINE or (not synced and not lines[1].startswith(disk.boot_id() + " ")):
+            disk.unlink(
+                core.index_dir, name
+            )  # cut short, or of another boot: what it names may have been answered
+            return
+        if is_alive(disk, lines[1].removesuffix(SYNCED)):
             return
         other = UNDOING + name.removeprefix(ADDING)
         disk.rename(core.index_dir, name, core.index_dir, other)

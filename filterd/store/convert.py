@@ -104,7 +104,12 @@ class _Conversion:
                 self.progress(row.name, self.switch.messages, total)
             self._remember()
             self._unchanged()
-            self._switch(rows, stack)
+            try:
+                self._switch(rows, stack)
+            except BaseException:
+                with contextlib.suppress(OSError):  # nothing is in it
+                    self.disk.remove_dir(core.root, self.switch.old)
+                raise
 
     def _hold(self, inbox: Folder, stack: contextlib.ExitStack) -> None:
         """Nobody adds to INBOX from here on until it is put away."""

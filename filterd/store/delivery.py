@@ -77,8 +77,8 @@ def store_all(
     """All or none; keys play no part."""
     batch = kind(core, [(mailbox, message, None) for message in messages], whole=True)
     attempt = part_of if isinstance(part_of, FileAttempt) else None
-    if attempt is None and len(messages) > 1:
-        attempt = FileAttempt(core)
+    if attempt is None:
+        attempt = FileAttempt.of(core, len(messages))
     batch.attempt = attempt
     try:
         stored = []

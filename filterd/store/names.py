@@ -21,6 +21,8 @@ from filterd.store.base import MAX_DEPTH, MAX_NAME_OCTETS, SEPARATOR, BadName, N
 INBOX = "INBOX"
 RESERVED = "filterd"
 MAX_DIRECTORY_OCTETS = 255  # NAME_MAX
+# RFC 6154 2, as somebody may write them; \All and \Flagged are virtual mailboxes, which we do not have.
+SPECIAL_USES = {use.lower(): use for use in ("\\Archive", "\\Drafts", "\\Junk", "\\Sent", "\\Trash")}
 
 
 def normalise(name: str) -> str:

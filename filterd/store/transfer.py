@@ -358,7 +358,7 @@ class _Transfer:
 def copy(core: Core, mailbox: str, uids: Sequence[int], destination: str) -> Copied:
     with core.locked():
         transfer = _Transfer(core, mailbox, destination)
-        attempt = transfer.attempt = FileAttempt(core) if len(uids) > 1 else None
+        attempt = transfer.attempt = FileAttempt.of(core, len(uids))
         try:
             pairs = transfer.run(uids, move=False)
             if transfer.missing:

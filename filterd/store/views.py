@@ -308,7 +308,7 @@ def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> lis
     known, folder.ahead = folder.ahead, {}
     texts: list[bytes | None] = []
     asked: Sequence[int] = ()
-    if 0 < len(uids) <= FEW:
+    if 0 < len(uids) <= FEW and not all(uid in known for uid in uids):
         first, last = min(uids) // PLACES, max(uids) // PLACES
         if last - first <= 1:
             known, asked = _keep_places(core, folder, first, last), uids
@@ -330,7 +330,7 @@ def read_many(core: Core, mailbox: str, uids: Sequence[int], octets: int) -> lis
             if octets <= 0:
                 break
     if len(texts) < len(uids):
-        folder.ahead = {uid: known[uid] for uid in uids[len(texts) : len(texts) + READ_BLOCK] if uid in known}
+        folder.ahead = known
     return texts
 
 

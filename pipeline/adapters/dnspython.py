@@ -248,6 +248,7 @@ class DnsResolver(Resolver):
     """The resolver of the running server. ``servers`` empty: those of this machine's configuration.
 
     ``trust_ad``: believe the AD flag of servers that are not on loopback too (RFC 6698 A.3: the way to them must be safe).
+    ``least_ttl``: seconds that an answer is kept though its TTL is less.
     """
 
     def __init__(
@@ -261,6 +262,7 @@ class DnsResolver(Resolver):
         deadline: float = DEADLINE,
         attempt: float = ATTEMPT,
         cache_limit: int = 20_000,
+        least_ttl: float = 0.0,
     ) -> None:
         self._ids = ids
         self._servers = list(servers) or list(system_servers())
@@ -268,7 +270,7 @@ class DnsResolver(Resolver):
         self._trust_ad = trust_ad
         self._deadline = deadline
         self._attempt = attempt
-        self.cache = DnsCache(clock, cache_limit)
+        self.cache = DnsCache(clock, cache_limit, least=least_ttl)
         self._under_way: dict[tuple[str, str], asyncio.Task[DnsAnswer]] = {}
         self._wire = asyncio.Semaphore(CONCURRENCY)
 

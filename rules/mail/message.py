@@ -1,6 +1,6 @@
 """One message: immutable octets, and what is read from them when asked.
 
-Invariants: data is never changed; header and root are read at most once; nothing raises on any octets.
+Invariants: data is never changed; header, root and each list of addresses are read at most once; nothing raises on any octets.
 """
 
 import re
@@ -18,13 +18,14 @@ _BROKEN_ID: Final = re.compile(rb"[^\s<>]++")
 class Message:
     """A received message. Header names are given in lower case. ``crlf``: who made it knows that all line ends are CRLF."""
 
-    __slots__ = ("_header", "_root", "crlf", "data")
+    __slots__ = ("_addresses", "_header", "_root", "crlf", "data")
 
     def __init__(self, data: bytes, crlf: bool = False) -> None:
         self.data = data
         self.crlf = crlf
         self._header: HeaderBlock | None = None
         self._root: mime.Part | None = None
+        self._addresses: dict[bytes, tuple[address.Mailbox, ...]] | None = None
 
     @property
     def size(self) -> int:
@@ -79,7 +80,15 @@ class Message:
         return found
 
     def addresses(self, name: bytes) -> tuple[address.Mailbox, ...]:
-        """The mailboxes of all fields of a name, in order."""
+        """The mailboxes of all fields of a name, in order; read once."""
+        known = self._addresses
+        if known is None:
+            known = self._addresses = {}
+        if name not in known:
+            known[name] = self._read_addresses(name)
+        return known[name]
+
+    def _read_addresses(self, name: bytes) -> tuple[address.Mailbox, ...]:
         values = self.header.get_all(name)
         if len(values) == 1:
             return address.parse_list(values[0]).mailboxes

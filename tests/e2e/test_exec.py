@@ -182,11 +182,23 @@ def test_commands(service: Service) -> None:
     assert service.server.command("exec", "run", "none").returncode == 1
 
 
+def test_a_script_that_names_a_program_goes_by_the_command_line_too(service: Service, tmp_path: Path) -> None:
+    script = tmp_path / "printed.sieve"
+    script.write_text('require "vnd.dovecot.pipe"; pipe "keep";')
+    done = service.server.command("sieve", "put", f"bob@{DOMAIN}", str(script), "--activate")
+    assert done.returncode == 0, done.stderr
+    assert b"printed" in service.server.command("sieve", "list", f"bob@{DOMAIN}").stdout
+
+
 def test_without_the_service_there_is_no_capability() -> None:
     extra = '[exec]\nsocket = "nowhere.sock"\ndirectory = "programs"\n'
     with Server(people=("ann",), extra=extra, doors=("sieve",)) as server:
         done = server.command("exec", "serve")
         assert done.returncode == 78 and b"exec.directory" in done.stderr
+        script = server.folder / "printed.sieve"
+        script.write_text('require "vnd.dovecot.pipe"; pipe "keep";')
+        done = server.command("sieve", "put", f"ann@{DOMAIN}", str(script))
+        assert done.returncode == 1 and b"switched off on this server" in done.stderr
         import socket
 
         with socket.create_connection(("127.0.0.1", server.ports["sieve"]), 10) as sock:

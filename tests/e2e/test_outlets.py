@@ -37,7 +37,7 @@ stubborn: |refuse
 patient: |later
 archive: {files}/archive
 folder: {files}/Mail/
-nobody: /dev/null
+gone: /dev/null
 each: {files}/each, {files}/Each/, |take each
 out: /etc/passwd
 shell: "|take x; rm -rf /"
@@ -61,7 +61,7 @@ class House:
         aliases.write_text(ALIASES.format(programs=self.programs, files=self.files))
         user = "nobody" if os.geteuid() == 0 else ""
         self.server = Server(
-            people=("ann",),
+            people=("ann", "nobody"),
             domain=f'alias_files = ["aliases:{aliases}"]\n',
             # the first line still belongs to the [queue] that the server writes
             extra=f"""retry = ["1s"]
@@ -73,9 +73,12 @@ directory = "{self.programs}"
 user = "{user}"
 isolation = "best-effort"
 [accounts.allow]
-mail_to_commands = ["alias"]
-mail_to_files = ["alias"]
-mail_to_files_in = ["{self.files}"]
+mail_to_commands = ["alias", "forward"]
+mail_to_files = ["alias", "forward"]
+mail_to_files_in = ["{self.files}", "{self.files}/%{{user}}"]
+[accounts.forward]
+enabled = true
+path = "{self.folder}/forwards/%{{user}}"
 """,
             doors=("smtp", "imaps"),
         )
@@ -153,8 +156,23 @@ def test_a_refusal_comes_back_and_a_defer_is_tried_again(house: House) -> None:
     assert f"stubborn@{DOMAIN}".encode() in report and str(house.programs).encode() not in report
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: cannot write a file that the user's .forward may be")
+def test_a_forward_of_a_user(house: House) -> None:
+    forwards, own = house.folder / "forwards", house.files / "nobody"
+    for folder in (forwards, own):
+        folder.mkdir(mode=0o755)
+    (forwards / "nobody").write_text(f'\\nobody, {own}/copy\n"|take forwarded"\n')
+    assert house.refusal("nobody") == ""
+    wait_for(lambda: (own / "copy").exists() and house.taken("forwarded"), 20, "both")
+    assert b"Subject: for nobody" in (own / "copy").read_bytes()
+    assert any(b"for nobody" in text for text in house.server.read("nobody")["INBOX"].values())
+    (forwards / "nobody").write_text(f"{house.files}/archive2\n")  # of the alias files, and nobody's
+    done = house.server.command("route", f"nobody@{DOMAIN}")
+    assert b"not below a folder" in done.stdout and b"mailbox here" in done.stdout
+
+
 def test_files(house: House) -> None:
-    for name in ("archive", "folder", "nobody", "archive"):
+    for name in ("archive", "folder", "gone", "archive"):
         assert house.refusal(name) == ""
     box = house.files / "archive"
     wait_for(lambda: box.exists() and box.read_bytes().count(b"\nSubject: for archive") == 2, 20, "the mbox")
@@ -169,7 +187,7 @@ def test_route_explain_and_check_tell_it(house: House) -> None:
         return done.returncode, {step["kind"]: step["text"] for step in json.loads(done.stdout)["steps"]}
 
     assert told("robot") == (0, {"alias": told("robot")[1]["alias"], "program": "|take 'one two'"})
-    assert told("nobody")[1]["file"] == "/dev/null: thrown away"
+    assert told("gone")[1]["file"] == "/dev/null: thrown away"
     (house.files / "archive").chmod(0o620)
     code, steps = told("archive")
     assert code == 75 and "others may write there" in steps["file"]

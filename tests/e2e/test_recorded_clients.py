@@ -16,7 +16,9 @@ pytestmark = pytest.mark.e2e
 
 RECORDED = Path(__file__).resolve().parent.parent / "vectors" / "clients"
 THUNDERBIRD = sorted(RECORDED.glob("thunderbird-*.imap"))
-END = {
+ROUNDCUBE = sorted(RECORDED.glob("roundcube-*.imap"))
+End = dict[str, list[tuple[int, str, set[str]]]]
+END: End = {
     "INBOX": [
         (8, "large", {"\\Seen", "\\Flagged", "$label3"}),
         (10, "before the second start", set()),
@@ -63,6 +65,24 @@ SAID = {
         "GETQUOTAROOT",
     ),
 }
+ROUNDCUBE_END: End = {
+    "INBOX": [
+        (1, "message 0", set()),
+        (2, "message 1", {"\\Flagged"}),
+        (3, "message 2", {"\\Answered"}),
+        (7, "Grüße", {"\\Seen"}),
+        (8, "large", set()),
+    ],
+    "Archive": [(1, "message 4", set()), (2, "message 5", set())],
+    "Drafts": [],
+    "Junk": [],
+    "Sent": [(1, "sent", {"\\Seen"})],
+    "Trash": [],
+}
+ROUNDCUBE_SAID = {
+    *("AUTHENTICATE", "LIST", "SELECT", "UID FETCH", "UID STORE", "UID COPY", "UID MOVE", "UID SEARCH"),
+    *("UID SORT", "UID THREAD", "APPEND", "STATUS", "CREATE", "RENAME", "DELETE", "SUBSCRIBE"),
+}
 
 
 @pytest.fixture
@@ -72,14 +92,23 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize("recording", THUNDERBIRD, ids=lambda path: path.stem)
-def test_a_day_of_thunderbird(server: Server, recording: Path) -> None:
+def play(server: Server, recording: Path, end: End, said: set[str]) -> None:
     elsewhere = Elsewhere(server, "ann")
     player = Player(server.ports["imaps"], elsewhere)
     player.play(recording)
-    assert elsewhere.state() == END
-    assert set(player.commands) >= SAID
+    assert elsewhere.state() == end
+    assert set(player.commands) >= said
     assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("recording", THUNDERBIRD, ids=lambda path: path.stem)
+def test_a_day_of_thunderbird(server: Server, recording: Path) -> None:
+    play(server, recording, END, SAID)
+
+
+@pytest.mark.parametrize("recording", ROUNDCUBE, ids=lambda path: path.stem)
+def test_roundcube(server: Server, recording: Path) -> None:
+    play(server, recording, ROUNDCUBE_END, ROUNDCUBE_SAID)
 
 
 def test_another_answer_is_noticed(server: Server, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from filterd.cli import sendmail
 from filterd.demo.lab import NextHop
+from rules.mail.header import scan
 from tests.e2e.server import DOMAIN, Server, mail, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -72,7 +73,7 @@ def test_mail_of_another_user_while_the_server_is_down(dropped: tuple[Server, st
     sent = server.hop.arrivals[0]
     assert sent.reverse_path == f"{login}@{DOMAIN}" and b"Subject: from nobody" in sent.data
     texts = list(server.read("ann")["INBOX"].values())
-    assert len(texts) == 1 and f"From: <{login}@{DOMAIN}>".encode() in texts[0]
+    assert len(texts) == 1 and (scan(texts[0]).first(b"from") or b"").endswith(f"<{login}@{DOMAIN}>".encode())
     assert as_user(NOBODY, b"Subject: two\n\nx\n", "-C", str(server.config), "ann") == 0  # and while it runs
     for mode in ("-bp", "-q"):  # not "empty": he may not look
         assert as_user(NOBODY, b"", "-C", str(server.config), mode) == 77
@@ -109,3 +110,20 @@ bind = ["127.0.0.1"]
     finally:
         special.close()
         other.close()
+
+
+@pytest.mark.parametrize("newline", ["\r\n", "\n"])
+def test_a_script_that_says_the_same_each_time_sends_it_each_time(newline: str) -> None:
+    """``sendmail -bs`` with all commands in one write, QUIT among them: nobody waits for the reply, and it is no retry."""
+    lines = ("EHLO me.example", f"MAIL FROM:<ann@{DOMAIN}>", "RCPT TO:<x@elsewhere.example>", f"RCPT TO:<ann@{DOMAIN}>",
+             "DATA", "Subject: disk ok", "", "all is well", ".", "QUIT", "")  # fmt: skip
+    with Server(people=("ann",), server="workers = 1", doors=("smtp", "imaps")) as server:
+        for count in (1, 2, 3):
+            done = server.command(
+                "-bs",
+                program="filterd-sendmail",
+                stdin=newline.join(lines[: -2 if count == 2 else None] + ("",)),
+            )
+            assert done.returncode == 0 and done.stdout.count(b"250 2.0.0 Ok") == 1, done
+            server.arrived(count, 20)
+            wait_for(lambda count=count: len(server.read("ann")["INBOX"]) == count, 20, f"copy {count}")  # type: ignore[misc]  # bound

@@ -129,6 +129,7 @@ def test_imapclient_with_names_and_mod_sequences(server: Server) -> None:
         client.idle_done()
 
 
+@pytest.mark.slow
 def test_imapclient_and_five_thousand_messages(server: Server) -> None:
     imapclient = pytest.importorskip("imapclient")
     with imapclient.IMAPClient("127.0.0.1", port=server.ports["imaps"], ssl_context=INSECURE) as client:

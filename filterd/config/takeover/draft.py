@@ -7,12 +7,20 @@ one of these.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from filterd.config.values import BadValue, host_name
+
+_SECRET = re.compile(r"(?i)^([\w./ -]*(?:pass(?:word|wd)?|secret|token)\s*[= ])(?!\s*[<$]?/).*$", re.DOTALL)
+
+
+def _open(value: object) -> str:
+    """Without the password of a next hop."""
+    return re.sub(r"//[^@/]*@", "//(secret)@", repr(value))
 
 
 class Fate(Enum):
@@ -33,6 +41,11 @@ class Line:
     @property
     def place(self) -> str:
         return f"{self.file}:{self.number}" if self.number else self.file
+
+    @property
+    def shown(self) -> str:
+        """The text, without the password that it may hold."""
+        return _SECRET.sub(r"\1 (secret)", self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +98,7 @@ class Draft:
             self.same(line, f"{self.shown(key, at)} is what you said: {old.value}")
             return False
         if old is not None and old.value != value:
-            self.left(line, f"{self.shown(key, at)} is {old.value!r} already, by {old.line.place}")
+            self.left(line, f"{self.shown(key, at)} is {_open(old.value)} already, by {old.line.place}")
             return False
         if old is None:
             settings[key] = Setting(value, line, note)

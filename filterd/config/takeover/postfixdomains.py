@@ -35,7 +35,10 @@ def local_domains(draft: Draft, values: Values, of: Of) -> None:
                 draft.left(line, f"{name}: a domain stands with its name")
             else:
                 found.append(name.lower())
-        draft.same(line, f"[[domain]] {', '.join(found)}" if found else "names of this machine only")
+        people = (
+            "; users of the machine need accounts: `filterd account add`" if parameter == FIRST[0] else ""
+        )
+        draft.same(line, f"[[domain]] {', '.join(found)}{people}" if found else "names of this machine only")
         if parameter == "relay_domains":
             for name in found:
                 draft.table("domain", name).settings.pop("relay", None)

@@ -146,7 +146,7 @@ def _remarks(draft: Draft) -> Iterator[str]:
 
 def told(outcome: Outcome) -> str:
     line: Line = outcome.line
-    return f"{line.place}  {_flat(line.text)[:100]}   {_flat(outcome.why)}"
+    return f"{line.place}  {_flat(line.shown)[:100]}   {_flat(outcome.why)}"
 
 
 def _flat(text: str) -> str:

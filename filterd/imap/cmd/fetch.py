@@ -121,6 +121,7 @@ def _narrow(call: Call, wanted: NumSet, spans: numset.Spans, modifiers: Modifier
         at = [view.number_of(uid) - 1 for uid in changed]
         spans = numset.merge([(place, place + 1) for place in at if place in inside])
     if modifiers.partial is not None:
+        limit.window(call, modifiers.partial)
         places = modifiers.partial.cut(list(numset.positions(spans)))
         spans = numset.merge([(place, place + 1) for place in places])
     return limit.spans(call, spans)

@@ -13,18 +13,10 @@ from filterd.imap.errors import Bad, No
 from filterd.imap.parse import Parser
 from filterd.imap.state import AFTER
 from filterd.store.base import SEPARATOR, NoSuchMailbox
+from filterd.store.names import SPECIAL_USES
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
-
-# RFC 6154 2; \All and \Flagged are virtual mailboxes, which we do not have.
-_USES = {
-    b"\\ARCHIVE": "\\Archive",
-    b"\\DRAFTS": "\\Drafts",
-    b"\\JUNK": "\\Junk",
-    b"\\SENT": "\\Sent",
-    b"\\TRASH": "\\Trash",
-}
 
 
 def create(p: Parser, session: Session, uid: bool) -> Run:
@@ -55,7 +47,7 @@ def _use(p: Parser) -> str:
         if use:
             raise No("One use at most", "USEATTR")
         p.expect(b"\\")
-        found = _USES.get(b"\\" + p.atom().upper())
+        found = SPECIAL_USES.get("\\" + p.atom().decode("latin-1").lower())
         if found is None:
             raise No("That use is not kept here", "USEATTR")
         use = found

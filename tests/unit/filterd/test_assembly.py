@@ -13,10 +13,12 @@ from filterd.config.schema import Config
 from filterd.outgoing import Departure
 from filterd.signing import SigningProblem
 from pipeline.adapters.crypto import generate
+from pipeline.adapters.dnspython import DnsResolver
 from pipeline.dkim.arc import ArcVerification
 from pipeline.dkim.verify import Verification
 from pipeline.envelope import Client, Envelope, Profile, Recipient
 from pipeline.plan import Send
+from pipeline.ports import DnsAnswer, DnsStatus
 from pipeline.registry import StageContext
 from pipeline.srs import Rewritten, Unchanged
 from pipeline.stage import Phase
@@ -267,3 +269,11 @@ def test_whose_mail_is_rewritten_tagged_and_stripped(tmp_path: Path) -> None:
     leaving = departure(made, Zone())
     assert not leaving.private("ann@here.example") and leaving.private("ann@other.example")
     assert assembly.batv_of(config(tmp_path), clock) is None
+
+
+def test_answers_of_a_zone_without_a_ttl_are_kept_as_long_as_configured(tmp_path: Path) -> None:
+    for more, kept in (("", True), ('[dns]\nleast_ttl = "0s"\n', False)):
+        resolver = assembly.dns(config(tmp_path, more), TestClock(), TestIds())
+        assert isinstance(resolver, DnsResolver)
+        resolver.cache.put(("away.example", "TXT"), DnsAnswer(DnsStatus.OK, ("x",), ttl=0))
+        assert (resolver.cached("away.example", "TXT") is not None) is kept

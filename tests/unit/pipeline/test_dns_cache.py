@@ -47,6 +47,26 @@ def test_zero_ttl_is_not_kept_and_ends_an_older_one() -> None:
     assert cache.get(("a", "A")) is None
 
 
+@pytest.mark.parametrize(
+    ("status", "ttl", "life"),
+    [
+        (DnsStatus.OK, 0, 1),
+        (DnsStatus.NXDOMAIN, 0, 1),
+        (DnsStatus.OK, 30, 30),
+        (DnsStatus.TEMPORARY, 0, FAILURE_TTL),
+    ],
+)
+def test_the_least_time(status: DnsStatus, ttl: int, life: int) -> None:
+    clock = Clock()
+    cache = DnsCache(clock, least=1.0)
+    answer = DnsAnswer(status, ttl=ttl)
+    cache.put(("a", "A"), answer)
+    clock.now = life - 0.001
+    assert cache.get(("a", "A")) is answer
+    clock.now = life
+    assert cache.get(("a", "A")) is None
+
+
 def test_the_least_recently_used_goes() -> None:
     cache = DnsCache(Clock(), limit=2)
     for name in "abc":

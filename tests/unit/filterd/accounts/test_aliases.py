@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from filterd.accounts.aliases import Aliases, check_pattern, faults
-from filterd.accounts.builtin import BuiltinDirectory
+from filterd.accounts.builtin import MAX_TARGETS, BuiltinDirectory
 from filterd.accounts.database import AccountDatabase, Record
-from filterd.accounts.directory import Forward, Local, Resolution, Targets, TryLater, Unknown
+from filterd.accounts.directory import Forward, Local, Resolution, Targets, ToOutlet, TryLater, Unknown
 from filterd.accounts.password import Passwords
 from filterd.config.errors import ConfigErrors
 from filterd.config.load import parse
@@ -106,7 +106,10 @@ def test_files_are_followed_and_read_again(tmp_path: Path) -> None:
 
 def test_expressions_see_what_was_written(tmp_path: Path) -> None:
     """regexp_table(5): capitals do not count, with the flag i they do; what a part caught stays as it was written."""
-    write(tmp_path / "re", "/^loud@/i no@else.example\n/^LOUD@/i yes@else.example\n/^to-(.*)@/ $1@else.example\n")
+    write(
+        tmp_path / "re",
+        "/^loud@/i no@else.example\n/^LOUD@/i yes@else.example\n/^to-(.*)@/ $1@else.example\n",
+    )
     people = directory(tmp_path, 'alias_files = ["regexp:re"]')
     for asked, to in (("LOUD", "yes"), ("loud", "no"), ("To-AnN", "AnN"), ("to-AnN+x", "AnN+x")):
         assert ends(people.lookup(f"{asked}@us.example")) == [f"{to}@else.example"]
@@ -123,6 +126,32 @@ def test_members_that_are_nobody_are_told_of(tmp_path: Path, caplog: pytest.LogC
     assert len(told) == 1 and "typo@us.example, self@us.example" in told[0]
     assert isinstance(people.lookup("none@us.example"), Unknown) and people.missing("none@us.example") == []
     assert people.missing("ann@us.example") == people.missing("a@else.example") == []
+
+
+def test_programs_and_files_of_an_alias(tmp_path: Path) -> None:
+    many = ", ".join(f"|take {n}" for n in range(MAX_TARGETS + 1))
+    text = f"robot: |take x\nteam: ann, robot, robot, |take y, /dev/null\nann: \\ann, robot\nmany: ann, {many}\n"
+    write(tmp_path / "aliases", text)
+    allow = """[accounts.allow]
+mail_to_commands = ["alias"]
+mail_to_files = ["alias"]
+[exec]
+socket = "/run/x"
+directory = "/usr/lib/filters"
+"""
+    people = directory(tmp_path, f'alias_files = ["aliases:aliases"]\n{allow}')
+    found = people.lookup("team@us.example")
+    assert isinstance(found, Targets) and ends(found) == ["ann@us.example"]
+    outlets = [(str(one.outlet), one.via) for one in found.targets if isinstance(one, ToOutlet)]
+    assert [text for text, _ in outlets] == ["|take y", "/dev/null", "|take x"]
+    assert outlets[2][1] == ("team@us.example", "ann@us.example", "robot@us.example")
+    robot = people.lookup("robot+tag@us.example")
+    assert isinstance(robot, ToOutlet) and robot.via == ("robot@us.example",)
+    assert isinstance(people.lookup("many@us.example"), TryLater)
+    ann = people.account("ann@us.example")
+    assert ann is not None and people.may_send_as(ann, "team@us.example")
+    assert not people.may_send_as(ann, "robot@us.example")
+    assert list(people.own_addresses(ann)) == ["ann@us.example"]
 
 
 def test_why_somebody_may_be_missing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filterd.config import describe
+from filterd.config import describe, schema
 from filterd.config.edit import CannotEdit, changed, literal, removed, renamed, steps
 from filterd.config.values import BadValue
 
@@ -160,3 +160,25 @@ def test_literals_are_read_as_they_are_meant(value) -> None:
     assert tomllib.loads(f"x = {literal(value)}")["x"] == value
     with pytest.raises(BadValue):
         literal("\udcff")
+
+
+@pytest.mark.parametrize("base", ["sample", "smallest", "no last line end"])
+def test_every_key_can_be_set_and_taken_out_again(base: str) -> None:
+    """In the sample each goes below its own commented-out line; taken out, the file is as it was but for a table's header."""
+    small = '[server]\nhostname = "mail.example.org"\n[[domain]]\nname = "example.org"'
+    text = {"sample": describe.sample(), "smallest": f"{small}\n", "no last line end": small}[base]
+    for key in schema.all_keys():
+        if (
+            key.section
+            or "[]" in key.name.replace("domain[]", "")
+            or key.name in ("server.hostname", "domain[].name")
+        ):
+            continue
+        path = tuple(0 if part == "[]" else part for part in key.name.replace("[]", ".[]").split("."))
+        out = changed(text, path, "a value")
+        added = [line for line in out.splitlines() if line not in text.splitlines()]
+        assert len(added) <= 2 and added[-1].endswith('= "a value"'), key.name
+        if base == "sample":
+            above = out.splitlines()[out.splitlines().index(added[-1]) - 1]
+            assert key.name.rpartition(".")[2] in above, key.name
+        assert tomllib.loads(removed(out, path)).keys() >= tomllib.loads(text).keys()

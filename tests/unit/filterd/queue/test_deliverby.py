@@ -114,6 +114,7 @@ def test_returned_in_time_while_the_host_rests(lab: Lab) -> None:
             lab.put(lab.out("first@dead.example"))
             await lab.quiet(sender)
             lab.put(lab.out("second@dead.example", BY="600;RT"))
+            sender.wake()
             await lab.quiet(sender)
             await lab.later(sender, 601)
             await lab.until(lambda: len(notes(lab)) == 1)

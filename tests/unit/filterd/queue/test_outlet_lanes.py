@@ -36,7 +36,9 @@ def test_lanes() -> None:
     assert not is_outlet("x.example") and not is_outlet("") and not is_outlet("=0123:x.example")
 
 
-def run(lab: Lab, answers: dict[str, list[RemoteReply]], done: int, *pauses: float) -> list[tuple[str, bytes]]:
+def run(
+    lab: Lab, answers: dict[str, list[RemoteReply]], done: int, *pauses: float
+) -> list[tuple[str, bytes]]:
     given: list[tuple[str, bytes]] = []
 
     async def outlets(item: Item, data: bytes) -> tuple[RemoteReply, str]:

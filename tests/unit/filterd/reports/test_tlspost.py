@@ -16,11 +16,10 @@ import pytest
 from filterd.net.https import is_public
 from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool, nothing
 from filterd.queue.tlsdemand import Policy, Session, TlsResult
-from filterd.reports import days, tlspost
+from filterd.reports import days, tlspost, tlsrpt_data
 from filterd.reports.aggregate import Reporter
 from filterd.reports.tlspost import MAX_REDIRECTS, Answer, Poster, PostFailed, Url, url_of
 from filterd.reports.tlsrpt import TlsReporting, wanted_urls
-from filterd.reports.tlsrpt_data import SessionLog
 from pipeline.zone import Zone, ZoneResolver
 from tests.queuelab import HandClock
 
@@ -205,13 +204,10 @@ class Lab:
     request: Callable[[Url, Sequence[str], bytes], Answer] | None = None
 
     def see(self) -> None:
-        log = SessionLog(self.path, self.clock)
-        log.put(
-            Session(
-                Policy("sts", "x.example", (), (), ""), TlsResult.EXPIRED, "mx.x.example", "192.0.2.1", "old"
-            )
-        )
-        log.close()
+        policy = Policy("sts", "x.example", (), (), "")
+        seen = Session(policy, TlsResult.EXPIRED, "mx.x.example", "192.0.2.1", "old")
+        with contextlib.closing(tlsrpt_data.connect(self.path)) as db:
+            tlsrpt_data.count(db, [(days.day_of(self.clock.now), seen)])
         self.clock.now += DAY
 
     def reporting(self) -> TlsReporting:
@@ -297,6 +293,13 @@ def test_one_that_fails_holds_up_nobody(lab: Lab) -> None:
     lab.web.answers = {f"https://r.x.example/{n}": [Answer(200)] for n in range(3)}
     lab.send()
     assert [one.url for one in lab.waiting()] == ["https://absent.x.example/"]
+
+
+def test_our_own_mistake_holds_up_nobody(lab: Lab) -> None:
+    lab.record = '"v=TLSRPTv1; rua=https://r.x.example/0,https://r.x.example/1"'
+    lab.web.answers = {"https://r.x.example/0": [ZeroDivisionError()], "https://r.x.example/1": [Answer(200)]}
+    assert any("internal error" in told for told in lab.send())
+    assert [one.url for one in lab.waiting()] == ["https://r.x.example/0"]
 
 
 def test_told_to_stop_nobody_waits_for_a_slow_server(lab: Lab) -> None:

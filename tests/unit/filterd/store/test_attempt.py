@@ -55,7 +55,7 @@ def test_who_was_held_for_dead_does_not_answer_for_what_is_gone(tmp_path: Path) 
     account.append("INBOX", TWO, attempt)
     (file,) = tmp_path.rglob(f"{ADDING}*")
     lines = file.read_text().split("\n")
-    lines[1] = "elsewhere 7 1"
+    lines[1] = "elsewhere 7 1 synced"
     file.write_text("\n".join(lines))
     other = opened(tmp_path, 900)
     assert list(other.account(ANN).snapshot("INBOX").uids) == [1, 2]
@@ -64,6 +64,24 @@ def test_who_was_held_for_dead_does_not_answer_for_what_is_gone(tmp_path: Path) 
     assert len(account.snapshot("INBOX").uids) == 2
     other.close()
     store.close()
+
+
+def test_a_file_that_was_not_synced_means_nothing_after_a_new_start(tmp_path: Path) -> None:
+    """Its removal may be what was lost."""
+    store = opened(tmp_path)
+    account = store.account(ANN)
+    account.append("INBOX", TWO)
+    path = account.attempt()
+    account.append("INBOX", TWO, path)
+    (file,) = tmp_path.rglob(f"{ADDING}*")
+    lines = file.read_text().split("\n")
+    lines[1] = "another 7 1"
+    file.write_text("\n".join(lines))
+    store.close()
+    other = opened(tmp_path, 900)
+    assert list(other.account(ANN).snapshot("INBOX").uids) == [1, 2, 3, 4]
+    other.close()
+    assert not list(tmp_path.rglob(f"{ADDING}*"))
 
 
 def test_one_message_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,7 @@ def test_nobody_delivers_into_the_spool_while_it_is_converted(
     with pytest.raises(ValueError, match="has messages already"):
         convert(store, ANN, "mbox")
     assert (spool / "ann").read_bytes() == LATE and seen(store) == before
+    assert not list(Path(store.path(ANN)).glob("filterd-old-maildir-*"))
     other.close()
     store.close()
 

@@ -238,3 +238,38 @@ def test_jobs_and_the_loop_take_turns(new_store: Callable[[], MaildirStore]) -> 
         asyncio.run(main())
     finally:
         jobs.close()
+
+
+def test_what_comes_in_meanwhile_is_done_after_it(new_store: Callable[[], MaildirStore]) -> None:
+    """Each of two accounts that are looked at one inside the other has its own lane, and a lane that got work is not used again."""
+    maildir = new_store()
+    jobs = AccountJobs(maildir)
+    bob = "bob@example.org"
+
+    async def main() -> None:
+        def look(account: AccountStore) -> Snapshot:
+            return account.snapshot("INBOX")
+
+        async def free(name: str) -> None:
+            while jobs.ready(name, look) is None:
+                await asyncio.sleep(0.001)
+
+        for name in (ACCOUNT, bob):
+            await jobs.run(name, settle)
+            await free(name)
+        coming: list[asyncio.Future[Snapshot]] = []
+
+        def inside(account: AccountStore) -> Snapshot | None:
+            coming.append(asyncio.ensure_future(jobs.run(bob, look)))
+            jobs.acknowledge(bob, b"key")
+            return jobs.ready(ACCOUNT, look)
+
+        assert jobs.ready(bob, inside) is not None
+        assert await coming[0] is not None
+        for name in (ACCOUNT, bob):
+            await free(name)
+
+    try:
+        asyncio.run(asyncio.wait_for(main(), 20))
+    finally:
+        jobs.close()

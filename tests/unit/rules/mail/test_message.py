@@ -107,3 +107,11 @@ def test_cpythons_own_messages() -> None:
             f"{p.ctype}/{p.subtype}" for p in mime.walk(message.root)
         ]
     assert compared > 20
+
+
+def test_a_list_of_addresses_is_read_once() -> None:
+    """Trace, DMARC, spam tokens and the queue ask for From; one of a megabyte holds the loop up once, not for each of them."""
+    message = Message(b'From: a@b, "c" <d@e>\r\nfrom: ' + b"x@y, " * 100 + b"\r\nTo: g: h@i;\r\n\r\n")
+    first = message.from_addresses()
+    assert len(first) == 102 and message.from_addresses() is first
+    assert message.addresses(b"to") is message.addresses(b"to") and message.addresses(b"cc") == ()

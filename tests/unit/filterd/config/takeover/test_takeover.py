@@ -14,7 +14,7 @@ from filterd.config.errors import Problem
 from filterd.config.load import parse
 from filterd.config.takeover import SOURCES, take_over
 from filterd.config.takeover.dovecot import entries
-from filterd.config.takeover.draft import Draft, Fate
+from filterd.config.takeover.draft import Draft, Fate, Line
 from filterd.config.takeover.maddy import parse as maddy_nodes
 from filterd.config.takeover.names import NAMES
 from filterd.config.takeover.postfix import expanded, logical
@@ -478,7 +478,8 @@ def test_the_command(folder: Path, capsys) -> None:
     target = folder / "new.toml"
     assert main([*words, "-o", str(target), "--report"]) == 1
     err = capsys.readouterr().err
-    assert "nothing to do:" in err and "is written" in err and target.stat().st_mode & 0o777 == 0o600
+    assert "nothing to do:" in err and "is written" in err and "config check` remarks:" in err
+    assert target.stat().st_mode & 0o777 == 0o600
     assert main(["config", "check", "-c", str(target)]) == 0
     capsys.readouterr()
     assert main([*words, "-o", str(target)]) == 2
@@ -491,3 +492,17 @@ def test_the_command(folder: Path, capsys) -> None:
 
 def test_the_names_are_those_of_the_registry() -> None:
     assert list(NAMES) == [one.name for one in SOURCES]
+
+
+def test_passwords_of_the_files_are_not_told(tmp_path: Path) -> None:
+    text = "hostname = m.example\nsubmission_relay_password = hunter2\nplugin {\n  x_secret = hunter2\n}\n"
+    out, draft = take_over(
+        [("dovecot", "/x/dovecot.conf", text)], str(tmp_path / "f.toml"), nothing, domains=["a.example"]
+    )
+    assert "hunter2" not in out and "submission_relay_password = (secret)" in out
+    assert not any("hunter2" in one.line.shown for one in draft.outcomes)
+    line = Line("/x/main.cf", 1, "relayhost = a")
+    two = Draft()
+    two.set(line, "queue.relay", "smtp://me:hunter2@a.example:25")
+    two.set(line, "queue.relay", "smtp://b.example:25")
+    assert two.outcomes[-1].fate is Fate.LEFT and "hunter2" not in two.outcomes[-1].why
