@@ -147,16 +147,16 @@ class ImapSieve:
         host = self._host_of(store, event, items)
         envelope = ScriptEnvelope(mail_from=event.email, rcpt_to=event.email, auth=event.login)
         result = run(scripts, Message(event.data), envelope, host, limits=self._limits, flags=event.flags)
-        digest = scripts[-1].digest[:16]  # as in a delivery's trace: one fault is told once, wherever it shows
+        digest = scripts[-1].digest[
+            :16
+        ]  # as in a delivery's trace: one fault is told once, wherever it shows
         wrong = next((one for one in result.actions if isinstance(one, inapplicable)), None)
         error = result.error or (
             "reject and vacation have no meaning here (RFC 6785 3.11)" if wrong else None
         )
         if error is not None:
             log.warning("account %s: script “%s”: %s", event.account, name, error)
-            return ImapOutcome(
-                name, digest, error=error, place=result.error_place, trace=tuple(result.trace)
-            )
+            return ImapOutcome(name, digest, error=error, place=result.error_place, trace=tuple(result.trace))
         keep = next((one for one in result.actions if isinstance(one, Keep)), None)
         changed = keep is not None and set(keep.flags) != set(event.flags)
         return ImapOutcome(

@@ -11,10 +11,12 @@ import os
 import socket
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from filterd.workers import die_with
 from tests import faultserver
 from tests.e2e.server import DOMAIN, PASSWORD, Server, mail
 from tests.recorder import DATE
@@ -109,6 +111,7 @@ class Thunderbird:
             "MOZ_HEADLESS": "1",
             "LC_ALL": "C.UTF-8",
             "TZ": "UTC",
+            "TMPDIR": str(home),
             "MOZ_CRASHREPORTER_DISABLE": "1",
         }
         words = (PROGRAM, "--headless", "--no-remote", "--marionette", "--remote-allow-system-access")
@@ -116,7 +119,7 @@ class Thunderbird:
             self._process = subprocess.Popen(
                 [*words, "--profile", str(self.profile)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={"PATH": os.environ["PATH"], **environment},
+                env={"PATH": os.environ["PATH"], **environment}, preexec_fn=partial(die_with, os.getpid()),
             )  # fmt: skip
         self._calls = 0
         try:

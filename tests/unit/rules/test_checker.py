@@ -258,7 +258,10 @@ def test_references_are_seen_however_they_are_written() -> None:
         ("if frobnicate { keep; }", "look at its spelling, or remove it"),
         ("if not { keep; }", "write a test behind it"),
         ("if not (true, false) { keep; }", "join several with anyof (...) or allof (...)"),
-        ("if allof (true false) { keep; }", "end the arguments before it, or write a comma between two tests"),
+        (
+            "if allof (true false) { keep; }",
+            "end the arguments before it, or write a comma between two tests",
+        ),
         (
             "if anyof true, false { keep; }",
             "several tests stand in (...) behind anyof or allof, strings in [...]",
