@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     addresses = _addresses(arguments.socket, config)
     from filterd import app, log, milter_profile
     from filterd.cli.serve import why_not
+    from filterd.doors import certificate
     from filterd.handover import make_folders
     from filterd.workers import Group, Role, Serving
 
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         make_folders(config, root / "run", root / "queue", root / "mail")
         sockets = [("milter", app.bind(address)) for address in addresses]
         app.drop_rights(config)
+        certificate(config)  # made once, before there are several of us to make it
     except OSError as error:
         raise CliError(why_not(error, config), 78) from None
 

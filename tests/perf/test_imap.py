@@ -25,8 +25,8 @@ where the times moved by half:
     EXPUNGE of 2,000                  0.91-0.96 (1)     9.3 us / 10.0 a message (before: 0.86-0.95)
     all bodies, plain                 1.04-1.42 (1.3)  104 ms / 80
 
-Of all bodies the median of the pairs was 1.3 to 1.65 (before: 1.10 to 1.24 in the same minutes). With seventeen programs waiting one
-body had 0.41 of Dovecot's speed, when it is decided by who gets the processor, and 0.73 to 0.95 in the median of the pairs.
+Of all bodies the median of the pairs was 1.3 to 1.65 (before: 1.10 to 1.24 in the same minutes). With seventeen programs waiting
+one body had 0.41 of Dovecot's speed, when it is decided by who gets the processor, and 0.73 to 0.95 in the median of the pairs.
 
 100,000 messages of 0.5 KB, again: FLAGS alone 17 (5), UID FETCH FLAGS 16, FLAGS, date, size 50 (5), ENVELOPE and BODYSTRUCTURE 5.2
 (3), SEARCH FROM 23 and UNSEEN 2.3; of 1.5 KB SEARCH SINCE 18 (2), header fields 1.1-2.3 (1). SELECT of 100,000 and 1,000,000:
