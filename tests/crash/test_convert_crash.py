@@ -100,8 +100,8 @@ def failures(
     spool: bool,
     late: bool,
     mutation: Mutation | None = None,
-    many: int = 3,
-    every: int = 3,
+    many: int = 2,
+    every: int = 7,
 ) -> Iterator[str]:
     original, work = place / "original", place / "work"
     disk, before = recorded(original, to, spool)

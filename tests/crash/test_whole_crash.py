@@ -96,7 +96,7 @@ def failures(
     place: Path,
     act: Callable[[MaildirStore], None],
     mutation: Mutation | None = None,
-    many: int = 8,
+    many: int = 5,
     kind: str = "maildir",
     parts: bool = False,
 ) -> list[str]:

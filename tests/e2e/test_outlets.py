@@ -94,7 +94,7 @@ path = "{self.folder}/forwards/%{{user}}"
             preexec_fn=partial(die_with, os.getpid()),
         )
         process = self.process
-        wait_for(lambda: (self.folder / "socket").exists() or process.poll() is not None, 30, "the socket")
+        wait_for(lambda: (self.folder / "socket").exists() or process.poll() is not None, 60, "the socket")
         assert process.poll() is None
 
     def stop_programs(self) -> None:
@@ -134,7 +134,7 @@ def house() -> Iterator[House]:
 
 def test_a_program_gets_the_message_as_other_servers_give_it(house: House) -> None:
     assert house.refusal("robot") == ""
-    wait_for(lambda: b"for robot" in house.taken("one two"), 20, "the program")
+    wait_for(lambda: b"for robot" in house.taken("one two"), 60, "the program")
     text = house.taken("one two")
     assert text.startswith(b"From orders@shop.example ") and b"\r" not in text
     assert f"\nDelivered-To: robot@{DOMAIN}\n".encode() in text and b"\nReturn-Path: <" in text
@@ -142,16 +142,16 @@ def test_a_program_gets_the_message_as_other_servers_give_it(house: House) -> No
 
 def test_a_group_of_everything(house: House) -> None:
     assert house.refusal("team") == ""
-    wait_for(lambda: house.taken("team") and (house.files / "team").exists(), 20, "both")
+    wait_for(lambda: house.taken("team") and (house.files / "team").exists(), 60, "both")
     assert (house.files / "team").read_bytes().count(b"Subject: for team") == 1
     assert any(b"for team" in text for texts in house.server.read("ann").values() for text in texts.values())
 
 
 def test_a_refusal_comes_back_and_a_defer_is_tried_again(house: House) -> None:
     assert house.refusal("patient") == ""
-    wait_for(lambda: house.taken("tries").count(b"x") == 2, 20, "the second try")
+    wait_for(lambda: house.taken("tries").count(b"x") == 2, 60, "the second try")
     assert house.refusal("stubborn") == ""
-    wait_for(lambda: any(b"5.1.1" in arrival.data for arrival in house.server.hop.arrivals), 20, "the report")
+    wait_for(lambda: any(b"5.1.1" in arrival.data for arrival in house.server.hop.arrivals), 60, "the report")
     (report,) = [one.data for one in house.server.hop.arrivals if b"5.1.1" in one.data]
     assert f"stubborn@{DOMAIN}".encode() in report and str(house.programs).encode() not in report
 
@@ -163,7 +163,7 @@ def test_a_forward_of_a_user(house: House) -> None:
         folder.mkdir(mode=0o755)
     (forwards / "nobody").write_text(f'\\nobody, {own}/copy\n"|take forwarded"\n')
     assert house.refusal("nobody") == ""
-    wait_for(lambda: (own / "copy").exists() and house.taken("forwarded"), 20, "both")
+    wait_for(lambda: (own / "copy").exists() and house.taken("forwarded"), 60, "both")
     assert b"Subject: for nobody" in (own / "copy").read_bytes()
     assert any(b"for nobody" in text for text in house.server.read("nobody")["INBOX"].values())
     (forwards / "nobody").write_text(f"{house.files}/archive2\n")  # of the alias files, and nobody's
@@ -175,9 +175,9 @@ def test_files(house: House) -> None:
     for name in ("archive", "folder", "gone", "archive"):
         assert house.refusal(name) == ""
     box = house.files / "archive"
-    wait_for(lambda: box.exists() and box.read_bytes().count(b"\nSubject: for archive") == 2, 20, "the mbox")
+    wait_for(lambda: box.exists() and box.read_bytes().count(b"\nSubject: for archive") == 2, 60, "the mbox")
     assert box.stat().st_mode & 0o777 == 0o600
-    wait_for(lambda: list((house.files / "Mail" / "new").iterdir()), 20, "the Maildir")
+    wait_for(lambda: list((house.files / "Mail" / "new").iterdir()), 60, "the Maildir")
     assert house.refusal("out") == house.refusal("shell") == "550"
 
 
@@ -200,7 +200,7 @@ def test_route_explain_and_check_tell_it(house: House) -> None:
     def explained() -> bytes:
         return house.server.command("explain", house.trace).stdout
 
-    wait_for(lambda: b"at |take 'one two': " in explained(), 20, "the story's end")
+    wait_for(lambda: b"at |take 'one two': " in explained(), 60, "the story's end")
     assert f"because robot@{DOMAIN} leads there".encode() in explained()
 
 
@@ -256,4 +256,4 @@ def test_without_the_service_mail_for_programs_waits(house: House) -> None:
     done = house.server.command("route", f"robot@{DOMAIN}")
     assert done.returncode == 75 and b"filterd-exec does not answer" in done.stdout
     house.serve_programs()
-    wait_for(lambda: house.refusal("robot") == "", 30, "the service")
+    wait_for(lambda: house.refusal("robot") == "", 60, "the service")

@@ -183,5 +183,7 @@ def test_a_certificate_that_nobody_vouches_for_says_what_to_do() -> None:
     from filterd.cli.managesieve_client import _told
 
     text = "SSL error: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1006)"
-    assert _told(text).startswith("the server's certificate is not trusted (self-signed certificate); --ca FILE")
+    assert _told(text).startswith(
+        "the server's certificate is not trusted (self-signed certificate); --ca FILE"
+    )
     assert _told("Connection refused") == "Connection refused"
