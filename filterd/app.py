@@ -102,6 +102,7 @@ LISTENERS = (
     "sieve",
     "milter",
     "web",
+    "metrics",
 )
 MAX_SOCKET_PATH = 107  # octets
 GC_THRESHOLD = (
@@ -162,9 +163,10 @@ def build(config: Config, name: str, board: Board | None = None) -> Parts:
     jobs = AccountJobs(store)
     programs = programs_of(config, jobs)
     scripts = script_service(config, directory, PROGRAM_WORDS if programs is not None else ())
-    traces = TraceWriter(root / TRACES, config.pipeline.keep_traces)
-    spool = GroupSpool(root / "queue", clock)
     desk = board.take(clock, root / "run") if board is not None else alone(clock)
+    desk.meter.rule_hits = config.metrics.rule_hits
+    traces = TraceWriter(root / TRACES, config.pipeline.keep_traces, desk.meter)
+    spool = GroupSpool(root / "queue", clock)
     context = stage_context(config, clock, ids, dns(config, clock, ids))
     leaving = departure(config, context, srs)
     delivery = Delivery(
@@ -550,7 +552,7 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
         raise OSError(str(problem)) from problem
     count = config.server.workers or os.cpu_count() or 1
     current = [config]  # what the next child starts with
-    table, board = ShareTable(len(sockets), count), Board()
+    table, board = ShareTable(len(sockets), count), Board(started=SystemClock().time())
 
     def reload() -> bool:
         """Read the file again; listeners, data_dir and server.user stay as they were until a restart."""

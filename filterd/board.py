@@ -24,6 +24,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from filterd import metrics
 from filterd.store import durable
 from pipeline.ports import Clock
 
@@ -68,12 +69,15 @@ def _mark(key: bytes) -> bytes:
 class Board:
     """Made once, before the fork."""
 
-    def __init__(self, desks: int = DESKS) -> None:
+    def __init__(self, desks: int = DESKS, started: float = 0.0) -> None:
+        """``started``: when the server was, seconds since the epoch."""
         self.desks = desks
+        self.started = started
         self.memory = mmap.mmap(
             -1, desks * DESK_SIZE + _NUMBER.size
         )  # at the end: how many desks were ever taken
         self.secret = secrets.token_bytes(16)
+        self.meters = mmap.mmap(-1, desks * metrics.PAGE)
 
     @property
     def taken(self) -> int:
@@ -122,10 +126,19 @@ class Desk:
         self._number = number
         self._at = number * DESK_SIZE
         self._clock = clock
+        self.meter = metrics.Meter(board.meters, number * metrics.PAGE)
         self._slots: dict[bytes, list[int]] = {}  # of the living keys
         self._free: list[int] = []
         self._top = 0
         self._heard = 0
+
+    def counted(self) -> dict[metrics.Series, float]:
+        """What all processes have counted, those that ended too."""
+        return metrics.totals(self._board.meters, max(self._board.taken, self._number + 1))
+
+    @property
+    def started(self) -> float:
+        return self._board.started
 
     def leave(self) -> None:
         """The process ends in order: nothing on its desk counts any more."""

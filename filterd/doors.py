@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ from filterd.servers.pop3 import Pop3Door
 from filterd.servers.smtp import SmtpDoor
 from filterd.servers.web import WebDoor
 from filterd.store.durable import RealDisk
+from filterd.web.health import HealthPages
 from filterd.web.held import HeldPages
 from pipeline.envelope import Profile
 
@@ -53,6 +55,7 @@ Context = Callable[[], ssl.SSLContext]
 SIEVE_PORT = 4190  # RFC 5804 3
 REQUIRABLE = ("dane", "secure")  # words of queue.tls with which a next hop can prove who it is
 COMMANDS = "commands"  # LMTP for the commands of this machine
+SMTP = ("smtp", "submission", "submissions", "lmtp", COMMANDS)
 PROXIED = "+proxy"  # behind a listener's name: each connection begins with a PROXY header
 TOKENS_AT_ONCE = 8  # that are asked about
 IMPLICIT = frozenset({"submissions", "imaps", "pop3s"})
@@ -97,6 +100,7 @@ class Doors:
     _servers: list[Server] = field(default_factory=list)
     _admission: Admission | None = None
     _tokens: Judge | None = None
+    _cert: str = ""  # the file
     _lines: Lines = field(default_factory=Lines)
     # A server of tokens that does not answer keeps no thread from the passwords, the queue and the scripts.
     _pool: ThreadPoolExecutor = field(
@@ -106,12 +110,13 @@ class Doors:
     def open(self) -> None:
         config = self.parts.config
         tls = certificate(config)
+        self._cert = tls.cert if tls is not None else ""
         context = self._context(tls)
         limits = config.limits.connections
         self._admission = Admission(AdmissionLimits(limits.total, limits.per_ip), self.parts.desk)
         clock = SystemClock()
         self._tokens = judge_of(config.auth.oauth, clock)
-        logins = LoginGuard(self._check, clock, desk=self.parts.desk, judge=self._judge)
+        logins = LoginGuard(self._check, clock, desk=self.parts.desk, judge=self._judge, failed=self._failed)
         proxies = Proxies([ipaddress.ip_network(network) for network in config.server.proxy_trusted])
         for at, (full_name, sock) in enumerate(self.sockets):
             name = full_name.removesuffix(PROXIED)
@@ -127,9 +132,21 @@ class Doors:
                 refusal=b"" if implicit else refusal,
                 share=self.table.share(at, self.index) if self.table is not None else None,
                 proxies=proxies if full_name != name else None,
+                counted=partial(self._counted, name),
             )
             server.start()
             self._servers.append(server)
+
+    def _counted(self, name: str, taken: bool) -> None:
+        if self.parts.desk is not None:
+            result = "accepted" if taken else "refused"
+            self.parts.desk.meter.add("filterd_sessions", (name, result))
+            if name in SMTP:
+                self.parts.desk.meter.add("filterd_smtp_sessions", (result,))
+
+    def _failed(self, service: str) -> None:
+        if self.parts.desk is not None:
+            self.parts.desk.meter.add("filterd_auth_failures", (service,))
 
     async def retire(self, seconds: float, stop: asyncio.Event) -> None:
         """Accept no more; serve the clients that are here until they go, for ``seconds`` or until ``stop``."""
@@ -178,7 +195,7 @@ class Doors:
     def _door(self, name: str, context: Context | None, logins: LoginGuard) -> tuple[Factory, bytes]:
         config = self.parts.config
         plain = config.tls.allow_plaintext_login
-        if name in ("smtp", "submission", "submissions", "lmtp", COMMANDS):
+        if name in SMTP:
             smtp = self._smtp(name, context, plain, logins)
             return smtp.connection, smtp.REFUSAL
         if name in ("imap", "imaps"):
@@ -224,6 +241,10 @@ class Doors:
         if name == "web":
             web = WebDoor(self._pages(), SystemClock())
             return web.connection, web.REFUSAL
+        if name == "metrics":
+            assert self.parts.desk is not None
+            health = WebDoor(HealthPages(config, self.parts.desk, self._cert), SystemClock())
+            return health.connection, health.REFUSAL
         if name == "milter":
             limits = MilterLimits(message=config.limits.message_size)
             screening = MilterDoor(self.parts.milter, limits)

@@ -16,6 +16,7 @@ from filterd.config import outlet_checks, schema
 from filterd.config.errors import Problem
 from filterd.config.positions import Path
 from filterd.config.stages import DnsblStage
+from filterd.config.values import SocketAddress
 from pipeline.dns_name import normalise
 
 
@@ -28,7 +29,7 @@ class Where(Protocol):
 Finding = tuple[Path, str, str, str]  # path, kind, about, text
 DOORS = (
     "smtp", "submission", "submissions", "lmtp", "imap", "imaps", "pop3", "pop3s", "sieve", "milter",
-    "web", *schema.LATER_LISTENERS,
+    "web", "metrics",
 )  # fmt: skip
 IMPLICIT_TLS = ("submissions", "imaps", "pop3s")
 NEED_LOGIN = ("submission", "imap", "pop3", "sieve")
@@ -462,27 +463,23 @@ def _limits(config: schema.Config) -> Iterator[Finding]:
             yield path, "bad value", ".".join(path) + " = 0", "nothing would get in"
 
 
+def _near(address: SocketAddress) -> bool:
+    """Is it a socket that only this machine reaches?"""
+    here = address.host in ("localhost", "::1") or address.host.startswith("127.")
+    return bool(address.path or address.name) or here
+
+
 def _warnings(config: schema.Config) -> Iterator[Finding]:
     if config.quarantine.base_url and not config.listen.web:
         text = "the links of digests lead nowhere without listen.web"
         yield ("quarantine", "base_url"), "warning", "quarantine.base_url", text
-    for door in schema.LATER_LISTENERS:
-        if getattr(config.listen, door):
-            yield (
-                ("listen", door),
-                "not available",
-                f"listen.{door}",
-                "not available in this version; nothing listens there",
-            )
-    for address in config.listen.milter:
-        if (
-            not address.path
-            and not address.name
-            and address.host not in ("localhost", "::1")
-            and not (address.host.startswith("127."))
-        ):
-            text = "whoever reaches it is believed about clients and logins: use a unix socket or loopback"
-            yield ("listen", "milter"), "warning", f"listen.milter = {address}", text
+    for door, text in (
+        ("milter", "whoever reaches it is believed about clients and logins: use a unix socket or loopback"),
+        ("metrics", "whoever reaches it reads what the server does: use loopback"),
+    ):
+        for address in getattr(config.listen, door):
+            if not _near(address):
+                yield ("listen", door), "warning", f"listen.{door} = {address}", text
     yield from _machine(config)
     if config.tls.mode == "off" and not config.tls.allow_plaintext_login:
         for door in NEED_LOGIN:

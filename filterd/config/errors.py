@@ -16,7 +16,7 @@ from dataclasses import dataclass
 class Problem:
     """One mistake. ``file`` as the operator named it (or ``env NAME``); line and column are 1-based, 0 = none.
 
-    ``kind``: syntax, unknown key, bad value, wrong type, missing key, conflict, no such file, not available.
+    ``kind``: syntax, unknown key, bad value, wrong type, missing key, conflict, no such file.
     ``about`` is the key, with its value where that helps; ``text`` says what to do.
     """
 

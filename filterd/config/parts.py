@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from filterd.config.fields import setting
-from filterd.config.values import Kind
+from filterd.config.values import Kind, SocketAddress
 
 OUTLET_KINDS = ("alias", "forward", "include")  # accounts.allow
 TLS_WORDS = ("none", "opportunistic", "dane", "secure")  # queue.tls
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    rule_hits: bool = setting(
+        False, "Count each line of each script that was true; with many scripts, many series.", Kind.FLAG
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +140,21 @@ class SharedMail:
         'The account whose mailboxes everybody has under "Public/", as far as their rights go (`filterd account share`); '
         '"" = none.',
         Kind.TEXT,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    resolver: tuple[SocketAddress, ...] = setting(
+        (), 'Name servers to ask: ["127.0.0.1:53"]. Default: those of /etc/resolv.conf.', Kind.SERVERS
+    )
+    trust_ad: bool = setting(
+        False,
+        "Believe the AD flag (DNSSEC) of name servers that are not on this machine. The way to them must be safe.",
+        Kind.FLAG,
+    )
+    least_ttl: float = setting(
+        1.0,
+        "How long an answer is kept though its TTL says less: mail of one sender comes in bursts. 0 = as the TTL says.",
+        Kind.DURATION,
     )

@@ -16,7 +16,17 @@ from typing import cast
 from filterd.config.auth import Auth
 from filterd.config.errors import Problem
 from filterd.config.fields import setting, table, tables
-from filterd.config.parts import TLS_WORDS, Allow, Batv, ForwardFiles, QueueTls, SharedMail, StoreMbox
+from filterd.config.parts import (
+    TLS_WORDS,
+    Allow,
+    Batv,
+    Dns,
+    ForwardFiles,
+    Metrics,
+    QueueTls,
+    SharedMail,
+    StoreMbox,
+)
 from filterd.config.stages import ON_ERROR, Milter, Stages
 from filterd.config.values import Kind, Relay, SocketAddress
 
@@ -39,7 +49,6 @@ HOLDING_STAGES = (
 )
 OUTGOING_STAGES = ("clamav", "milters", "privacy", "arc-seal", "dkim-sign", "queue")
 ACCOUNT_PATTERN = "%{domain}/%{user}"  # the end of store.path
-LATER_LISTENERS = ("metrics",)
 NO_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
@@ -246,7 +255,9 @@ class Listen:
         Kind.LISTEN,
     )
     metrics: tuple[SocketAddress, ...] = setting(
-        (), "OpenMetrics. Not available in this version.", Kind.LISTEN
+        (),
+        "/metrics for Prometheus, /healthz and /readyz. Plain HTTP, no log-in: keep it on loopback.",
+        Kind.LISTEN,
     )
 
 
@@ -447,23 +458,6 @@ class Dkim:
 
 
 @dataclass(frozen=True, slots=True)
-class Dns:
-    resolver: tuple[SocketAddress, ...] = setting(
-        (), 'Name servers to ask: ["127.0.0.1:53"]. Default: those of /etc/resolv.conf.', Kind.SERVERS
-    )
-    trust_ad: bool = setting(
-        False,
-        "Believe the AD flag (DNSSEC) of name servers that are not on this machine. The way to them must be safe.",
-        Kind.FLAG,
-    )
-    least_ttl: float = setting(
-        1.0,
-        "How long an answer is kept though its TTL says less: mail of one sender comes in bursts. 0 = as the TTL says.",
-        Kind.DURATION,
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Exec:
     socket: str = setting(
         "",
@@ -552,6 +546,7 @@ class Config:
     dkim: Dkim = table(Dkim, "Signing keys that come from OpenDKIM's tables.")
     dns: Dns = table(Dns, "Name servers.")
     exec: Exec = table(Exec, "Programs that scripts may run, by a service of their own.")
+    metrics: Metrics = table(Metrics, "What listen.metrics counts.")
     path: str = ""
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
     warnings: tuple[Problem, ...] = dataclasses.field(default=(), compare=False)

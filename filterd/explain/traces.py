@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filterd.batches import Waiting
 from filterd.explain.codec import dump, load, plain
+from filterd.metrics import Meter, count_event, count_trace
 from filterd.wal import open_wal
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 
@@ -56,8 +57,9 @@ Entry = MessageTrace | tuple[str, Span] | tuple[str, str, None]
 class TraceWriter:
     """One a process. ``put`` is called from the loop and costs microseconds; a thread does the rest."""
 
-    def __init__(self, path: Path, keep_seconds: float) -> None:
+    def __init__(self, path: Path, keep_seconds: float, meter: Meter | None = None) -> None:
         self._path = path
+        self._meter = meter
         self._keep = keep_seconds
         self._waiting: Waiting[Entry] = Waiting()
         self._dropped = 0
@@ -93,6 +95,7 @@ class TraceWriter:
         going = True
         while going:
             entries, going = self._waiting.gathered(FLUSH_SECONDS)
+            self._count(entries)
             try:
                 if db is None:
                     if not entries:  # the end, and there was never anything to write
@@ -111,6 +114,18 @@ class TraceWriter:
                 self._dropped = 0
         if db is not None:
             db.close()
+
+    def _count(self, entries: list[Entry]) -> None:
+        if self._meter is None:
+            return
+        try:
+            for entry in entries:
+                if isinstance(entry, MessageTrace):
+                    count_trace(self._meter, entry)
+                elif len(entry) == 2:
+                    count_event(self._meter, entry[1])
+        except Exception:
+            log.exception("bug while counting")
 
     @staticmethod
     def _write(db: sqlite3.Connection, batch: list[Entry]) -> None:

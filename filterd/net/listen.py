@@ -160,6 +160,7 @@ class Server:
     listener at each connection (so a reloaded certificate is used at once), None for a plain one. ``refusal`` is
     sent to who is not admitted on a plain listener. ``proxies``: each connection begins with a PROXY header, before TLS, and
     counts as the client's that it names; who is no proxy of ours is cut off. ``share``: what the other workers on this socket have.
+    ``counted`` is told of each connection whether it was taken.
     """
 
     def __init__(
@@ -173,8 +174,10 @@ class Server:
         handshake_seconds: float = 30.0,
         share: Share | None = None,
         proxies: Proxies | None = None,
+        counted: Callable[[bool], None] | None = None,
     ) -> None:
         self.sock = sock
+        self._counted = counted
         self._proxies = proxies
         self._share = share
         self._factory = factory
@@ -265,6 +268,8 @@ class Server:
             self._loop.add_reader(self.sock.fileno(), self._accept)
 
     def _refuse(self, client: socket.socket) -> None:
+        if self._counted is not None:
+            self._counted(False)
         with client:
             if self._refusal and self._context is None:
                 client.setblocking(False)
@@ -287,6 +292,8 @@ class Server:
                 ticket.release()
                 self._refuse(client)
                 return
+            if self._counted is not None:
+                self._counted(True)
             context = self._context() if self._context is not None else None
             await self._loop.connect_accepted_socket(
                 lambda: self._factory(ticket),

@@ -43,7 +43,7 @@ class _Record:
 
 class LoginGuard:
     """``check(login, password)`` asks the directory (in its pool), ``judge`` is told of everything else that a client may
-    show. ``sleep`` is asyncio's but in tests."""
+    show. ``sleep`` is asyncio's but in tests. ``failed`` is told the service of each log-in that failed."""
 
     def __init__(
         self,
@@ -52,7 +52,9 @@ class LoginGuard:
         sleep: Sleep = asyncio.sleep,
         desk: Desk | None = None,
         judge: Judge | None = None,
+        failed: Callable[[str], None] | None = None,
     ) -> None:
+        self._failed = failed
         self._judge = judge
         self._desk = desk
         self._check = check
@@ -62,14 +64,20 @@ class LoginGuard:
 
     async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None:
         """None after the delay for wrong, unknown, disabled and too many at once alike."""
-        return await self._guarded(client, lambda: self._check(login, password))
+        return self._told(service, await self._guarded(client, lambda: self._check(login, password)))
 
     async def judge(self, evidence: Evidence, client: Client, service: str) -> Account | None:
         """The same for what was shown by another mechanism; ``Granted`` was judged before."""
         if isinstance(evidence, Granted):
             return evidence.account
         judging = self._judge
-        return await self._guarded(client, lambda: judging(evidence) if judging else _nobody())
+        account = await self._guarded(client, lambda: judging(evidence) if judging else _nobody())
+        return self._told(service, account)
+
+    def _told(self, service: str, account: Account | None) -> Account | None:
+        if account is None and self._failed is not None:
+            self._failed(service)
+        return account
 
     async def _guarded(self, client: Client, ask: Callable[[], Awaitable[Account | None]]) -> Account | None:
         key = network_key(client.ip)

@@ -130,7 +130,9 @@ def test_members_that_are_nobody_are_told_of(tmp_path: Path, caplog: pytest.LogC
 
 def test_programs_and_files_of_an_alias(tmp_path: Path) -> None:
     many = ", ".join(f"|take {n}" for n in range(MAX_TARGETS + 1))
-    text = f"robot: |take x\nteam: ann, robot, robot, |take y, /dev/null\nann: \\ann, robot\nmany: ann, {many}\n"
+    text = (
+        f"robot: |take x\nteam: ann, robot, robot, |take y, /dev/null\nann: \\ann, robot\nmany: ann, {many}\n"
+    )
     write(tmp_path / "aliases", text)
     allow = """[accounts.allow]
 mail_to_commands = ["alias"]

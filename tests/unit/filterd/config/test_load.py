@@ -283,9 +283,14 @@ def test_a_relayed_domain(tmp_path: Path) -> None:
     assert config.domain[0].recipients == ("bob", f"file:{tmp_path}/people") and not config.warnings
 
 
-def test_what_is_not_there_yet_is_a_warning() -> None:
-    config = parse(GOOD + '[listen]\nmetrics = ["127.0.0.1:9425"]\n')
-    assert [(one.line, one.kind) for one in config.warnings] == [(6, "not available")]
+def test_doors_that_believe_or_tell_everybody_belong_on_this_machine() -> None:
+    near = parse(GOOD + '[listen]\nmetrics = ["127.0.0.1:9425"]\nmilter = ["unix:/run/x"]\n')
+    assert not near.warnings
+    far = parse(GOOD + '[listen]\nmetrics = ["0.0.0.0:9425"]\nmilter = ["[::]:8891"]\n')
+    assert [(one.line, one.about) for one in far.warnings] == [
+        (7, "listen.milter = [::]:8891"),
+        (6, "listen.metrics = 0.0.0.0:9425"),
+    ]
 
 
 def test_an_alias_may_name_itself() -> None:
