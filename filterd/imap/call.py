@@ -57,6 +57,7 @@ class Call:
         "_store",
         "at_once",
         "events",
+        "heard",
         "later",
         "limited",
         "progress",
@@ -76,6 +77,7 @@ class Call:
         self.progress: tuple[int, int] | None = None  # messages done, of how many: for INPROGRESS
         self.later = False  # the tagged answer comes from elsewhere
         self.limited = ""  # the code that says how far the command came (RFC 9738)
+        self.heard: set[int] = set()  # UIDs whose flags were told before the command ran
         self.events: list[MailboxEvent] = []  # told by the shell when the answer is out
 
     @property

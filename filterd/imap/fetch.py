@@ -20,12 +20,13 @@ from filterd.imap.columns import Block, Column
 from filterd.imap.errors import No
 from filterd.imap.events import FlagWatch
 from filterd.imap.section import Body
-from filterd.store.base import SEEN, Facts, NoPermission
+from filterd.store.base import SEEN, Facts, FlagChange, NoPermission
 
 _GROUP = 256  # messages whose texts are read together, at most
 _TEXT_COSTS, _LINE_COSTS = 200_000, 1_500  # nanoseconds, rather too many
 _FACTS = frozenset(("size", "date"))
 _KEPT = frozenset((col.UID, col.FLAGS, col.SIZE, col.INTERNALDATE))  # columns whose lines are kept
+_NOTHING = FlagChange(())
 _NO_FACTS = Facts(array("Q"), array("q"))
 
 
@@ -227,7 +228,8 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
         _write_whole(call, plan.texts[0].label, view.numbers_of(uids), group)
         return 0
     masks = {uid: view.flags[view.number_of(uid) - 1] for uid in uids}
-    newly = _mark_seen(call, masks) if plan.seen and not view.read_only else set()
+    marked = _mark_seen(call, masks) if plan.seen and not view.read_only else _NOTHING
+    newly = {uid for uid, _, _ in marked.changed}
     needs = plan.needs
     rows = {row[0]: row[1:] for row in call.store.fields(view.mailbox, uids, needs)} if needs else {}
     tell_flags = all(column is not col.FLAGS and column is not col.FLAGS_NOW for column in plan.columns)
@@ -249,6 +251,8 @@ def _write_group(call: Call, plan: Plan, group: list[tuple[int, bytes]]) -> int:
         if wanted:
             head += b" ".join([column.format % (column.values(block)[0],) for column in wanted]) + b" "
         _write_texts(call, plan, head, Body(data))
+    if newly:
+        view.told(marked)  # not when an item was refused: then the next look tells it
     return missing
 
 
@@ -277,21 +281,23 @@ def _write_texts(call: Call, plan: Plan, head: bytes, body: Body) -> None:
     call.write(b")\r\n")
 
 
-def _mark_seen(call: Call, masks: dict[int, int]) -> set[int]:
+def _mark_seen(call: Call, masks: dict[int, int]) -> FlagChange:
+    """What is to be told; ``masks`` become the flags after it."""
     unseen = [uid for uid, mask in masks.items() if not mask & SEEN]
     if not unseen:
-        return set()
+        return _NOTHING
     watch = FlagWatch.of(call, call.view.mailbox, array("I", unseen), "add", ("\\Seen",))
     try:
         result = call.store.set_flags(call.view.mailbox, unseen, "add", ("\\Seen",))
     except NoPermission:  # RFC 4314 4: to read is allowed without the right to remember it
-        return set()
+        return _NOTHING
     if watch is not None:
         watch.changed(result)
-    call.view.told(result)
+    for line in call.view.learn_of(call.store, result):
+        call.write(line)
     for uid, mask, _ in result.changed:
         masks[uid] = mask
-    return {uid for uid, _, _ in result.changed}
+    return result
 
 
 def _gone(uid: int) -> None:

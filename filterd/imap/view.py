@@ -102,10 +102,16 @@ class View:
 
     # -- following the store ------------------------------------------------------------------------------------
     def refresh(
-        self, store: AccountStore, *, expunge: bool, style: Style, fresh: bool = False
+        self,
+        store: AccountStore,
+        *,
+        expunge: bool,
+        style: Style,
+        fresh: bool = False,
+        heard: set[int] | None = None,
     ) -> Iterator[bytes]:
         """Untagged responses that bring the client up to date; EXPUNGE only when ``expunge``. ``fresh``: the store was
-        looked at a moment ago, in the same step."""
+        looked at a moment ago, in the same step. ``heard`` gets the UIDs whose flags are told."""
         if not fresh:
             new = self._newest(store)
             if new.modseq != self.snapshot.modseq or len(new.uids) != len(self.snapshot.uids):
@@ -116,7 +122,7 @@ class View:
                             yield line
                     self._silent |= len(self.uids) > before
                 else:
-                    yield from self._follow(store, new, style)
+                    yield from self._follow(store, new, style, heard)
         if self._silent and not style.quiet:
             self._silent = False
             yield b"* %d EXISTS\r\n" % len(self.uids)
@@ -144,7 +150,9 @@ class View:
                     raise Fatal("The right to read the selected mailbox was taken away") from None
         raise Fatal("The selected mailbox was deleted")
 
-    def _follow(self, store: AccountStore, new: Snapshot, style: Style) -> Iterator[bytes]:
+    def _follow(
+        self, store: AccountStore, new: Snapshot, style: Style, heard: set[int] | None = None
+    ) -> Iterator[bytes]:
         old = self.snapshot
         changes = self._changes(store, new)
         first_new = bisect_left(new.uids, old.uidnext)
@@ -168,7 +176,9 @@ class View:
             changed = list(changed)
             self.watching.changed([uid for uid, _, _ in changed])
             self.watching.came(new.uids[first_new:], quiet=style.quiet)
-        yield from self._tell_flags(changed, old.uidnext, new.modseq, style)
+        yield from self._tell_flags(
+            changed, old.uidnext, new.modseq, style, set() if heard is None else heard
+        )
         self._told.clear()
         self._own.clear()
 
@@ -186,6 +196,12 @@ class View:
             self.table = FlagTable(keywords)
             yield self.describe_flags()
 
+    def learn_of(self, store: AccountStore, change: FlagChange) -> Iterator[bytes]:
+        """Before its flags are told: they may have a name that came after the newest state that we know."""
+        unnamed = 1 << len(self.table.names)
+        if any(mask >= unnamed for mask in {mask for _, mask, _ in change.changed}):
+            yield from self.learn_keywords(store.snapshot(self.mailbox).keywords)
+
     def _lay_out(self, new: Snapshot) -> None:
         if not self.gone:
             self.uids, self.flags = new.uids, new.flags
@@ -197,7 +213,12 @@ class View:
         self.flags = array("Q", [known[uid] for uid in self.uids])
 
     def _tell_flags(
-        self, changed: Iterable[tuple[int, int, int]], uidnext: int, top: int, style: Style
+        self,
+        changed: Iterable[tuple[int, int, int]],
+        uidnext: int,
+        top: int,
+        style: Style,
+        heard: set[int],
     ) -> Iterator[bytes]:
         told, own, table = self._told, self._own, self.table
         if style.mute:
@@ -207,6 +228,7 @@ class View:
                 continue
             number = self.number_of(uid)
             if number and uid not in self.gone:
+                heard.add(uid)
                 yield style.flags(number, uid, table[mask], modseq)
 
     def _tell_expunged(self, style: Style) -> Iterator[bytes]:

@@ -138,7 +138,8 @@ class Work:
             run, self._run = self._run, None
             session.own = self._spec.own
             if session.view is not None and self._spec.look:
-                for line in session.view.refresh(store, expunge=False, style=session.style(call.uid)):
+                style = session.style(call.uid)
+                for line in session.view.refresh(store, expunge=False, style=style, heard=call.heard):
                     call.write(line)
             result = run(call)
             if not isinstance(result, Generator):

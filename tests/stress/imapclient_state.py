@@ -96,11 +96,14 @@ class Session:
             done.cancel()
         self.command = b""
 
-    def forget(self, uids: Iterable[int | None]) -> None:
-        """Flags that change without our being told."""
-        for uid in uids:
-            if uid is not None:
-                self.flags.pop(uid, None)
+    async def silently(self, command: bytes, uids: Iterable[int | None], sign: bytes, flag: bytes) -> None:
+        """``STORE +FLAGS.SILENT`` or ``-FLAGS.SILENT`` of ``uids``: when we are told nothing of one, its flags are what we
+        work out ourselves (RFC 9051 6.4.6: no race may leave a doubt)."""
+        before = {uid: self.flags.pop(uid) for uid in uids if uid is not None and uid in self.flags}
+        done = (await self(command))[-1].split()[1] == b"OK"
+        for uid in before.keys() & set(self.uids) - self.flags.keys():
+            old = before[uid]
+            self.flags[uid] = old if not done else old | {flag} if sign == b"+" else old - {flag}
 
     def broken(self, what: str) -> None:
         raise Broken(what + "\n" + "\n".join(repr(line[:160]) for line in self.said))

@@ -67,11 +67,12 @@ async def play(session: Session, pick: random.Random, until: float, kept: list[s
             case 3 | 4 if number:
                 last = min(count, number + pick.randint(0, 10))
                 sign, silent = pick.choice([b"+", b"-"]), pick.choice([b"", b".SILENT"])
-                if silent:  # what comes of it is not told
-                    session.forget(session.uids[number - 1 : last])
-                await session(
-                    b"STORE %d:%d %bFLAGS%b (%b)" % (number, last, sign, silent, pick.choice(FLAGS))
-                )
+                flag = pick.choice(FLAGS)
+                command = b"STORE %d:%d %bFLAGS%b (%b)" % (number, last, sign, silent, flag)
+                if silent:
+                    await session.silently(command, session.uids[number - 1 : last], sign, flag)
+                else:
+                    await session(command)
             case 5 | 6 if number:
                 await session(b"FETCH %d (UID BODY.PEEK[HEADER.FIELDS (SUBJECT)] RFC822.SIZE)" % number)
             case 7 if number:
@@ -108,8 +109,8 @@ async def drop(session: Session, pick: random.Random) -> None:
     if pick.random() < 0.2 and len(some) < 50:
         await session(b"UID COPY %b %b" % (chosen, pick.choice(BOXES).encode()))
     else:
-        session.forget(sample)
-        await session(b"UID STORE %b +FLAGS.SILENT (\\Deleted)" % chosen)
+        command = b"UID STORE %b +FLAGS.SILENT (\\Deleted)" % chosen
+        await session.silently(command, sample, b"+", b"\\Deleted")
         await session(pick.choice([b"EXPUNGE", b"UID EXPUNGE " + chosen, b"NOOP"]))
 
 
