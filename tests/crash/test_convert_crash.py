@@ -153,6 +153,7 @@ def test_whatever_the_disk_has_kept(quick_path: Path, to: str, spool: bool, late
     assert not found, f"{len(found)}\n" + "\n".join(found[:6])
 
 
+@pytest.mark.slow
 def test_the_rig_sees_a_spool_without_its_journal(quick_path: Path) -> None:
     def journal(step: Step) -> bool:
         return step.kind == "change" and any(name == "journal" for _, name, _ in step.entries)

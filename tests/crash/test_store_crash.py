@@ -189,6 +189,7 @@ MUTATIONS: dict[str, tuple[Callable[[Path], Story], Mutation]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_rig_sees_a_fault(quick_path: Path, name: str) -> None:
     tell, mutation = MUTATIONS[name]

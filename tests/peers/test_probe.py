@@ -47,6 +47,7 @@ def zone(tmp_path: Path, *lines: str) -> list[str]:
     return ["--zone", str(file)]
 
 
+@pytest.mark.slow
 def test_a_host_without_policy(tmp_path: Path) -> None:
     with listening(MailHost(OTHER.context(tmp_path), keywords=("PIPELINING", "SIZE 1000"))) as host:
         where = zone(tmp_path, "x.test MX 10 mx.x.test", "mx.x.test A 127.0.0.1")
@@ -60,6 +61,7 @@ def test_a_host_without_policy(tmp_path: Path) -> None:
         assert (code, found["outcome"], found["hosts"][0]["demand"]) == (0, "goes", "opportunistic")
 
 
+@pytest.mark.slow
 def test_what_does_not_go(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])

@@ -121,6 +121,7 @@ def test_no_answer(tmp_path: Path, part: bytes) -> None:
         send(tmp_path, GOOD, part)
 
 
+@pytest.mark.slow
 def test_one_that_drips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tlspost, "SECONDS", 2.0)
     with pytest.raises(PostFailed, match="too slow"):

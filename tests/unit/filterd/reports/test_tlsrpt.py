@@ -104,6 +104,7 @@ def session(policy: Policy = STS, result: TlsResult = TlsResult.OK, detail: str 
     return Session(policy, result, "mx.x.example", "192.0.2.1", detail)
 
 
+@pytest.mark.slow
 def test_a_day_is_told_once(lab: Lab) -> None:
     expired = session(result=TlsResult.EXPIRED, detail="certificate has expired")
     lab.see(*[session()] * 3, expired, expired, session(DANE), session(DANE, TlsResult.DNSSEC_INVALID))
