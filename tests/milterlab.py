@@ -25,7 +25,10 @@ SBIN = "/usr/sbin:/usr/local/sbin:/usr/bin"
 POSTFIX = shutil.which("postfix", path=SBIN)
 AS_ROOT = os.geteuid() == 0
 needs_postfix = pytest.mark.skipif(
-    POSTFIX is None or not AS_ROOT, reason="Postfix is not installed, or we are not root"
+    POSTFIX is None or not AS_ROOT,
+    reason="not root: Postfix becomes other users"
+    if POSTFIX
+    else "Postfix is not installed (Debian: postfix)",
 )
 MAIL = (
     b"From: Shop <billing@shop.example>\r\nTo: ann@home.example\r\nSubject: Your order\r\n"

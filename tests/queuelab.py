@@ -18,7 +18,7 @@ from filterd.explain.traces import TraceWriter
 from filterd.proto import smtp_events as events
 from filterd.proto.smtp import SmtpCore
 from filterd.proto.smtp_limits import SmtpConfig, SmtpLimits
-from filterd.queue.base import Outgoing, PendingChange, PendingStore
+from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool, nothing
 from filterd.queue.courier import Outlets
 from filterd.queue.dialogue import Conversation, Refused
 from filterd.queue.journal import Journal
@@ -341,3 +341,27 @@ def spool(lab: Lab) -> GroupSpool:
 
 def writer(lab: Lab) -> Writer:
     return Writer(lab.queue, lab.clock, "test")
+
+
+@dataclass
+class KeptSpool(Spool):
+    """A queue that knows what it has by its key."""
+
+    taken: dict[bytes, Outgoing] = field(default_factory=dict)
+    calls: int = 0
+
+    async def enqueue(
+        self,
+        outgoing: Sequence[Outgoing],
+        stores: Sequence[PendingStore] = (),
+        changes: Sequence[PendingChange] = (),
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        self.calls += 1
+        self.taken.update({one.key: one for one in outgoing})
+        return (), ()
+
+    def performed(self, ids: Sequence[str], then: Callable[[], None] = nothing) -> None:
+        then()
+
+    def acknowledge(self, keys: Sequence[bytes]) -> None:
+        pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -16,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from filterd.workers import die_with
+from tests import capabilities
 from tests.e2e.server import DOMAIN, ENVIRONMENT, Server, mail, wait_for
 from tests.programs import no_namespaces
 
 pytestmark = pytest.mark.e2e
 
-PR_CAPBSET_DROP, CAP_SYS_ADMIN = 24, 21  # <linux/prctl.h>, <linux/capability.h>
 
 PROGRAMS = {
     "loud": "tr a-z A-Z",
@@ -208,12 +207,9 @@ def test_without_the_service_there_is_no_capability() -> None:
         assert b"imapsieve" in greeting and b"vnd.dovecot.pipe" not in greeting
 
 
-def without_namespaces() -> None:
-    """The bounding set loses CAP_SYS_ADMIN, as in a container: what is executed now cannot make namespaces."""
-    assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0) == 0
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="not root: PR_CAPBSET_DROP needs CAP_SETPCAP")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="not root: a capability cannot be taken from filterd-exec (CAP_SETPCAP)"
+)
 @pytest.mark.parametrize("isolation", ["required", "best-effort"])
 def test_where_the_system_forbids_namespaces(isolation: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="filterd-exec-"))
@@ -231,7 +227,7 @@ def test_where_the_system_forbids_namespaces(isolation: str) -> None:
                 stdout=out,
                 stderr=out,
                 env=ENVIRONMENT,
-                preexec_fn=without_namespaces,
+                preexec_fn=capabilities.without(capabilities.SYS_ADMIN),  # as in a container: no namespaces
             )
         try:
             wait_for(lambda: process.poll() is not None or b"listens" in log.read_bytes(), 30, "the service")

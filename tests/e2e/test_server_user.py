@@ -19,7 +19,7 @@ from tests.e2e.server import ENVIRONMENT, wait_for
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="not root: server.user cannot be taken on (CAP_SETUID)"),
 ]
 
 

@@ -13,7 +13,7 @@ from filterd.accounts.names import fold_local
 
 pytestmark = [
     pytest.mark.peer,
-    pytest.mark.skipif(shutil.which("postmap") is None, reason="Debian's postfix is not installed"),
+    pytest.mark.skipif(shutil.which("postmap") is None, reason="postmap is not installed (Debian: postfix)"),
 ]
 DOMAIN = "us.example"
 EXPRESSIONS = r"""# comment
@@ -101,9 +101,9 @@ def asked(kind: str, path: Path, keys: list[str]) -> dict[str, str]:
     ],
 )
 def test_the_same_answers(tmp_path: Path, kind: str, text: str, domains: tuple[str, ...]) -> None:
-    kinds = subprocess.run(["postconf", "-m"], capture_output=True, text=True, timeout=60).stdout.split()
-    if kind not in kinds:
-        pytest.skip(f"this Postfix knows no {kind} tables (Debian's postfix-{kind})")
+    known = subprocess.run(["postconf", "-m"], capture_output=True, text=True, timeout=60, check=True).stdout
+    if kind == "pcre" and kind not in known.split():  # the one kind that is a package of its own
+        pytest.skip("Postfix' pcre tables are not installed (Debian: postfix-pcre)")
     path = tmp_path / "table"
     path.write_text(text)
     table = aliasfile.read(kind, text, str(path), DOMAIN)

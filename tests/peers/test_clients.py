@@ -11,7 +11,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import imapclient
 import pytest
+from sievelib import managesieve
 
 from tests.e2e.server import DOMAIN, INSECURE, PASSWORD, Server, mail, wait_for
 
@@ -373,7 +375,6 @@ def test_sieve_connect_uploads_checks_and_activates(server: Server, tmp_path: Pa
 
 
 def test_sievelib_manages_scripts(server: Server) -> None:
-    managesieve = pytest.importorskip("sievelib.managesieve")
     client = managesieve.Client("localhost", server.ports["sieve"])
     import ssl
 
@@ -477,7 +478,6 @@ def test_poplib_and_smtplib_with_starttls(server: Server) -> None:
 
 
 def test_imapclient_idles_and_reads(server: Server) -> None:
-    imapclient = pytest.importorskip("imapclient")
     with imapclient.IMAPClient("127.0.0.1", port=server.ports["imaps"], ssl_context=INSECURE) as client:
         client.login(LOGIN, PASSWORD)
         folders = {name: flags for flags, _, name in client.list_folders()}

@@ -95,7 +95,12 @@ protocol lmtp {{
         return [path.read_bytes() for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
 
-@pytest.mark.skipif(DOVECOT is None or not AS_ROOT, reason="Dovecot is not installed, or we are not root")
+@pytest.mark.skipif(
+    DOVECOT is None or not AS_ROOT,
+    reason="not root: Dovecot becomes other users"
+    if DOVECOT
+    else "Dovecot is not installed (Debian: dovecot-lmtpd)",
+)
 @pytest.mark.parametrize("unix", [False, True])
 def test_dovecot_is_the_store_behind_us(unix: bool) -> None:
     with Dovecot("ann", "bob") as store:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import aioimaplib
+import imapclient
 import pytest
 
 from tests.e2e.server import DOMAIN, INSECURE, PASSWORD, Server, mail
@@ -25,7 +27,6 @@ def server() -> Iterator[Server]:
 
 def test_aioimaplib(server: Server) -> None:
     """Everything it has a method for, two connections at a time, one of them waiting in IDLE."""
-    aioimaplib = pytest.importorskip("aioimaplib")
 
     async def connected() -> object:
         client = aioimaplib.IMAP4_SSL("127.0.0.1", server.ports["imaps"], ssl_context=INSECURE)
@@ -87,7 +88,6 @@ def test_aioimaplib(server: Server) -> None:
 
 def test_imapclient_with_names_and_mod_sequences(server: Server) -> None:
     """Names with what means something to somebody; CONDSTORE; the state after UIDVALIDITY changed."""
-    imapclient = pytest.importorskip("imapclient")
     with imapclient.IMAPClient("127.0.0.1", port=server.ports["imaps"], ssl_context=INSECURE) as client:
         client.login(f"bob@{DOMAIN}", PASSWORD)
         for name in NAMES:
@@ -131,7 +131,6 @@ def test_imapclient_with_names_and_mod_sequences(server: Server) -> None:
 
 @pytest.mark.slow
 def test_imapclient_and_five_thousand_messages(server: Server) -> None:
-    imapclient = pytest.importorskip("imapclient")
     with imapclient.IMAPClient("127.0.0.1", port=server.ports["imaps"], ssl_context=INSECURE) as client:
         client.login(f"carol@{DOMAIN}", PASSWORD)
         for start in range(0, 5_000, 100):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,37 +23,42 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def test_offlineimap_synchronises_both_ways(server: Server, tmp_path: Path) -> None:
-    program = need("offlineimap")
-    here = tmp_path / "Mail"
+def offlineimap(server: Server, folder: Path, who: str, *here: str) -> Callable[[], None]:
+    """Synchronises ``folder``/Mail with ``who``'s mailboxes, over and over. ``here``: more lines about the files."""
+    program, rc = need("offlineimap"), folder / "offlineimaprc"
     certificate = ssl.PEM_cert_to_DER_cert((server.data / "tls" / "self-signed.crt").read_text())
-    rc = tmp_path / "offlineimaprc"
+    more = "".join(f"{line}\n" for line in here)
     rc.write_text(
         f"""[general]
 accounts = home
-metadata = {tmp_path}/meta
+metadata = {folder}/meta
 ui = basic
 [Account home]
 localrepository = here
 remoterepository = there
 [Repository here]
 type = Maildir
-localfolders = {here}
-[Repository there]
+localfolders = {folder}/Mail
+{more}[Repository there]
 type = IMAP
 remotehost = 127.0.0.1
 remoteport = {server.ports["imaps"]}
 ssl = yes
 cert_fingerprint = {hashlib.sha512(certificate).hexdigest()}
-remoteuser = bob@{DOMAIN}
+remoteuser = {who}@{DOMAIN}
 remotepass = {PASSWORD}
 """
     )
 
     def sync() -> None:
-        done = run(program, "-o", "-c", str(rc), environment={"HOME": str(tmp_path)})
+        done = run(program, "-o", "-c", str(rc), environment={"HOME": str(folder)})
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
+    return sync
+
+
+def test_offlineimap_synchronises_both_ways(server: Server, tmp_path: Path) -> None:
+    here, sync = tmp_path / "Mail", offlineimap(server, tmp_path, "bob")
     for number in range(4):
         server.send(mail(f"to sync {number}"), f"bob@{DOMAIN}")
     sync()

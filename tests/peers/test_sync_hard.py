@@ -6,10 +6,8 @@ so that this is noticed when it changes. Those that do are Thunderbird (CONDSTOR
 
 from __future__ import annotations
 
-import hashlib
 import imaplib
 import re
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +19,8 @@ from filterd.imap.names import encode_utf7
 from filterd.store.base import NewMessage
 from tests.e2e.server import DOMAIN, PASSWORD, Server, mail
 from tests.peers.test_adoption import NOTHING, Mbsync, at_filterd
-from tests.peers.test_clients import curl, in_files, muttrc, need, press, run, subjects
+from tests.peers.test_clients import curl, in_files, muttrc, need, press, subjects
+from tests.peers.test_offline_clients import offlineimap
 from tests.recorder import Recorder
 
 pytestmark = [pytest.mark.e2e, pytest.mark.peer, pytest.mark.slow]
@@ -155,39 +154,11 @@ def test_mbsync_with_odd_names_and_another_uidvalidity(server: Server, tmp_path:
 
 
 def test_offlineimap_with_odd_names(server: Server, tmp_path: Path) -> None:
-    program = need("offlineimap")
-    here, rc = tmp_path / "Mail", tmp_path / "offlineimaprc"
-    certificate = ssl.PEM_cert_to_DER_cert((server.data / "tls" / "self-signed.crt").read_text())
-    rc.write_text(
-        f"""[general]
-accounts = home
-metadata = {tmp_path}/meta
-ui = basic
-[Account home]
-localrepository = here
-remoterepository = there
-[Repository here]
-type = Maildir
-localfolders = {here}
-sep = /
-[Repository there]
-type = IMAP
-remotehost = 127.0.0.1
-remoteport = {server.ports["imaps"]}
-ssl = yes
-cert_fingerprint = {hashlib.sha512(certificate).hexdigest()}
-remoteuser = carol@{DOMAIN}
-remotepass = {PASSWORD}
-"""
-    )
+    here, sync = tmp_path / "Mail", offlineimap(server, tmp_path, "carol", "sep = /")
     with server.imap("carol") as imap:
         for name in PLAIN:
             assert imap.create(f'"{encode_utf7(name)}"')[0] == "OK"
             assert imap.append(f'"{encode_utf7(name)}"', "(\\Flagged)", None, mail("in it"))[0] == "OK"
-
-    def sync() -> None:
-        done = run(program, "-o", "-c", str(rc), environment={"HOME": str(tmp_path)})
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     sync()
     for name in PLAIN:

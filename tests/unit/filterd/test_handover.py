@@ -12,7 +12,7 @@ from filterd.config.load import parse
 from filterd.config.schema import Config
 from filterd.handover import make_folders, server_user
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="not root: files cannot be given away (CAP_CHOWN)")
 NOBODY = pwd.getpwnam("nobody")
 
 

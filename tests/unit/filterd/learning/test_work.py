@@ -96,6 +96,18 @@ def test_a_daemon_that_is_down_does_not_keep_the_other_waiting(tmp_path: Path) -
     journal.close()
 
 
+def three(folder: Path) -> list[Daemon]:
+    """Engines that all have the same lesson before them."""
+    names = ("one", "two", "three")
+    learner = Learner(folder, names, Now())
+    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
+    learner.close()
+    daemons = [Daemon() for _ in names]
+    for daemon, name in zip(daemons, names, strict=True):
+        daemon.name, daemon.down = name, False
+    return daemons
+
+
 class Slow(Journal):
     """A journal that notices when two threads are in it."""
 
@@ -114,13 +126,7 @@ def test_engines_that_end_together_write_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "Journal", Slow)
-    clock, names = Now(), ("one", "two", "three")
-    learner = Learner(tmp_path, names, clock)
-    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
-    learner.close()
-    daemons = [Daemon() for _ in names]
-    for daemon, name in zip(daemons, names, strict=True):
-        daemon.name, daemon.down = name, False
+    clock, daemons = Now(), three(tmp_path)
 
     async def main() -> None:
         every = Work(tmp_path, daemons, clock)
@@ -161,13 +167,7 @@ def test_a_round_that_fails_leaves_nobody_at_work_in_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "Journal", Failing)
-    clock, names = Now(), ("one", "two", "three")
-    learner = Learner(tmp_path, names, clock)
-    learner.learn("ann@x.example", "spam", mail(1, "cheap pills"))
-    learner.close()
-    daemons = [Daemon() for _ in names]
-    for daemon, name in zip(daemons, names, strict=True):
-        daemon.name, daemon.down = name, False
+    clock, daemons = Now(), three(tmp_path)
 
     async def main() -> None:
         every = Work(tmp_path, daemons, clock)

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from filterd.net.https import is_public
-from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool, nothing
+from filterd.queue.base import Outgoing
 from filterd.queue.tlsdemand import Policy, Session, TlsResult
 from filterd.reports import days, tlspost, tlsrpt_data
 from filterd.reports.aggregate import Reporter
 from filterd.reports.tlspost import MAX_REDIRECTS, Answer, Poster, PostFailed, Url, url_of
 from filterd.reports.tlsrpt import TlsReporting, wanted_urls
 from pipeline.zone import Zone, ZoneResolver
-from tests.queuelab import HandClock
+from tests.queuelab import HandClock, KeptSpool
 
 DAY = 86_400.0
 RECORD = '"v=TLSRPTv1; rua=mailto:tls@x.example,https://r.x.example/v1?a=b"'
@@ -171,26 +171,6 @@ def test_only_public_addresses_are_given() -> None:
     assert len(web.asked) == 1
 
 
-@dataclass
-class Kept(Spool):
-    taken: dict[bytes, Outgoing] = field(default_factory=dict)
-
-    async def enqueue(
-        self,
-        outgoing: Sequence[Outgoing],
-        stores: Sequence[PendingStore] = (),
-        changes: Sequence[PendingChange] = (),
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        self.taken.update({one.key: one for one in outgoing})
-        return (), ()
-
-    def performed(self, ids: Sequence[str], then: Callable[[], None] = nothing) -> None:
-        then()
-
-    def acknowledge(self, keys: Sequence[bytes]) -> None:
-        pass
-
-
 # -- day by day ---------------------------------------------------------------------------------------------
 
 
@@ -200,7 +180,7 @@ class Lab:
     record: str = RECORD
     clock: HandClock = field(default_factory=HandClock)
     web: Web = field(default_factory=Web)
-    spool: Kept = field(default_factory=Kept)
+    spool: KeptSpool = field(default_factory=KeptSpool)
     request: Callable[[Url, Sequence[str], bytes], Answer] | None = None
 
     def see(self) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gzip
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -15,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from filterd.queue.base import Outgoing, PendingChange, PendingStore, Spool, nothing
 from filterd.queue.tlsdemand import Policy, Session, TlsResult
 from filterd.reports import incoming, tlsrpt, tlsrpt_data
 from filterd.reports.aggregate import Reporter
 from filterd.reports.tlsrpt import TlsReporting, wanted
 from filterd.reports.tlsrpt_data import SessionLog
 from pipeline.zone import Zone, ZoneResolver
-from tests.queuelab import HandClock
+from tests.queuelab import HandClock, KeptSpool
 
 DAY = 86_400.0
 STS = Policy(
@@ -51,33 +49,11 @@ def test_who_wants_reports(records: tuple[str, ...], found: list[str]) -> None:
 
 
 @dataclass
-class Kept(Spool):
-    taken: dict[bytes, Outgoing] = field(default_factory=dict)
-    calls: int = 0
-
-    async def enqueue(
-        self,
-        outgoing: Sequence[Outgoing],
-        stores: Sequence[PendingStore] = (),
-        changes: Sequence[PendingChange] = (),
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        self.calls += 1
-        self.taken.update({one.key: one for one in outgoing})
-        return (), ()
-
-    def performed(self, ids: Sequence[str], then: Callable[[], None] = nothing) -> None:
-        then()
-
-    def acknowledge(self, keys: Sequence[bytes]) -> None:
-        pass
-
-
-@dataclass
 class Lab:
     path: Path
     clock: HandClock = field(default_factory=HandClock)
     zone: Zone = field(default_factory=Zone)
-    spool: Kept = field(default_factory=Kept)
+    spool: KeptSpool = field(default_factory=KeptSpool)
 
     def see(self, *sessions: Session) -> None:
         log = SessionLog(self.path, self.clock)

@@ -229,7 +229,7 @@ def test_what_is_not_written(place: Path, make: Callable[[Path], str], why: str)
     assert not any(one.is_file() and one.stat().st_size for one in place.parent.rglob("*"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="not root: cannot give files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: files cannot be given away (CAP_CHOWN)")
 @pytest.mark.parametrize("what", [".", "box"])
 def test_what_belongs_to_somebody_else(place: Path, what: str) -> None:
     (place / "box").touch(mode=0o600)
