@@ -44,9 +44,7 @@ class LocalDelivery:
         session = self._session(profile, account)
         await self.reception.connect(session)
         if account is not None:
-            answers = await self._together(session, reverse_path, recipients, crlf(data), params)
-            self.reception.acknowledged(session)
-            return answers
+            return await self._together(session, reverse_path, recipients, crlf(data), params, heard=True)
         replies: list[Reply] = []
         for address in recipients:
             replies.append(await self._one(session, reverse_path, address, crlf(data), params))
@@ -86,8 +84,10 @@ class LocalDelivery:
         recipients: Sequence[str],
         data: bytes,
         params: Mapping[str, str],
+        heard: bool = False,
     ) -> list[Reply]:
-        """Mail of our own people: looked at once, and what leaves is one text for all (one transaction at the next hop, too)."""
+        """Mail of our own people: looked at once, and what leaves is one text for all (one transaction at the next hop, too).
+        ``heard``: who called us has the answers in hand."""
         of_recipient = {name: value for name, value in params.items() if name in OF_RECIPIENT}
         of_mail = {name: value for name, value in params.items() if name not in OF_RECIPIENT} | {EACH: ""}
         replies: list[Reply] = []
@@ -110,6 +110,8 @@ class LocalDelivery:
                 each = iter(ends if len(ends) > 1 else [*ends] * len(transaction.recipients))
                 answers = [next(each) if answer.positive else answer for answer in answers]
             replies += answers
+            if heard:  # a transaction's promises are forgotten when the next one makes its own
+                self.reception.acknowledged(session)
         return replies
 
     async def dropped(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from types import MappingProxyType
 
 from filterd.proto.smtp_limits import SmtpLimits
@@ -32,8 +33,9 @@ ADDRESS_FIELDS = frozenset(
     }
 )
 _PIECE = re.compile(  # of an address list: quoted string, comment, what is in angle brackets, sign, word
-    rb'(?P<quoted>"(?:[^"\\]|\\.)*+")|\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*+\))*+\)|(?P<angle><[^<>]*+>)|(?P<end>[,;:])'
-    rb'|(?P<word>(?:\[[^\]\r\n]*+\]|[^\s()<>,;:"])++)|\s++|.',
+    # what is not closed is passed over as far as it was read: never read twice
+    rb'(?P<quoted>"(?:[^"\\]|\\.)*+")|"(?:[^"\\]|\\.)*+|\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*+\))*+\)?+'
+    rb'|(?P<angle><[^<>]*+>)|(?P<end>[,;:])|(?P<word>(?:\[[^\[\]\r\n]*+\]|[^\s()<>,;:"])++)|\s++|.',
     re.S,
 )
 
@@ -104,9 +106,8 @@ def qualified(value: bytes, domain: bytes) -> bytes:
             if b"@" not in text and text.strip(b"<> ") and (found is None or found[0] != b":"):
                 inserts.append(end - 1 if angle else end)
             pieces, angle = [], 0
-    for at in reversed(inserts):
-        value = value[:at] + b"@" + domain + value[at:]
-    return value
+    parts = [value[start:end] for start, end in pairwise([0, *inserts, len(value)])]
+    return (b"@" + domain).join(parts)
 
 
 def completed(

@@ -5,7 +5,8 @@ sends again adds nothing; its text is made then, once. The sending process does 
 nothing helps, as with mail that leaves; a failing program never holds up a door.
 
 A file gets the message once (``filterd.store.mailfile``). A program runs again only when the machine or the server dies between
-its end and the moment that is written down, as SMTP leaves such a moment, too. Its exit status counts as sysexits.h says: 0 is
+its end and the moment that is written down, as SMTP leaves such a moment, too, or when the server is told to end and the program
+takes longer than ``queue.sender.STOP_SECONDS``. Its exit status counts as sysexits.h says: 0 is
 success; 75 (and 71, which blames the system) means later; all else is a permanent failure. What is our own failure (no
 filterd-exec, no such program, a program that was ended before its own end, a file that must not be written) is tried again
 until ``queue.max_age``. Programs get what Postfix's local(8) gives them: a From_ line, Return-Path, Delivered-To, LF line ends.

@@ -34,7 +34,7 @@ def fixed_up(
     sender: str = "",
 ) -> tuple[bytes, list[Splice]]:
     """(lines to add on top, fields to cut). ``account``: its address; ``identifier``: host and left side of a Message-ID;
-    ``mine`` None: From may name anybody; ``filtered``: what filters change; ``sender``: the reverse-path, the account's own."""
+    ``mine`` None: From may name anybody; ``filtered``: what filters change; ``sender``: the reverse-path."""
     added: list[bytes] = []
     cuts: list[Splice] = []
     free = b"dkim-signature" not in header and not any(edit.place or edit.raw for edit in filtered)
@@ -54,7 +54,7 @@ def fixed_up(
     if free:
         domain = account.rpartition("@")[2].encode("utf-8", "replace")
         if mine is not None and b"sender" not in taken:
-            _name_the_sender(header, sender or account, mine, added, cuts)
+            _name_the_sender(header, account, sender, mine, added, cuts)
         gone = {cut.start for cut in cuts}
         for one in header.fields:
             if domain and one.lname in ADDRESS_FIELDS and one.lname not in taken and one.start not in gone:
@@ -74,7 +74,7 @@ def _complete(
 
 
 def _name_the_sender(
-    header: HeaderBlock, sender: str, mine: Mine, added: list[bytes], cuts: list[Splice]
+    header: HeaderBlock, account: str, sender: str, mine: Mine, added: list[bytes], cuts: list[Splice]
 ) -> None:
     """RFC 6409 8.1: who it is, where From does not say so; a Sender that is somebody else is not believed."""
     if any(name in header for name in RESENT_FIELDS) or b"from" not in header:
@@ -86,15 +86,16 @@ def _name_the_sender(
     named = [
         one.address for value in header.get_all(b"sender") for one in address.parse_list(value).mailboxes
     ]
-    if named and all(_own(one, sender, mine) for one in named):
+    if named and all(_own(one, account, mine) for one in named):
         return
-    if not named and len(authors) == 1 and _own(authors[0], sender, mine):
+    if not named and len(authors) == 1 and _own(authors[0], account, mine):
         return
     cuts += [Splice(one.start, one.end) for one in found]
-    added.append(f"Sender: <{sender}>\r\n".encode())
+    who = sender if sender and mine(sender) else account  # a filter may have set another reverse-path
+    added.append(f"Sender: <{who}>\r\n".encode())
 
 
-def _own(text: str, sender: str, mine: Mine) -> bool:
+def _own(text: str, account: str, mine: Mine) -> bool:
     """A bare name was completed to an address of this domain."""
-    whole = text if "@" in text else f"{text}@{sender.rpartition('@')[2]}"
+    whole = text if "@" in text else f"{text}@{account.rpartition('@')[2]}"
     return is_path(whole) and mine(whole)

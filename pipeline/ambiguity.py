@@ -28,7 +28,7 @@ VIEWS: Final = 200  # decoded parts of one message, all readings together
 DEPTH: Final = 4  # messages in encoded parts in messages in encoded parts ...
 BEGINS: Final = 20_000  # lines that may begin a uuencoded file, in all parts together
 UU_LINE: Final = 4_000  # octets of a line that may begin or end a uuencoded file
-LINES: Final = 50_000  # lines of bad base64 that are read each by itself
+LINES: Final = 50_000  # lines of bad base64 that are read each by itself, and escapes of a yEnc file
 LIMIT: Final = "too many parts to look at each"
 
 CONTENT_TYPES: Final = "two different Content-Type fields"
@@ -80,6 +80,30 @@ class Reading:
     words: list[str] = field(default_factory=list)
     _seen: set[bytes] = field(default_factory=set)
     _begins: int = BEGINS
+    _entered: set[tuple[bytes, int]] = field(default_factory=set)
+    _again: int = 0
+    _room: int = 0
+
+    def __post_init__(self) -> None:
+        self._room = self.octets
+
+    def enters(self, message: bytes, depth: int) -> bool:
+        """Is this one to be looked into? Once for all readings around it. ``depth``: how many more may lie inside each other."""
+        if not depth:
+            self.note(LIMIT)
+            return False
+        mark = blake2b(message, digest_size=16).digest(), depth
+        if mark in self._entered:
+            return False
+        self._entered.add(mark)
+        return True
+
+    def again(self, encoded: int) -> bool:
+        """May so many encoded octets be read once more, from an earlier beginning? Parts inside each other have the same ones."""
+        self._again += encoded
+        if self._again > 2 * self._room:
+            self.note(LIMIT)
+        return self._again <= 2 * self._room
 
     def begins(self) -> bool:
         """May one more uuencoded file be looked for?"""
@@ -111,7 +135,7 @@ class Reading:
 def read(message: Message, octets: int) -> Reading:
     """All readings of a message. ``octets``: how much may be decoded.
 
-    Not for the loop: 4 ms per MB, 50 when it is hostile, and 250 in all for 5,000 hostile parts.
+    Not for the loop: 4 ms per MB, 50 to 120 when it is hostile, and 250 in all for 5,000 hostile parts.
     """
     out = Reading(octets)
     _message(message.data, message.root, out, DEPTH)
@@ -147,7 +171,8 @@ def _parts(data: bytes, root: Part, out: Reading, depth: int) -> None:
         if part.encoding in encoding.IDENTITY:
             if not part.is_multipart and part.message is None:
                 body = data[part.body_start : part.end]
-                if part.ctype == "message" and depth:  # one that we do not look into, and others may
+                # one that we do not look into, and others may
+                if part.ctype == "message" and out.enters(body, depth):
                     _message(body, parse(body), out, depth - 1)
                 _in_text(body, out)
         elif not part.children:
@@ -164,15 +189,17 @@ def _decoded(part: Part, name: str, out: Reading, depth: int) -> None:
         return
     if name == "base64" and Finding.BAD_BASE64 in noted:
         _bad_base64(body, out)
-    if not out.show(octets):
+    if not octets:
         return
-    if part.ctype == "message" and depth:
+    out.show(octets)
+    if part.ctype == "message" and out.enters(octets, depth):
         _message(octets, parse(octets), out, depth - 1)
-    elif part.ctype == "multipart" and depth:  # the boundary is that of the outer header
+    elif part.ctype == "multipart":  # the boundary is that of the outer header
         head = part.header.data[part.start : part.body_start]
         kept = re.sub(rb"(?im)^content-transfer-encoding:[^\n]*(?:\n[ \t][^\n]*)*\n?", b"", head)
         inner = kept + octets
-        _message(inner, parse(inner), out, depth - 1)
+        if out.enters(inner, depth):
+            _message(inner, parse(inner), out, depth - 1)
     elif part.ctype == "text":
         _in_text(octets, out)
 
@@ -212,7 +239,7 @@ def _early_body(data: bytes, part: Part, outermost: bool, out: Reading) -> None:
         return
     if not outermost:
         out.note(NO_END)
-    if part.encoding not in encoding.IDENTITY:
+    if part.encoding not in encoding.IDENTITY and out.again(part.end - first.start):
         out.show(encoding.decode(data[first.start : part.end], part.encoding)[0])
 
 
@@ -283,6 +310,8 @@ def _yenc(body: bytes, out: Reading) -> None:
         end = _YEND.search(body, found.end())
         lines = body[found.end() : end.start() if end else len(body)].translate(None, b"\r\n")
         plain, *escaped = lines.split(b"=", LINES)
+        if len(escaped) == LINES:  # the last piece may hold more
+            out.note(LIMIT)
         pieces = [_YENC_ESCAPED[piece[0]] + piece[1:].translate(_YENC) for piece in escaped if piece]
         out.note(YENC)
         out.show(plain.translate(_YENC) + b"".join(pieces))

@@ -19,7 +19,6 @@ from rules.mail.header import HeaderBlock
 NAME = "Authentication-Results"
 VALUE_LIMIT = 256  # characters of a property's value
 COMMENT_LIMIT = 120
-COMMENTS = 100  # comments with others or quoted pairs in them, before and behind the id
 _TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+")  # RFC 2045: no tspecials
 _ADDRESS = re.compile(r"[!#$%&'*+\-/=?.0-9A-Z^_`a-z{|}~]*@[0-9A-Za-z_](?:[0-9A-Za-z_.-]*[0-9A-Za-z_])?")
 _KEYWORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
@@ -28,7 +27,7 @@ _UNSAID = re.compile(r"[^\x20-\x7e]")
 _ID = re.compile(rb"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~\x80-\xff]+")
 _QUOTED = re.compile(rb'"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\x20-\x7e\x80-\xff]|\r?\n[ \t])*+)"')
 _DIGITS = re.compile(rb"[0-9]+")
-_SKIPPED = re.compile(rb"(?:[ \t\r\n]++|\([^()\\]*+\))*+")
+_SKIPPED = re.compile(rb"(?:[ \t\r\n]++|" + comment.FEW_LEVELS + rb")*+", re.DOTALL)
 
 
 def field(authserv_id: str, results: Iterable[AuthResult]) -> HeaderEdit:
@@ -116,19 +115,10 @@ def _normal(name: str) -> str:
 
 
 def _skip(raw: bytes, at: int) -> int:
-    """Past blanks and nested comments (RFC 5322 3.2.2); past the end when a comment is not closed or there are too many."""
-    plain = b""
-    for _ in range(COMMENTS):
-        found = _SKIPPED.match(raw, at)
-        at = found.end() if found else at
-        if raw[at : at + 1] != b"(":
-            return at
-        plain = plain or raw[:at] + comment.harmless(raw[at:])
-        inside = comment.read(plain, at)
-        if not inside.closed:
-            break
-        at = inside.end
-    return len(raw) + 1
+    """Past blanks and comments (RFC 5322 3.2.2); past the end at a comment that is not closed or more than four deep."""
+    found = _SKIPPED.match(raw, at)
+    at = found.end() if found else at
+    return at if raw[at : at + 1] != b"(" else len(raw) + 1
 
 
 def forged(block: HeaderBlock, own_ids: Collection[str]) -> list[Splice]:

@@ -21,7 +21,7 @@ import dataclasses
 
 from filterd.cli import FOUND, OK, USAGE, CliError
 from filterd.cli.options import add_config, add_json, config_path, load_config, print_json
-from filterd.config import describe, pair, schema
+from filterd.config import describe, schema
 from filterd.config.errors import ConfigErrors, Problem, render
 from filterd.config.load import load
 
@@ -125,6 +125,7 @@ def check(arguments: argparse.Namespace) -> int:
 def unusable(config: schema.Config, path: str) -> tuple[Problem, ...]:
     """What of the certificate, the DKIM keys and tables, and the milter door's scripts the server could not start with."""
     from filterd import app, milter_profile, signing
+    from filterd.config import pair
 
     scripts = tuple(milter_profile.problems(config, config.listen.milter, app.sieve_limits(config)))
     if config.tls.mode == "files" and (found := pair.fault(config.tls.cert, config.tls.key)) is not None:

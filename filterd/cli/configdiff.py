@@ -119,6 +119,7 @@ def lift(arguments: argparse.Namespace) -> int:
     """Old spellings in all files; written only with --write. 1 = something is left for a person."""
     main = config_path(arguments.config)
     left = False
+    lifted: dict[str, bytes] = {}  # written when all files were understood
     with alone(main):
         for name in files(main):
             try:
@@ -138,8 +139,10 @@ def lift(arguments: argparse.Namespace) -> int:
             if new == text:
                 print(f"{name}: version {schema.VERSION}, today's spellings; nothing to lift")
             elif arguments.write:
-                replace(name, new.encode("utf-8"))
-                print(f"{name} is written. `filterd config check` tells what else it thinks")
+                lifted[name] = new.encode("utf-8")
             else:
                 print(f"{name} would change; nothing was written (--write does it)")
+        for name, data in lifted.items():
+            replace(name, data)
+            print(f"{name} is written. `filterd config check` tells what else it thinks")
     return FOUND if left else OK

@@ -122,10 +122,11 @@ def _element(path: list[str | int], parts: list[str | int], config: schema.Confi
     if parts[0].startswith("["):
         wanted = str(parts.pop(0))[1:-1]
         names = [str(getattr(one, "name", getattr(one, "domain", ""))) for one in elements]
-        if wanted.lower() not in names:
+        folded = [one.lower() for one in names]
+        if wanted.lower() not in folded:
             hint = nearest(wanted, names) or f"there are: {', '.join(filter(None, names)) or 'none'}"
             raise CliError(f"no {shown} is called {wanted}; {hint}", USAGE)
-        return names.index(wanted.lower())
+        return folded.index(wanted.lower())
     if len(elements) == 1:
         return 0
     if not elements:

@@ -9,21 +9,31 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from filterd.cli import FOUND, OK, USAGE, CliError
 from filterd.cli.options import FILE_NAME, print_json
 from filterd.config.errors import render
 from filterd.config.load import parse
-from filterd.config.takeover.names import NAMES
 from filterd.config.values import nearest
-from filterd.store.durable import RealDisk, opened
 
 if TYPE_CHECKING:
     from filterd.config.takeover.draft import Draft
 
 MAX_FILE = 8 << 20
+# Whom we can read, and where Debian has the file. The readers are imported when they read, so that --help stays fast.
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "postfix": "/etc/postfix/main.cf",
+        "dovecot": "/etc/dovecot/dovecot.conf",
+        "opendkim": "/etc/opendkim.conf",
+        "opendmarc": "/etc/opendmarc.conf",
+        "postsrsd": "/etc/default/postsrsd",
+        "maddy": "/etc/maddy/maddy.conf",
+    }
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +148,8 @@ def write(path: str, text: str) -> None:
     """A new file, durable, for its owner only: it may hold a password. Raises CliError."""
     if os.path.lexists(path):
         raise CliError(f"{path} is there already; move it away or name another", USAGE)
+    from filterd.store.durable import RealDisk, opened
+
     folder, name = os.path.split(os.path.abspath(path))
     disk = RealDisk()
     try:

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             told = owner.events_of(parts, events) if arguments.account else events
             now_at = _now(trace, parts, told, store, Path(config.server.data_dir))
             if arguments.account:
-                trace, events = owner.view(trace, parts), owner.events_of(parts, events)
+                trace, events = owner.view(trace, parts), told
             else:
                 trace = replace(trace, recipients=parts)
             if arguments.json:

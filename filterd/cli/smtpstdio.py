@@ -14,6 +14,7 @@ import threading
 from filterd.accounts.directory import Account
 from filterd.cli.localmail import EX_OK, prepare
 from filterd.config.schema import Config
+from rules.mail.lineends import with_crlf
 
 BLOCK = 1 << 16
 
@@ -84,7 +85,7 @@ class LineEnds:
             return block
         if block.endswith(b"\r"):
             self._kept, block = b"\r", block[:-1]
-        return block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        return with_crlf(block)
 
 
 def _feed(end: socket.socket) -> None:

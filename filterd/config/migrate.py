@@ -79,6 +79,10 @@ def migrate(text: str) -> tuple[str, list[Step]]:
                 current = attempt(old, new, f"{_dotted(old)} is {_dotted(name)} now")
             except CannotEdit as error:
                 current = attempt(old, None, f"{_dotted(old)} is {_dotted(name)} now, but {error}")
+    forward = ("accounts", "dot_forward")
+    if _value(current, forward) is True:
+        new = changed(removed(current, forward), ("accounts", "forward", "enabled"), True)
+        current = attempt(forward, new, "accounts.dot_forward is accounts.forward.enabled now")
     for gone in _GONE:
         value = _value(current, gone.path)
         if value is None:
@@ -90,12 +94,6 @@ def migrate(text: str) -> tuple[str, list[Step]]:
         else:
             said = f"{_dotted(gone.path)} = {value!r} has nothing that does the same: {gone.why}"
             current = attempt(gone.path, None, said)
-    if _value(current, ("accounts", "dot_forward")) is True:
-        steps = [step for step in steps if not step.text.startswith("accounts.dot_forward")]
-        new = changed(removed(current, ("accounts", "dot_forward")), ("accounts", "forward", "enabled"), True)
-        current = attempt(
-            ("accounts", "dot_forward"), new, "accounts.dot_forward is accounts.forward.enabled now"
-        )
     for path, words, said in list(_stage_lists(current)):
         current = attempt(path, changed(current, path, words), said)
     return current, sorted(steps, key=lambda step: step.line)
@@ -111,7 +109,7 @@ def _stage_lists(text: str) -> Iterator[tuple[Path, list[object], str]]:
             _WORDS.get(item, item) if isinstance(item, str) else item for item in old if item not in _NO_STAGE
         ]
         if new != old:
-            changes = [f'"{word}" is "{_WORDS[word]}" now' for word in old if word in _WORDS]
+            changes = [f'"{word}" is "{_WORDS[word]}" now' for word in old if word in tuple(_WORDS)]
             changes += [f'"{word}" is no stage: it always comes last' for word in old if word in _NO_STAGE]
             yield path, new, f"pipeline.{name}: {', '.join(changes)}"
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from filterd.learning.lesson import FAILED, KINDS, NONE, Lesson, Outcome, crlf, digest
+from filterd.learning.lesson import FAILED, KINDS, NONE, Lesson, Outcome, digest
 from filterd.wal import open_wal
+from rules.mail.lineends import with_crlf
 
 FOLDER: Final = "learning"
 FILE: Final = "journal.db"
@@ -106,7 +107,7 @@ class Journal:
     ) -> int:
         """Have these messages learned; how many were taken (all in one transaction)."""
         assert kind in KINDS
-        prepared = [(digest(text), zlib.compress(text, 1)) for text in map(crlf, texts)]
+        prepared = [(digest(text), zlib.compress(text, 1)) for text in map(with_crlf, texts)]
         with self._transaction():
             room = max(0, MAX_WAITING - self._count("job")) // max(1, len(engines))
             for name, packed in prepared[:room]:
@@ -137,7 +138,7 @@ class Journal:
         with self._transaction():
             self._db.execute("delete from look where id = ?", (look.id,))
             if text is not None:
-                text = crlf(text)
+                text = with_crlf(text)
                 packed = zlib.compress(text, 1)
                 self._add(look.account, look.kind, digest(text), packed, engines, now)
 

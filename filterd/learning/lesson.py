@@ -55,11 +55,6 @@ class Teacher(Protocol):
     async def close(self) -> None: ...
 
 
-def crlf(data: bytes) -> bytes:
-    """With CRLF line ends."""
-    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-
-
 def digest(data: bytes) -> bytes:
     """Which message it is: the same for its copies in several mailboxes, whatever servers added to the header on the way."""
     message = Message(data)

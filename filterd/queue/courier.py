@@ -186,7 +186,10 @@ class Courier:
             await self._all(unwanted, RemoteReply(550, ("5.0.0 returned by the postmaster",)))
             items = [item for item in items if not item.wish]
         if self.place.local:
-            for item in items:
+            for at, item in enumerate(items):
+                if self.office.stopping:  # a program that we cannot wait for would run a second time
+                    self._give_back(items[at:])
+                    return
                 await self._deliver_here(item)
             return
         if self.place.resting(self.office.clock.time()):  # too old to be put off

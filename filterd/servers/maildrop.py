@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -22,6 +23,9 @@ from pipeline.ports import Clock
 INBOX = "INBOX"
 AHEAD = 262_144  # octets read ahead for a client that fetches one message after the other
 BLOCK = 1000  # rows asked for at once (store contract)
+
+
+log = logging.getLogger("filterd.pop3")
 
 
 class TooSoon(Exception):
@@ -57,9 +61,12 @@ class FileLocks(MaildropLocks):
         except StoreUnavailable:
             lock.close()
             return None
-        if self._clock is not None and self._delay and not self._begins(lock, int(self._clock.time())):
-            lock.close()
-            raise TooSoon
+        try:
+            if self._clock is not None and self._delay and not self._begins(lock, int(self._clock.time())):
+                lock.close()
+                raise TooSoon
+        except OSError as error:  # a full disk: who logs in may make room
+            log.warning("when %s logged in cannot be noted: %s", account, error)
         return lock.close  # closing the descriptor lets the flock go
 
     def _begins(self, lock: Lock, now: int) -> bool:

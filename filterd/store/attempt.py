@@ -115,7 +115,8 @@ def _undo(core: Core, name: str) -> None:
     with open(f"{core.index_path}/{name}", encoding="ascii", errors="surrogateescape") as file:
         lines = file.read().split("\n")
     if name.startswith(ADDING):
-        synced = lines[1:2] and lines[1].endswith(SYNCED)
+        lines += [""]  # it may be cut short anywhere
+        synced = lines[1].endswith(SYNCED)
         if lines[0] != FIRST_LINE or (not synced and not lines[1].startswith(disk.boot_id() + " ")):
             disk.unlink(
                 core.index_dir, name

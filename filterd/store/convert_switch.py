@@ -128,6 +128,7 @@ class _Finish:
         self.old = f"{self.path}/{switch.old}"
         self.done = Converted(switch.mailboxes, switch.messages, self.old)
         self.came = 0
+        self.left = False  # of the mailbox at hand something was not taken along
 
     def run(self) -> Converted:
         store = self.store
@@ -144,6 +145,7 @@ class _Finish:
         self._restore(account)
         for box in self.switch.boxes:
             late = self._from_maildir(box) if self.switch.to == MBOX else self._from_mbox(account, box)
+            self.left = False
             for message in late:
                 self._take(account, box, message)
         if self.came:
@@ -189,8 +191,9 @@ class _Finish:
             except NoSuchMailbox:
                 stored = account.deliver(names.INBOX, message)
         except OverQuota:
+            self.left = True
             self.done.notes.append(
-                f"mail for {box.name} that came meanwhile is over quota: it stays in {self.old}"
+                f"mail for {box.name} that came meanwhile is over quota: it stays in the old files"
             )
             return
         self.came += not stored.duplicate
@@ -231,7 +234,9 @@ class _Finish:
                 size = mbox.size()
                 if not (spool and not size):
                     yield from self._late_areas(account, box, mbox, size)
-                if spool:
+                if spool and self.left:
+                    self.done.notes.append(f"{place} is not read any more and not emptied: it has more")
+                elif spool:
                     self._empty(mbox)
         finally:
             mbox.close()
@@ -249,6 +254,7 @@ class _Finish:
             data = mbox.read(area.offset, area.size)
             text = self._text(data)
             if not area.mail or not text:
+                self.left |= not area.mail and bool(data.strip(b"\0\r\n"))
                 continue
             state = fmt.state_of(data[: fmt.head_end(data)])
             if state.pseudo:

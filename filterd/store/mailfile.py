@@ -113,6 +113,8 @@ def _into_maildir(disk: Disk, path: str, mail: FileMail) -> None:
     base = f"{int(mail.created)}.F{mail.item}.{os.uname().nodename.replace('/', '_').replace(':', '_')}"
     with opened(disk, f"{path}/new") as new, opened(disk, f"{path}/tmp") as tmp:
         if mail.doubtful and any(name.split(":")[0] == base for name in os.listdir(f"{path}/cur")):
+            with opened(disk, f"{path}/cur") as cur:  # perhaps a crash came before its folder was synced
+                disk.sync_dir(cur)
             return
         file = disk.write_new(new, unix_text(mail.data), temporary=tmp)
         try:
@@ -157,6 +159,7 @@ def _into_mbox(disk: Disk, path: str, mail: FileMail, locks: LockRules) -> None:
             start = _there(file.fd, mail, new)
             if start is None:
                 disk.sync_file(file)
+                disk.sync_dir(at)
                 return
             end = start
             disk.set_size(file, end)

@@ -13,6 +13,7 @@ from typing import Final
 from pipeline import edits
 from pipeline.verdict import HeaderEdit
 from rules.mail.header import HeaderBlock, scan
+from rules.mail.lineends import with_crlf
 from rules.mail.message import Message
 
 OURS: Final = b"x-spam-flag"
@@ -23,7 +24,7 @@ _TESTS: Final = re.compile(rb"(?:^|[\s,])tests=([A-Z0-9_,\s]*)")
 
 def told(text: bytes) -> HeaderBlock:
     """The header of what spamd gave back, CRLF."""
-    return scan(_crlf(text))
+    return scan(with_crlf(text))
 
 
 def rules(block: HeaderBlock) -> list[str]:
@@ -52,14 +53,9 @@ def header_edits(message: Message, text: bytes, whole: bool) -> list[HeaderEdit]
 
 def new_body(message: Message, text: bytes) -> bytes | None:
     """The body that spamd gave back; None when it left it alone."""
-    text = _crlf(text)
+    text = with_crlf(text)
     body = text[scan(text).body_start :]
-    return None if body == _crlf(message.data[message.header.body_start :]) else body
-
-
-def _crlf(text: bytes) -> bytes:
-    """With CRLF in place of each LF alone, at memory speed: it is asked on the loop."""
-    return text.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    return None if body == with_crlf(message.data[message.header.body_start :]) else body
 
 
 def _add(raw: bytes) -> list[HeaderEdit]:

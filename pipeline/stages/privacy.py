@@ -148,7 +148,7 @@ def strip(
             if submitted and one.lname == b"received":
                 cuts += _hop(message.header, one, submitted, removed)
             continue
-        name = one.name.decode("ascii", "replace") or lname.decode()
+        name = _shown(one, lname)
         if lname in signed_fields:
             kept[name] = None
         else:
@@ -220,12 +220,15 @@ def _part_fields(message: Message, patterns: Patterns, removed: dict[str, None])
         return
     while waiting:
         part = waiting.pop()
-        for one in _matching(part.header, patterns):
-            removed[one.name.decode("ascii", "replace")] = None
-            yield Splice(one.start, one.end)
+        for one in part.header.fields:
+            lname = one.lname or _name_before_a_fold(part.header, one)
+            if patterns.match(lname):
+                removed[_shown(one, lname)] = None
+                yield Splice(one.start, one.end)
         if part.message is None and not signed_as_it_is(part):
             waiting.extend(part.children)
 
 
-def _matching(header: HeaderBlock, patterns: Patterns) -> Iterator[HeaderField]:
-    return (one for one in header.fields if patterns.match(one.lname or _name_before_a_fold(header, one)))
+def _shown(one: HeaderField, lname: bytes) -> str:
+    """A field's name for the evidence."""
+    return one.name.decode("ascii", "replace") or lname.decode()

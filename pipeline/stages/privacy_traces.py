@@ -160,9 +160,13 @@ def content_ids(
         if machine.is_host(found[2]) or _PRIVATE.fullmatch(found[2])
     }
     attached = [(part.message.start, part.message.end) for part in parts if part.message is not None]
-    coded = [part for part in parts if part.ctype == "text" and part.encoding not in AS_IT_IS]
+    coded = [
+        (part.body(), part.decoded())
+        for part in parts
+        if ids and part.ctype == "text" and part.encoding not in AS_IT_IS
+    ]
     for whole, host in list(ids.items())[:MOST_IDS]:
-        if any(part.body().count(whole) != part.decoded().count(whole) for part in coded):
+        if any(body.count(whole) != decoded.count(whole) for body, decoded in coded):
             continue  # spelled otherwise there: the picture would be lost
         removed["host in Content-ID"] = None
         at = message.data.find(whole)

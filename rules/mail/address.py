@@ -325,7 +325,7 @@ class _Reader:
 
     def _skip_comment(self, start: int) -> int:
         """Past a comment with all that is nested in it; its text may become the name."""
-        end, deep, closed = comment.flat_end(self.value, start), False, True
+        end, deep, closed = comment.shallow_end(self.value, start), False, True
         if not end:
             if self.plain is None:
                 self.plain = comment.harmless(self.value)

@@ -2,8 +2,9 @@
 
 Specification: RFC 5322 3.2.2, 3.2.1 (quoted pairs). Complete: yes.
 
-How it counts: in windows. A window with fewer closing parentheses than are open cannot end the comment and is only counted;
-the depths of the others are added up without a step of Python per octet. 50,000 nested comments cost a millisecond per MB.
+How it counts: a pattern reads what is at most four deep; what is deeper is counted in windows. A window with fewer closing
+parentheses than are open cannot end the comment and is only counted; the depths of the others are added up without a step of
+Python per octet. 50,000 nested comments cost a millisecond per MB, 100,000 short ones beside each other 50.
 """
 
 import re
@@ -12,7 +13,17 @@ from typing import Final, NamedTuple
 
 from rules.mail import limits
 
-_FLAT: Final = re.compile(rb"\([^()\\]*+\)")
+_LEVELS: Final = 4
+
+
+def _within(levels: int) -> bytes:
+    """A pattern of what stands in a comment that holds others to so many levels; possessive all through, so it is linear."""
+    inner = rb"(?:" + _within(levels - 1) + rb")" if levels else rb"(?!)"
+    return rb"(?:[^()\\]++|\\.|\(" + inner + rb"\))*+"
+
+
+FEW_LEVELS: Final = rb"\(" + _within(_LEVELS - 1) + rb"\)"  # with re.DOTALL
+_FEW_LEVELS: Final = re.compile(FEW_LEVELS, re.DOTALL)
 _NESTING: Final = bytes(
     1 if octet == 0x28 else 0xFF if octet == 0x29 else 0 for octet in range(256)
 )  # signed octets
@@ -35,9 +46,9 @@ def harmless(value: bytes) -> bytes:
     return value.replace(b"\\\\", b"xx").replace(b"\\(", b"xx").replace(b"\\)", b"xx")
 
 
-def flat_end(value: bytes, start: int) -> int:
-    """The end of the comment that begins at start when it holds no parentheses and no quoted pairs, else 0."""
-    found = _FLAT.match(value, start)
+def shallow_end(value: bytes, start: int) -> int:
+    """The end of the comment that begins at start when it is closed and at most four deep, as all but hostile ones are, else 0."""
+    found = _FEW_LEVELS.match(value, start)
     return found.end() if found is not None else 0
 
 

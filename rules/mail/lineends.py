@@ -22,6 +22,11 @@ def as_lf(data: bytes) -> bytes | None:
     return short if short.replace(b"\n", b"\r\n") == data else None
 
 
+def with_crlf(data: bytes) -> bytes:
+    """With CRLF in place of each LF alone; a bare CR stays."""
+    return data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+
+
 def dot_line(data: bytes, start: int = 0) -> int:
     """Where the first CRLF is that a dot follows; -1: nowhere."""
     found = _DOT.search(data, start)

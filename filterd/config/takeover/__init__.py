@@ -18,7 +18,7 @@ from filterd.config.takeover.render import Unusable, finished
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A program that can be taken over: ``read(draft, path, text)``; names.py has where its file is in Debian."""
+    """A program that can be taken over: ``read(draft, path, text)``; cli/configimport.py has where its file is in Debian."""
 
     name: str
     read: Callable[[Draft, str, str], None]

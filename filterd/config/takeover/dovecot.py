@@ -194,11 +194,16 @@ def _doors(draft: Draft, values: Values, path: str) -> set[str]:
             for _, line in mine.values():
                 draft.same(line, f"{protocol} is not among the protocols")
             continue
-        if service in ("lmtp",) and "port" not in mine:
-            continue  # by its unix socket
-        if door in ("imaps", "pop3s", "submissions") and not tls:
-            continue
-        if door in ("submissions",) and not mine:
+        unused = ""
+        if service == "lmtp" and "port" not in mine:
+            unused = "no port: by its unix socket"
+        elif door in ("imaps", "pop3s", "submissions") and not tls:
+            unused = f"without TLS there is no listen.{door}"
+        elif door == "submissions" and not mine:
+            unused = "not there"
+        if unused:
+            for _, line in mine.values():
+                draft.same(line, unused)
             continue
         port, line = mine.get("port", (str(usual), protocols_line))
         for key, (_, one) in mine.items():
@@ -375,7 +380,10 @@ def _script(key: str) -> Callable[[Draft, Line, str], None]:
 
 def _networks(key: str) -> Callable[[Draft, Line, str], None]:
     def handler(draft: Draft, line: Line, value: str) -> None:
-        for word in filter(None, re.split(r"[\s,]+", value)):
+        listed = list(filter(None, re.split(r"[\s,]+", value)))
+        if not listed:
+            draft.same(line, "nobody")
+        for word in listed:
             try:
                 draft.add(line, key, [str(ipaddress.ip_network(word, strict=False))])
             except ValueError:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from filterd.config.values import BadValue, host_name
+from filterd.config.values import BadValue, host_name, socket_address
 
 _SECRET = re.compile(r"(?i)^([\w./ -]*(?:pass(?:word|wd)?|secret|token)\s*[= ])(?!\s*[<$]?/).*$", re.DOTALL)
 
@@ -154,16 +154,8 @@ class Draft:
         return key if at == WHOLE else f"{at[0]}[{at[1]}].{key}"
 
 
-def toml_duration(seconds: float) -> str:
-    from filterd.config.values import show_duration
-
-    return show_duration(seconds)
-
-
 def socket_text(text: str) -> str | None:
     """A milter's or LMTP's place in our spelling; None when it is none that we can write."""
-    from filterd.config.values import socket_address
-
     try:
         address = socket_address(text.removeprefix("inet:") if text.startswith("inet:[") else text)
     except BadValue:

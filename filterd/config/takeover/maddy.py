@@ -63,15 +63,12 @@ def parse(path: str, text: str) -> list[Node]:
 def read(draft: Draft, path: str, text: str) -> None:
     macros: dict[str, str] = {}
     for node in parse(path, text):
-        node.words = [
-            re.sub(r"\$\(([\w-]+)\)", lambda match: macros.get(match[1], ""), word) for word in node.words
-        ]
+        _expand([node], macros)
         macro = re.fullmatch(r"\$\(([\w-]+)\)\s*=\s*(.*)", node.line.text)
         if macro:
-            macros[macro[1]] = re.sub(r"\$\(([\w-]+)\)", lambda match: macros.get(match[1], ""), macro[2])
+            macros[macro[1]] = _filled(macro[2], macros)
             draft.same(node.line, "a name for what follows")
         else:
-            _expand(node.inner, macros)
             _top(draft, node)
     names = macros.get("local_domains", macros.get("primary_domain", "")).split()
     for name in names:
@@ -82,11 +79,13 @@ def read(draft: Draft, path: str, text: str) -> None:
         draft.set(Line(path, 0, f"$(hostname) = {host}"), "server.hostname", host.lower())
 
 
+def _filled(text: str, macros: dict[str, str]) -> str:
+    return re.sub(r"\$\(([\w-]+)\)", lambda match: macros.get(match[1], ""), text)
+
+
 def _expand(nodes: list[Node], macros: dict[str, str]) -> None:
     for node in nodes:
-        node.words = [
-            re.sub(r"\$\(([\w-]+)\)", lambda match: macros.get(match[1], ""), word) for word in node.words
-        ]
+        node.words = [_filled(word, macros) for word in node.words]
         _expand(node.inner, macros)
 
 
@@ -94,6 +93,7 @@ def _top(draft: Draft, node: Node) -> None:
     name, *rest = node.words or [""]
     if name == "hostname" and rest:
         draft.set(node.line, "server.hostname", rest[0].lower())
+        _rest(draft, node)
     elif name == "tls":
         _tls(draft, node, rest)
     elif name in _DOOR:
@@ -133,6 +133,8 @@ def _tls(draft: Draft, node: Node, rest: list[str]) -> None:
 
 
 def _door(draft: Draft, node: Node, kind: str, places: list[str]) -> None:
+    if not places:
+        draft.left(node.line, "says no place to listen at")
     for place in places:
         scheme, _, rest = place.partition("://")
         door = f"{_DOOR[kind]}s" if scheme == "tls" and kind in ("imap", "submission") else _DOOR[kind]
@@ -156,7 +158,7 @@ def _door(draft: Draft, node: Node, kind: str, places: list[str]) -> None:
             draft.left(inner.line, "lists have weights: stage.dnsbl.lists")
         elif name == "max_message_size" and rest_words:
             draft.set(inner.line, "limits.message_size", _size(rest_words[0]))
-        elif name in ("limits", "all", "ip", "source") and kind:
+        elif name in ("limits", "all", "ip", "source"):
             draft.left(inner.line, "limits.connections and limits.messages_per_hour are counted otherwise")
         elif name == "dkim" or name == "modify.dkim":
             draft.left(inner.line, "keys: `filterd dkim keygen`, or domain.dkim with the key that is there")

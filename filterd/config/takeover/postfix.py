@@ -14,7 +14,6 @@ from types import MappingProxyType
 
 from filterd.config.takeover import postfixdomains, postfixpolicy
 from filterd.config.takeover.draft import Draft, Line, machine_name
-from filterd.config.takeover.postfixmaps import words
 from filterd.config.takeover.postfixmaster import doors
 from filterd.config.takeover.postfixtls import HANDLERS as TLS_HANDLERS
 
@@ -191,6 +190,3 @@ def expanded(values: Values, text: str, depth: int = 0) -> str:
         return value(name)
 
     return _REFERENCE.sub(fill, text).strip()
-
-
-__all__ = ["expanded", "logical", "read", "words"]

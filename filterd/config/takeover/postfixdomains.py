@@ -7,7 +7,16 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 from filterd.config.takeover.draft import Draft, Line, Target
-from filterd.config.takeover.postfixmaps import NotText, alias_file, entries, is_table, names, next_hop, words
+from filterd.config.takeover.postfixmaps import (
+    NotText,
+    alias_file,
+    entries,
+    is_table,
+    names,
+    next_hop,
+    told,
+    words,
+)
 
 Of = Callable[[str], str]
 Values = dict[str, tuple[str, Line]]
@@ -101,6 +110,8 @@ def _mailboxes(draft: Draft, line: Line, value: str, _: Of) -> None:
             if name.startswith("@"):
                 draft.left(line, f"{name}: a mailbox for everybody is domain.catch_all with an account")
         draft.same(line, f"{len(found)} accounts to make: they are listed at the end")
+    if not words(value):
+        draft.same(line, "no table")
 
 
 def _catch_all(draft: Draft, line: Line, value: str, of: Of) -> None:
@@ -151,21 +162,8 @@ def _with_login(draft: Draft, line: Line, via: str, text: str, of: Of) -> tuple[
 
 
 def _transport(draft: Draft, line: Line, value: str, of: Of) -> None:
-    for word in words(value):
-        try:
-            found = list(entries(word))
-        except NotText as error:
-            draft.left(line, str(error))
-            continue
-        for entry in found:
-            _route(
-                draft,
-                Line(entry.file, entry.number, f"{entry.key} {entry.value}"),
-                entry.key,
-                entry.value,
-                of,
-            )
-        draft.same(line, f"{len(found)} entries of {word} are told by themselves")
+    for at, entry in told(draft, line, value):
+        _route(draft, at, entry.key, entry.value, of)
 
 
 def _route(draft: Draft, at: Line, who: str, value: str, of: Of) -> None:
@@ -191,23 +189,15 @@ def _route(draft: Draft, at: Line, who: str, value: str, of: Of) -> None:
 
 
 def _by_sender(draft: Draft, line: Line, value: str, of: Of) -> None:
-    for word in words(value):
-        try:
-            found = list(entries(word))
-        except NotText as error:
-            draft.left(line, str(error))
+    for at, entry in told(draft, line, value):
+        hop = next_hop(entry.value)
+        if hop is None:
+            draft.left(at, "no next hop")
             continue
-        for entry in found:
-            at = Line(entry.file, entry.number, f"{entry.key} {entry.value}")
-            hop = next_hop(entry.value)
-            if hop is None:
-                draft.left(at, "no next hop")
-                continue
-            target = ("queue.route", f"from {entry.key.lower()}")
-            via, note = _with_login(draft, at, hop[0], entry.value, of)
-            draft.set(at, "senders", [entry.key.lower().lstrip("@")], "", target)
-            draft.set(at, "via", via, "; ".join(filter(None, (hop[1], note))), target)
-        draft.same(line, f"{len(found)} entries of {word} are told by themselves")
+        target = ("queue.route", f"from {entry.key.lower()}")
+        via, note = _with_login(draft, at, hop[0], entry.value, of)
+        draft.set(at, "senders", [entry.key.lower().lstrip("@")], "", target)
+        draft.set(at, "via", via, "; ".join(filter(None, (hop[1], note))), target)
 
 
 def _store_behind(draft: Draft, line: Line, value: str, of: Of) -> None:
@@ -224,15 +214,12 @@ def _store_behind(draft: Draft, line: Line, value: str, of: Of) -> None:
     else:
         parameter = "virtual_mailbox_domains" if line.text.startswith("virtual") else "mydestination"
         listed = {word.lower() for word in words(of(parameter)) if not is_table(word)}
-        for name in draft.domains():
-            if name in listed:
-                draft.set(
-                    line,
-                    "relay",
-                    hop[0],
-                    "the mailboxes stay where they are; without this line they are here",
-                    _at(name),
-                )
+        found = [name for name in draft.domains() if name in listed]
+        note = "the mailboxes stay where they are; without this line they are here"
+        for name in found:
+            draft.set(line, "relay", hop[0], note, _at(name))
+        if not found:
+            draft.left(line, f"{parameter} names no domain: domain.relay says whose mailboxes are there")
 
 
 def remaining(draft: Draft, values: Values, of: Of) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from filterd.config.takeover.draft import Draft, Line
 from filterd.config.values import ALIAS_KINDS
 
 TEXT_KINDS = ("hash", "texthash", "btree", "lmdb", "cdb", "dbm")
@@ -63,6 +64,22 @@ def entries(word: str) -> Iterator[Entry]:
     yield from _lines(path, word)
 
 
+def told(draft: Draft, line: Line, value: str) -> Iterator[tuple[Line, Entry]]:
+    """Each entry of the tables of a parameter with its own line; what became of the tables is told for ``line``."""
+    tables = words(value)
+    for word in tables:
+        try:
+            found = list(entries(word))
+        except NotText as error:
+            draft.left(line, str(error))
+            continue
+        for entry in found:
+            yield Line(entry.file, entry.number, f"{entry.key} {entry.value}"), entry
+        draft.same(line, f"{len(found)} entries of {word} are told by themselves")
+    if not tables:
+        draft.same(line, "no table")
+
+
 def _lines(path: str, word: str) -> Iterator[Entry]:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
@@ -77,7 +94,6 @@ def _lines(path: str, word: str) -> Iterator[Entry]:
             last = found[-1]
             found[-1] = Entry(path, last.number, last.key, f"{last.value} {line.strip()}".strip())
             continue
-        key, _, value = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
         key, value = re.match(r"(\S+)\s*(.*)", line.strip(), re.DOTALL).groups()  # type: ignore[union-attr]  # not blank
         found.append(Entry(path, number, key, value))
     yield from found

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from filterd.config.takeover.draft import Draft, Line, socket_text, toml_duration
+from filterd.config.takeover.draft import Draft, Line, socket_text
 from filterd.config.takeover.postfixmaps import words
+from filterd.config.values import show_duration
 
 Of = Callable[[str], str]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -33,7 +34,7 @@ def _time(key: str, unit: str, note: str = "") -> Callable[[Draft, Line, str, Of
         if found is None:
             draft.left(line, f"{value} is no time")
         else:
-            draft.set(line, key, toml_duration(found), note)
+            draft.set(line, key, show_duration(found), note)
 
     return handler
 
@@ -92,7 +93,7 @@ def _retry(draft: Draft, line: Line, _: str, of: Of) -> None:
     while steps[-1] < last:
         steps.append(min(steps[-1] * 2, last))
     note = "Postfix doubles the age of the message; these are the same steps"
-    draft.set(line, "queue.retry", [toml_duration(step) for step in steps], note)
+    draft.set(line, "queue.retry", [show_duration(step) for step in steps], note)
 
 
 def _networks(draft: Draft, line: Line, value: str, _: Of) -> None:
@@ -152,7 +153,7 @@ def _milters(draft: Draft, line: Line, value: str, of: Of) -> None:
             (one for one in ("opendkim", "opendmarc", "rspamd", "clamav", "spamass") if one in place), ""
         )
         number = sum(table.head == "stage.milters" for table in draft.tables)
-        if name in draft.names or (name == "opendkim" and "opendkim" in draft.names):
+        if name in draft.names:
             draft.same(line, f"{place}: {name} is taken over as well; filterd does it itself")
             continue
         if any(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from filterd.config.takeover.draft import Draft, Line
-from filterd.config.takeover.postfixmaps import NotText, entries, words
+from filterd.config.takeover.postfixmaps import told, words
 
 Of = Callable[[str], str]
 _LEVELS = {
@@ -84,28 +84,20 @@ def _authorities(draft: Draft, line: Line, value: str, _: Of) -> None:
 
 
 def _policy(draft: Draft, line: Line, value: str, _: Of) -> None:
-    for word in words(value):
-        try:
-            found = list(entries(word))
-        except NotText as error:
-            draft.left(line, str(error))
+    for at, entry in told(draft, line, value):
+        level, *rest = words(entry.value) or [""]
+        known = _LEVELS.get(level)
+        if known is None:
+            draft.left(at, f"{level or 'nothing'} has no like in queue.tls")
             continue
-        for entry in found:
-            at = Line(entry.file, entry.number, f"{entry.key} {entry.value}")
-            level, *rest = words(entry.value)
-            known = _LEVELS.get(level)
-            if known is None:
-                draft.left(at, f"{level} has no like in queue.tls")
-                continue
-            names = [one for part in rest if part.startswith("match=") for one in part[6:].split(":")]
-            target = ("queue.tls_policy", entry.key.strip("[]").lower())
-            draft.set(at, "domain", entry.key.strip("[]").lower(), "", target)
-            draft.set(at, "tls", known[0], known[1], target)
-            if known[0] == "secure" and names and not set(names) & {"nexthop", "dot-nexthop", "hostname"}:
-                draft.set(at, "names", list(names), "", target)
-            elif names or any(not part.startswith("match=") for part in rest):
-                draft.left(at, f"{' '.join(rest)}: the usual names and protocols hold")
-        draft.same(line, f"{len(found)} entries of {word} are told by themselves")
+        names = [one for part in rest if part.startswith("match=") for one in part[6:].split(":")]
+        target = ("queue.tls_policy", entry.key.strip("[]").lower())
+        draft.set(at, "domain", entry.key.strip("[]").lower(), "", target)
+        draft.set(at, "tls", known[0], known[1], target)
+        if known[0] == "secure" and names and not set(names) & {"nexthop", "dot-nexthop", "hostname"}:
+            draft.set(at, "names", list(names), "", target)
+        elif names or any(not part.startswith("match=") for part in rest):
+            draft.left(at, f"{' '.join(rest)}: the usual names and protocols hold")
 
 
 def _left_to_tls(draft: Draft, line: Line, _: str, __: Of) -> None:

@@ -20,6 +20,9 @@ from filterd.config.values import Kind
 ROUNDS = 60  # a round takes out one mistake of each table at least
 
 
+Owner = tuple[str, dict[str, Setting], str]  # what to name it, where it is, its key
+
+
 class Unusable(Exception):
     """No configuration comes out of it: the text says what is missing."""
 
@@ -27,7 +30,8 @@ class Unusable(Exception):
 @dataclass(slots=True)
 class _Written:
     text: str
-    owners: dict[int, tuple[str, dict[str, Setting], str]]  # line -> what to name it, where it is, its key
+    owners: dict[int, Owner]
+    heads: dict[int, Table]  # which element begins at a line, if the file can do without it
 
 
 def finished(draft: Draft, path: str, unusable: Callable[[schema.Config, str], tuple[Problem, ...]]) -> str:
@@ -51,28 +55,34 @@ def _take_out(draft: Draft, written: _Written, problems: tuple[Problem, ...], ou
     """The settings that the problems are about; False when none is found."""
     any_found = False
     for problem in problems:
-        found = written.owners.get(problem.line)
-        if found is None or id(found[1][found[2]]) in out:
-            found = _owner_of(draft, problem, out)
-        if found is None:
-            continue
-        shown, settings, key = found
-        setting = settings[key]
-        if key in ("name", "hostname"):
-            continue
         why = f"{problem.kind}: {problem.text or problem.about}"
-        out[id(setting)] = why
-        draft.outcomes = [
-            one for one in draft.outcomes if not (one.line == setting.line and one.why.split(":")[0] == shown)
-        ]
-        draft.outcomes.append(Outcome(setting.line, Fate.LEFT, f"{shown} was refused: {why}"))
-        any_found = True
+        for shown, settings, key in _blamed(draft, written, problem, out):
+            setting = settings[key]
+            out[id(setting)] = why
+            draft.outcomes = [
+                one
+                for one in draft.outcomes
+                if not (one.line == setting.line and one.why.split(":")[0] == shown)
+            ]
+            draft.outcomes.append(Outcome(setting.line, Fate.LEFT, f"{shown} was refused: {why}"))
+            any_found = True
     return any_found
 
 
-def _owner_of(
-    draft: Draft, problem: Problem, out: dict[int, str]
-) -> tuple[str, dict[str, Setting], str] | None:
+def _blamed(draft: Draft, written: _Written, problem: Problem, out: dict[int, str]) -> list[Owner]:
+    """The setting that has to go; all of an element that lacks what it cannot be without."""
+    table = written.heads.get(problem.line)
+    if table is not None:
+        at = (table.head, table.name)
+        rest = [key for key, setting in table.settings.items() if id(setting) not in out]
+        return [(Draft.shown(key, at), table.settings, key) for key in rest]
+    found = written.owners.get(problem.line)
+    if found is None or id(found[1][found[2]]) in out:
+        found = _owner_of(draft, problem, out)
+    return [] if found is None or found[2] in ("name", "hostname") else [found]
+
+
+def _owner_of(draft: Draft, problem: Problem, out: dict[int, str]) -> Owner | None:
     """By the key that it names: itself, else one of its table (tls.cert is missing: tls.mode has to go)."""
     name = problem.about.split(" ")[0]
     section = name.rpartition(".")[0]
@@ -95,7 +105,8 @@ def _write(draft: Draft, out: dict[int, str]) -> _Written:
         "# Made by `filterd config import`; every key that is not here has its default.",
         "version = 1",
     ]
-    owners: dict[int, tuple[str, dict[str, Setting], str]] = {}
+    owners: dict[int, Owner] = {}
+    table_heads: dict[int, Table] = {}
 
     def put(settings: dict[str, Setting], key: str, name: str, shown: str) -> None:
         setting = settings[key]
@@ -115,11 +126,14 @@ def _write(draft: Draft, out: dict[int, str]) -> _Written:
             if key.rpartition(".")[0] == head:
                 put(draft.settings, key, key.rpartition(".")[2], key)
     for table in _ordered(draft):
-        lines += ["", f"[[{table.head}]]"]
+        gone = all(id(setting) in out for setting in table.settings.values())
+        lines += ["", f"{'# ' if gone else ''}[[{table.head}]]"]
+        if table.head != "domain":
+            table_heads[len(lines)] = table
         for key in table.settings:
             put(table.settings, key, key, Draft.shown(key, (table.head, table.name)))
     lines += list(_remarks(draft))
-    return _Written("\n".join(lines) + "\n", owners)
+    return _Written("\n".join(lines) + "\n", owners, table_heads)
 
 
 def _tables() -> list[str]:

@@ -94,3 +94,12 @@ def test_more_than_a_transaction_takes() -> None:
     replies = asyncio.run(local.deliver(ANN, to, MAIL, Profile.DELIVER, Account(ANN)))
     assert [reply.code for reply in replies] == [250] * len(to)
     assert [out.recipient for out in house.spool.outgoing] == to
+
+
+def test_all_that_was_answered_is_acknowledged() -> None:
+    """Else the same text sent once more would count as a retry, and be left out."""
+    house = House()
+    local = LocalDelivery(house.reception, house.delivery)
+    to = [f"x{number}@far.example" for number in range(AT_ONCE + 5)]
+    asyncio.run(local.deliver(ANN, to, MAIL, Profile.DELIVER, Account(ANN)))
+    assert set(house.spool.keys) == {out.key for out in house.spool.outgoing}

@@ -88,6 +88,12 @@ def test_the_sender_is_named_where_from_does_not(text: str) -> None:
     assert scan(other.encode()).get_all(b"sender") == [f"<sales@{DOMAIN}>".encode()]
 
 
+def test_a_reverse_path_that_a_filter_set_is_not_the_sender() -> None:
+    for strange in (BOB, "bounces@list.example", "x\udcff@list.example", ""):
+        out = fixed(GOOD.replace(ANN, BOB), sender=strange)
+        assert scan(out.encode()).get_all(b"sender") == [f"<{ANN}>".encode()]
+
+
 def test_what_a_filter_changed_is_the_filters() -> None:
     gone, new = HeaderEdit("remove", "From"), HeaderEdit("add", "From", "bob")
     out = fixed(GOOD.replace(ANN, "ann"), gone, new)

@@ -17,6 +17,7 @@ from pipeline.ambiguity import (
     ENCODINGS,
     JUNK,
     LIMIT,
+    LINES,
     MISSING,
     NO_END,
     PADDING,
@@ -86,6 +87,7 @@ def mixed(*parts: bytes, boundary: bytes = b"b", kind: bytes = b"multipart/mixed
     )
 
 
+NEWS = b"message/news"
 PLAIN = part(b"text\r\n", b"7bit", b"text/plain")
 
 
@@ -144,6 +146,53 @@ def test_encoded_messages_in_encoded_messages() -> None:
     encoded = part(base64.encodebytes(hidden), b"base64", b"multipart/mixed; boundary=q")
     reading = looked(encoded)
     assert COMPOSITE in reading.words and EVIL in reading.views
+
+
+def test_messages_deeper_than_we_look() -> None:
+    data = b"Subject: in\r\n\r\n" + EVIL
+    for _ in range(4):
+        data = b"X: y\r\n" + part(base64.encodebytes(data), b"base64", b"message/rfc822")
+    assert LIMIT not in looked(data).words and any(view.endswith(EVIL) for view in looked(data).views)
+    assert LIMIT in looked(b"X: y\r\n" + part(base64.encodebytes(data), b"base64", b"message/rfc822")).words
+    news = part(
+        part(part(part(part(b"x", b"7bit"), b"7bit", NEWS), b"7bit", NEWS), b"7bit", NEWS), b"7bit", NEWS
+    )
+    assert LIMIT not in looked(news).words and LIMIT in looked(part(news, b"7bit", NEWS)).words
+
+
+def test_a_decoy_with_the_same_octets_hides_no_message() -> None:
+    """A part that nobody looks into comes first: the same octets as a message are looked into all the same."""
+    data = base64.encodebytes(b"Subject: in\r\n" + part(B64))
+    texts = base64.encodebytes(UU)
+    reading = looked(mixed(part(data), part(data, kind=b"message/rfc822")))
+    assert EVIL in reading.views
+    assert EVIL in looked(mixed(part(texts), part(texts, kind=b"text/plain"))).views
+
+
+def test_a_usenet_file_with_more_escapes_than_are_read_is_no_whole_one() -> None:
+    head = b"x: y\r\n\r\n=ybegin line=128 size=1 name=x\r\n"
+    assert LIMIT not in looked(head + b"=}" * (LINES - 1) + b"\r\n=yend\r\n").words
+    assert LIMIT in looked(head + b"=}" * (LINES + 1) + b"\r\n=yend\r\n").words
+
+
+def test_parts_inside_each_other_are_not_each_read_again_to_their_end() -> None:
+    """Each of the headers has a line that is no field, and every part holds all that the parts inside it hold."""
+    data = part(b"!" * 200_000)
+    for number in range(MIME_DEPTH - 5):
+        inner = mixed(data, boundary=b"b%03d" % number)
+        data = b"Content-Transfer-Encoding: base64\r\n" + inner.replace(
+            b"\r\n\r\n", b"\r\nno field\r\n\r\n", 1
+        )
+    assert LIMIT in looked(data, octets=2 * len(data)).words
+    assert LIMIT not in looked(data, octets=MIME_DEPTH * len(data)).words
+
+
+def test_messages_of_two_readings_in_each_other_are_looked_into_once() -> None:
+    """Each has two readings of its header and one body: sixteen times the innermost otherwise."""
+    data = part(b"begin 644 a\r\nnothing\r\n" * (BEGINS // 8), b"7bit", b"text/plain")
+    for _ in range(3):
+        data = b"Content-Type: message/a\r\nContent-Type: message/b\r\n\r\n" + data
+    assert LIMIT not in looked(data).words
 
 
 def test_uuencode_inside_an_encoded_text() -> None:

@@ -125,12 +125,14 @@ FORGED = [
     "mx.example.org\x0b; spf=pass",
     "<mx.example.org>; spf=pass",
     "other.example (mx.example.org) mx.example.org; spf=pass",
+    "(((((five deep))))) mx.example.org; spf=pass",
 ]
 FOREIGN = [
     "mx.example.net; spf=pass",
     "(mx.example.org) mx.example.net; spf=pass",
     '"mx.example.net" 1; x=pass',
     "xmx.example.org; none",
+    "((((four) \\) deep))) mx.example.net ((a) (b)) 1; none",
 ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -288,3 +290,48 @@ def test_migrate_lifts_and_tells(file: Path, capsys) -> None:
     file.write_text(GOOD)
     assert run(file, "migrate") == 0
     assert "nothing to lift" in capsys.readouterr().out
+
+
+def test_a_name_with_capitals_names_its_element(file: Path, capsys) -> None:
+    file.write_text(
+        GOOD
+        + '[[stage.milters]]\nname = "OpenDKIM"\nsocket = "127.0.0.1:1"\n'
+        + '[[stage.milters]]\nname = "b"\nsocket = "127.0.0.1:2"\n'
+    )
+    for name in ("OpenDKIM", "opendkim"):
+        assert run(file, "get", "-q", f"stage.milters[{name}].socket") == 0
+        assert capsys.readouterr().out == "127.0.0.1:1\n"
+
+
+def test_migrate_writes_nothing_when_one_of_the_files_is_broken(file: Path, capsys) -> None:
+    file.write_text(GOOD + "[store]\ndedupe = false\n")
+    (file.parent / "conf.d").mkdir()
+    (file.parent / "conf.d" / "x.toml").write_text("a = \n")
+    before = file.read_bytes()
+    assert run(file, "migrate", "--write") == 2
+    assert "nothing was changed" in capsys.readouterr().err and file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('[pipeline]\nincoming = ["spam", ["x"]]\n', '["spamassassin", ["x"]]', "lifted"),
+        ("[accounts]\ndot_forward = true\n", "enabled = true", "accounts.forward.enabled now"),
+        ("[accounts]\ndot_forward = false\n", "", "is gone"),
+    ],
+)
+def test_migrate_one_spelling(file: Path, capsys, old: str, new: str, told: str) -> None:
+    file.write_text(GOOD + old)
+    assert run(file, "migrate", "--write") == 0
+    out = capsys.readouterr().out
+    assert out.count("lifted") == 1 and "left" not in out and told in out
+    assert new in file.read_text() and "dot_forward" not in file.read_text()
+
+
+def test_help_does_not_wait_for_what_commands_need() -> None:
+    code = "import sys; from filterd.cli import config; import argparse; config.configure(argparse.ArgumentParser()); "
+    code += "print([one for one in ('filterd.config.takeover', 'filterd.store.durable', 'ssl') if one in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -155,6 +155,12 @@ def test_where_the_header_ends(given: bytes, becomes: bytes) -> None:
         (b" a b, <>, (only a comment)", b" a b, <>, (only a comment)"),
         (b"(" * 3000, b"(" * 3000),
         (b" <", b" <"),
+        (b' "open, ann', b' "open, ann'),
+        # hours, if what is not closed were read again and again
+        (b"(" + rb"\(" * 300_000, b"(" + rb"\(" * 300_000),
+        (b'"' + rb"\"" * 300_000, b'"' + rb"\"" * 300_000),
+        (b"[" * 300_000 + b"@", b"[" * 300_000 + b"@"),
+        (b"a," * 300_000, b"a@h.example," * 300_000),
     ],
 )
 def test_names_get_our_domain(given: bytes, becomes: bytes) -> None:

@@ -131,3 +131,27 @@ def test_a_retry_of_the_client_adds_nothing(lab: Lab) -> None:
     run(lab, {}, 1)
     lab.put(one)  # its reply was lost, and it is done meanwhile
     assert run(lab, {}, 0) == [] and lab.states() == {"sent": 1}
+
+
+def test_a_server_that_ends_begins_no_further_program(lab: Lab) -> None:
+    """It would be cut off, and run a second time by the next one."""
+    lab.settings["per_destination"] = 1
+    lab.put(*(out(lab, Outlet("take")) for _ in range(5)))
+    given: list[str] = []
+    stopping = asyncio.Event()
+
+    async def outlets(item: Item, data: bytes) -> tuple[RemoteReply, str]:
+        given.append(item.id)
+        await stopping.wait()
+        return TAKEN, ""
+
+    lab.outlets = outlets
+
+    async def story() -> None:
+        async with lab.sending() as sender:
+            await lab.until(lambda: bool(given))
+            ended = asyncio.create_task(lab.until(lambda: sender._office.stopping))
+            ended.add_done_callback(lambda _: stopping.set())
+
+    asyncio.run(story())
+    assert len(given) == 1 and lab.states() == {"sent": 1, "queued": 4}

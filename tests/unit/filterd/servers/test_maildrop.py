@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from filterd.servers.maildrop import AHEAD, FileLocks, TooSoon, open_maildrop, read_messages, update
 from filterd.store.base import AccountStore, NewMessage
-from filterd.store.durable import RealDisk
+from filterd.store.durable import Dir, FlockLock, Lock, RealDisk
 from filterd.store.memory import MemoryStore
 from tests.doors import CountingIds, FixedClock
 
@@ -103,3 +107,25 @@ def test_update_removes_and_marks() -> None:
     view = jobs.store.account(ANN).snapshot("INBOX")
     assert (list(view.uids), list(view.flags)) == ([2], [1])
     assert asyncio.run(update(jobs, ANN, [1], []))  # already gone: nothing was left behind
+
+
+def test_a_full_disk_keeps_nobody_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who logs in may make room; and the lock is not lost."""
+
+    class FullLock(FlockLock):
+        def set_note(self, note: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    class FullDisk(RealDisk):
+        def open_lock(self, at: Dir, name: str) -> Lock:
+            return FullLock(os.open(name, os.O_RDWR | os.O_CREAT, 0o600, dir_fd=at.fd), name)
+
+    async def body() -> None:
+        locks = FileLocks(FullDisk(), str(tmp_path), MovingClock(), 10)
+        release = await locks.acquire(ANN)
+        assert release is not None
+        release()
+        assert await locks.acquire(ANN) is not None
+
+    asyncio.run(body())
+    assert "cannot be noted" in caplog.text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from filterd.store.attempt import ADDING, is_alive, this_process
+from filterd.store.attempt import ADDING, FIRST_LINE, is_alive, this_process
 from filterd.store.base import NewMessage, StoreUnavailable
 from filterd.store.durable import RealDisk
 from filterd.store.maildir import MaildirStore
@@ -82,6 +82,20 @@ def test_a_file_that_was_not_synced_means_nothing_after_a_new_start(tmp_path: Pa
     assert list(other.account(ANN).snapshot("INBOX").uids) == [1, 2, 3, 4]
     other.close()
     assert not list(tmp_path.rglob(f"{ADDING}*"))
+
+
+@pytest.mark.parametrize("octets", [0, 5, 16, 17, 30])
+def test_a_file_that_a_power_failure_cut_short_hinders_nobody(tmp_path: Path, octets: int) -> None:
+    store = opened(tmp_path)
+    account = store.account(ANN)
+    account.append("INBOX", TWO, account.attempt())
+    (file,) = tmp_path.rglob(f"{ADDING}*")
+    store.close()
+    file.write_text(f"{FIRST_LINE}\nanother 7 1\n"[:octets])
+    other = opened(tmp_path, 900)
+    assert list(other.account(ANN).snapshot("INBOX").uids) == [1, 2]
+    other.close()
+    assert not file.exists()
 
 
 def test_one_message_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,11 +24,15 @@ ANN = "ann@example.org"
 
 
 def chosen(
-    root: Path, default: str = "maildir", settings: MboxSettings | None = None, ids: int = 0
+    root: Path,
+    default: str = "maildir",
+    settings: MboxSettings | None = None,
+    ids: int = 0,
+    limit: Callable[[str], int] = lambda account: 0,
 ) -> ChosenStore:
     clock, numbers = HandClock(), CountingIds(ids)
-    maildir = MaildirStore(root, "h", "crlf", lambda account: 0, clock, numbers)
-    return ChosenStore(maildir, MboxStore(root, "h", lambda account: 0, clock, numbers, settings), default)
+    maildir = MaildirStore(root, "h", "crlf", limit, clock, numbers)
+    return ChosenStore(maildir, MboxStore(root, "h", limit, clock, numbers, settings), default)
 
 
 def seen(store: ChosenStore) -> object:
@@ -252,6 +256,31 @@ def test_who_comes_too_late_is_taken_along(
     assert found == came
     assert sum(len(account.snapshot(info.name).uids) for info in account.mailboxes()) == 6 + len(came)
     assert convert_switch.finish(store, ANN) is None and not (path / "filterd-convert").exists()
+    store.close()
+
+
+@pytest.mark.parametrize("late", [LATE, b"no From_ line\n"])
+def test_the_spool_is_not_emptied_of_what_was_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bytes
+) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    limits = [0]
+    store = chosen(
+        tmp_path / "mail", "mbox", MboxSettings(inbox=f"{spool}/%{{user}}"), limit=lambda account: limits[0]
+    )
+    filled(store)
+    before = seen(store)
+
+    def deliver() -> None:
+        limits[0] = 1
+        with (spool / "ann").open("ab") as file:
+            file.write(late)
+
+    at_the_last_moment(monkeypatch, deliver)
+    done = convert(store, ANN, "maildir")
+    assert seen(store) == before and (spool / "ann").read_bytes().endswith(late)
+    assert any(f"{spool}/ann" in note and "not emptied" in note for note in done.notes)
     store.close()
 
 

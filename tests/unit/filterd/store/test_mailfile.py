@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from filterd.store.base import StoreUnavailable
-from filterd.store.durable import LockRules, OpenFile, RealDisk
+from filterd.store.durable import Dir, LockRules, OpenFile, RealDisk
 from filterd.store.mailfile import FileMail, area, deliver
 
 LOCKS = LockRules(seconds=0.2)
@@ -123,6 +123,24 @@ def test_other_programs_locks_are_kept(place: Path) -> None:
             put(place)
     put(place)
     assert (place / "box").read_bytes() == area(mail())
+
+
+@pytest.mark.parametrize(("name", "folder"), [("box", "files"), ("Mail/", "new"), ("Mail/", "cur")])
+def test_what_is_there_already_is_made_durable_with_its_folder(place: Path, name: str, folder: str) -> None:
+    """It may be there because a crash came before the folder was synced."""
+    synced: list[str] = []
+
+    class Noting(RealDisk):
+        def sync_dir(self, at: Dir) -> None:
+            super().sync_dir(at)
+            synced.append(os.path.basename(at.path))
+
+    put(place, name)
+    if folder == "cur":
+        (file,) = (place / "Mail" / "new").iterdir()
+        file.rename(place / "Mail" / "cur" / f"{file.name}:2,S")
+    deliver(Noting(), f"{place}/{name}", str(place), mail(), LOCKS)
+    assert synced == [folder]
 
 
 def test_a_maildir_is_made_and_gets_one_copy(place: Path) -> None:

@@ -60,6 +60,12 @@ def test_fields_of_parts_but_not_of_attached_messages() -> None:
     assert done(data, signed=True) == data
 
 
+def test_the_evidence_names_a_field_of_a_part_whose_colon_is_on_the_next_line() -> None:
+    data = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nX-Mailer\r\n : y\r\nA: b\r\n\r\nx\r\n--b--\r\n"
+    stripped = strip(Message(data), PrivacySettings())
+    assert stripped.evidence == {"removed": "x-mailer"} and b"y" not in splice(data, stripped.splices)[45:]
+
+
 def test_the_comment_of_mime_version() -> None:
     data = b"Mime-Version: 1.0 (Mac OS X Mail 16.0 \\(3696\\))\r\nSubject: x\r\n\r\n"
     assert done(data) == b"Mime-Version: 1.0\r\nSubject: x\r\n\r\n"

@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 
 from filterd.__main__ import main
+from filterd.cli.configimport import NAMES
 from filterd.config import schema
 from filterd.config.errors import Problem
 from filterd.config.load import parse
-from filterd.config.takeover import SOURCES, take_over
+from filterd.config.takeover import SOURCES, postfixdomains, postfixpolicy, postfixtls, take_over
 from filterd.config.takeover.dovecot import entries
 from filterd.config.takeover.draft import Draft, Fate, Line
 from filterd.config.takeover.maddy import parse as maddy_nodes
-from filterd.config.takeover.names import NAMES
 from filterd.config.takeover.postfix import expanded, logical
 from filterd.config.takeover.postfixmaps import next_hop
 from filterd.config.takeover.render import Unusable
 
+POSTFIX_NAMES = sorted({**postfixdomains.HANDLERS, **postfixpolicy.HANDLERS, **postfixtls.HANDLERS})
 MAIN = """\
 # a site with virtual domains behind a relay
 smtpd_banner = $myhostname ESMTP
@@ -506,3 +507,40 @@ def test_passwords_of_the_files_are_not_told(tmp_path: Path) -> None:
     two.set(line, "queue.relay", "smtp://me:hunter2@a.example:25")
     two.set(line, "queue.relay", "smtp://b.example:25")
     assert two.outcomes[-1].fate is Fate.LEFT and "hunter2" not in two.outcomes[-1].why
+
+
+@pytest.mark.parametrize(
+    ("program", "text"),
+    [
+        *(
+            ("postfix", "\n".join(f"{name} = {value}" for name in POSTFIX_NAMES))
+            for value in ("", "hash:/nowhere", "lmtp:unix:private/x")
+        ),
+        *(("dovecot", f"ssl = no\nservice imap-login/inet_listener imaps/{key} = 993") for key in ("port", "ssl")),
+        ("dovecot", "service lmtp/inet_listener lmtp/address = 127.0.0.1"),
+        ("dovecot", "haproxy_trusted_networks ="),
+        ("maddy", "smtp {\n max_message_size 1M\n}"),
+        ("maddy", "hostname mx.example.org {\n odd 1\n}"),
+    ],
+)  # fmt: skip
+def test_lines_that_lead_to_nothing_are_told(tmp_path: Path, program: str, text: str) -> None:
+    asked = ("mail.example.org", ["example.org"])
+    _, draft = take_over([(program, "/x/file", text + "\n")], str(tmp_path / "f.toml"), nothing, *asked)
+    told = {one.line.number for one in draft.outcomes if one.line.file == "/x/file"}
+    assert told >= {number for number, line in enumerate(text.split("\n"), 1) if line != "}"}
+
+
+def test_entries_that_are_odd_do_not_spoil_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "odd").write_text(
+        "empty.example\nfar.example smtp:[no/host]:25\nok.example smtp:[192.0.2.8]:25\n"
+    )
+    (tmp_path / "tls").write_text("empty.example\nok.example secure\n")
+    text = f"transport_maps = hash:{tmp_path}/odd\nsmtp_tls_policy_maps = hash:{tmp_path}/tls\n"
+    asked = ("mail.example.org", ["example.org"])
+    out, draft = take_over([("postfix", "/x/file", text)], str(tmp_path / "f.toml"), nothing, *asked)
+    config = parse(out, str(tmp_path / "f.toml"))
+    assert [one.recipients for one in config.queue.route] == [("ok.example",)]
+    assert [one.domain for one in config.queue.tls_policy] == ["ok.example"]
+    assert '# recipients = ["far.example"]   # left out' in out
+    assert {one.line.number for one in draft.outcomes if one.line.file == f"{tmp_path}/odd"} == {1, 2, 3}
+    assert any(one.fate is Fate.LEFT for one in draft.outcomes if one.line.text.startswith("empty.example"))
