@@ -158,6 +158,7 @@ def copy(store: SharedStore, mailbox: str, uids: Sequence[int], destination: str
     attempt = store.attempt_in(destination)
     try:
         for batch in _batches(store, mailbox, uids, (*SYSTEM_FLAGS, *keywords)):
+            attempt.last = len(sources) + len(batch) >= len(uids)
             stored = store.append(destination, [message for _, message in batch], attempt)
             sources += [uid for uid, _ in batch]
             made += [one.uid for one in stored]

@@ -5,13 +5,15 @@ Format (documented nowhere else): ``adding.<token>`` in the index's directory, t
     filterd-adding 1
     <boot id> <process id> <its start> [synced]
     <mailbox id> <file name without flags>      a line for each message, before it gets that name
+    last                                        before the lines of the last go
 
 It is there before the first name is made, and gone before the command is answered: with many messages, or several goes, on the disk
 (``synced``), which costs three syncs. With fewer than SYNCED_FROM of them these would be most of the command's time: their file is
 not synced, and means nothing once the machine has started anew, so that a power failure (not a killed process) may leave a part.
 
 Whoever opens the account, or comes after a writer that died with the lock, takes away what is named in a file of a process that is
-no more. He first
+no more, unless the index has the last go: then the messages are all there and were seen, somebody may rely on them by now (and have
+removed the originals), and only the file goes. He first
 gives the file another name (``undoing.<token>``): a command that is under way all the same, though nobody here sees its process,
 then finds no file to remove, and fails instead of answering for what is gone.
 
@@ -24,7 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from filterd.store import durable
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 FIRST_LINE = "filterd-adding 1"
 ADDING, UNDOING = "adding.", "undoing."
 SYNCED = " synced"
+LAST = "last"
 SYNCED_FROM = 500  # messages
 
 
@@ -66,6 +69,7 @@ class FileAttempt(Attempt):
     """Of a Maildir account; may outlive the open account."""
 
     def __init__(self, core: Core, synced: bool = True) -> None:
+        self.last = True
         self._disk = core.settings.disk
         self._path = core.index_path
         self._synced = synced
@@ -79,6 +83,8 @@ class FileAttempt(Attempt):
 
     def add(self, names: Iterable[tuple[str, str]]) -> None:
         """(mailbox id, file name) of messages that come next."""
+        if self.last and LAST not in self._lines:
+            self._lines.append(LAST)
         self._lines += [f"{mid} {fl.split_name(name)[0]}" for mid, name in names]
         text = "\n".join(self._lines) + "\n"
         with opened(self._disk, self._path) as at:
@@ -95,7 +101,7 @@ class FileAttempt(Attempt):
                     self._disk.sync_dir(at)
         except FileNotFoundError:
             raise StoreUnavailable(
-                "the messages were taken away again: this process was held for dead"
+                "this process was held for dead: the messages may have been taken away again"
             ) from None
         except OSError as error:
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
@@ -124,15 +130,15 @@ def _undo(core: Core, name: str) -> None:
             return
         if is_alive(disk, lines[1].removesuffix(SYNCED)):
             return
+        if LAST in lines and _known(core, _named(lines[lines.index(LAST) :])):
+            disk.unlink(core.index_dir, name)
+            disk.sync_dir(core.index_dir)
+            return
         other = UNDOING + name.removeprefix(ADDING)
         disk.rename(core.index_dir, name, core.index_dir, other)
         disk.sync_dir(core.index_dir)
         name = other
-    doomed: dict[str, set[str]] = {}
-    for line in lines[2:]:
-        mid, _, base = line.partition(" ")
-        if base:
-            doomed.setdefault(mid, set()).add(base)
+    doomed = _named(lines[2:])
     for row in core.index.mailboxes():
         if row.mid in doomed:
             with contextlib.suppress(FileNotFoundError):
@@ -141,6 +147,26 @@ def _undo(core: Core, name: str) -> None:
                 core.index.execute("update mailbox set stale=? where id=? and stale=0", (AFTER_KILL, row.id))
     disk.unlink(core.index_dir, name)
     disk.sync_dir(core.index_dir)
+
+
+def _named(lines: Iterable[str]) -> dict[str, set[str]]:
+    """File names without flags, by mailbox id."""
+    out: dict[str, set[str]] = {}
+    for line in lines:
+        mid, _, base = line.partition(" ")
+        if base:
+            out.setdefault(mid, set()).add(base)
+    return out
+
+
+def _known(core: Core, names: Mapping[str, set[str]]) -> bool:
+    """Has the index any of them? They come into it together."""
+    for row in core.index.mailboxes():
+        if row.mid in names:
+            rows = core.index.query("select name from hot where mbox=?", (row.id,))
+            if any(fl.split_name(str(name))[0] in names[row.mid] for (name,) in rows):
+                return True
+    return False
 
 
 def _remove(disk: Disk, folder: str, bases: set[str]) -> None:

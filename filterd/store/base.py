@@ -247,7 +247,9 @@ class SieveState:
 
 class Attempt:
     """Several ``append`` of one command. What they stored stays once ``end`` has returned; a crash before takes it away again,
-    where the store can (this one cannot, or forgets everything anyway)."""
+    where the store can (this one cannot, or forgets everything anyway). ``last``: nothing comes after the next ``append``."""
+
+    last = True
 
     def end(self) -> None:
         """Durable. Raises StoreUnavailable: it is gone already."""

@@ -243,22 +243,28 @@ class Core:
             if not self.settings.layout.belongs(self.path):
                 self.moved = True
                 raise StoreUnavailable("the account's mail was converted meanwhile")
-            self._open_index()
-            self.settings.layout.finish(self)
-            self.settings.layout.discover(self)
-            attempt.undo_dead(self)
-            snapshot.restore_account(self)
-            self.settings.layout.sweep(self)
-            textpack.sweep(self)
+            try:
+                self._open_index()
+                self.settings.layout.finish(self)
+                self.settings.layout.discover(self)
+                attempt.undo_dead(self)
+                snapshot.restore_account(self)
+                self.settings.layout.sweep(self)
+                textpack.sweep(self)
+            except BaseException:
+                self._forget_index()  # the next one does all of it
+                raise
         note = self.lock.note()
         if note == adopt_journal.ADOPTING:
             adopt_journal.refuse_unfinished(self)
             note = EVERYTHING
         if note:
             self._mark_stale(note)
-            self.lock.set_note(b"")
             self.settings.layout.finish(self)
             attempt.undo_dead(self)
+            self.lock.set_note(
+                b""
+            )  # last: who is stopped on the way is followed by one who does it all again
 
     def _mark_stale(self, note: bytes) -> None:
         assert self._index is not None

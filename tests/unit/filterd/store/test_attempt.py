@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from filterd.store.attempt import ADDING, FIRST_LINE, is_alive, this_process
+from filterd.store import core
+from filterd.store.attempt import ADDING, FIRST_LINE, FileAttempt, is_alive, this_process
 from filterd.store.base import NewMessage, StoreUnavailable
+from filterd.store.delivery import Batch
 from filterd.store.durable import RealDisk
 from filterd.store.maildir import MaildirStore
 from tests.unit.filterd.store.conftest import CountingIds, HandClock
@@ -52,6 +54,7 @@ def test_who_was_held_for_dead_does_not_answer_for_what_is_gone(tmp_path: Path) 
     account = store.account(ANN)
     account.append("INBOX", TWO)
     attempt = account.attempt()
+    attempt.last = False
     account.append("INBOX", TWO, attempt)
     (file,) = tmp_path.rglob(f"{ADDING}*")
     lines = file.read_text().split("\n")
@@ -59,7 +62,7 @@ def test_who_was_held_for_dead_does_not_answer_for_what_is_gone(tmp_path: Path) 
     file.write_text("\n".join(lines))
     other = opened(tmp_path, 900)
     assert list(other.account(ANN).snapshot("INBOX").uids) == [1, 2]
-    with pytest.raises(StoreUnavailable, match="taken away"):
+    with pytest.raises(StoreUnavailable, match="held for dead"):
         attempt.end()
     assert len(account.snapshot("INBOX").uids) == 2
     other.close()
@@ -96,6 +99,51 @@ def test_a_file_that_a_power_failure_cut_short_hinders_nobody(tmp_path: Path, oc
     assert list(other.account(ANN).snapshot("INBOX").uids) == [1, 2]
     other.close()
     assert not file.exists()
+
+
+@pytest.mark.parametrize("act", ["copy", "append"])
+def test_what_was_seen_after_its_commit_is_never_taken_away(tmp_path: Path, act: str) -> None:
+    """Killed between the commit and the end: who has the account open shows the copies, and their owner removes the originals."""
+    store = opened(tmp_path)
+    worker = store.account(ANN)
+    worker.create("b")
+    worker.append("INBOX", TWO)
+    child = os.fork()
+    if not child:
+        FileAttempt.end = lambda self: os._exit(9)  # type: ignore[method-assign]
+        other = opened(tmp_path, 900).account(ANN)
+        other.copy("INBOX", [1, 2], "b") if act == "copy" else other.append("b", TWO)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert list(tmp_path.rglob(f"{ADDING}*"))
+    assert len(worker.snapshot("b").uids) == 2
+    worker.set_flags("INBOX", [1, 2], "add", ("\\Deleted",))
+    worker.expunge("INBOX", None)
+    store.close()
+    again = opened(tmp_path, 2000)
+    assert len(again.account(ANN).snapshot("b").uids) == 2 and not list(tmp_path.rglob(f"{ADDING}*"))
+    again.close()
+
+
+def test_the_end_of_a_turn_that_was_broken_off_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes after a writer that died cannot take his work away: the next one does."""
+    store = opened(tmp_path)
+    store.account(ANN).append("INBOX", TWO)
+    child = os.fork()
+    if not child:
+        Batch._insert = lambda *_: os._exit(9)  # type: ignore[method-assign]
+        opened(tmp_path, 900).account(ANN).append("INBOX", TWO)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    with monkeypatch.context() as broken:
+        broken.setattr(core.attempt, "undo_dead", lambda _: (_ for _ in ()).throw(OSError(5, "I/O error")))
+        with pytest.raises((OSError, StoreUnavailable)):
+            store.account(ANN).append("INBOX", TWO[:1])
+    assert list(tmp_path.rglob(f"{ADDING}*"))
+    store.account(ANN).append("INBOX", TWO[:1])
+    assert not list(tmp_path.rglob(f"{ADDING}*"))
+    store.close()
 
 
 def test_one_message_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
