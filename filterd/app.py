@@ -32,6 +32,7 @@ from filterd.assembly import (
     dns,
     incoming,
     milter_reception,
+    our_ids,
     quarantine_of,
     releaser,
     reporting,
@@ -252,11 +253,10 @@ def delivery_settings(config: Config) -> DeliverySettings:
 
 
 def reception_settings(config: Config) -> ReceptionSettings:
-    names = (config.server.hostname, config.pipeline.authserv_id, *(domain.name for domain in config.domain))
     return ReceptionSettings(
         hostname=config.server.hostname,
         authserv_id=config.pipeline.authserv_id or config.server.hostname,
-        our_ids=frozenset(name for name in names if name),
+        our_ids=our_ids(config),
         time_budget=config.pipeline.time_budget,
         hide_client=config.stage.privacy.enabled and config.stage.privacy.client_ip == "hide",
         relay_trusted=tuple(ip_network(network) for network in config.server.relay_trusted),
@@ -560,7 +560,8 @@ def serve(config: Config, announce: Callable[[list[tuple[str, socket.socket]]], 
             fresh = load(config.path)
             signing.keyring(fresh)
             milter_profile.refuse(fresh, config.listen.milter, sieve_limits(fresh))
-        except (ConfigErrors, signing.SigningProblem) as error:
+            certificate(fresh)  # new workers without one would serve nobody, and the old ones go
+        except (ConfigErrors, signing.SigningProblem, OSError) as error:
             what = render(error.errors) if isinstance(error, ConfigErrors) else str(error)
             log.error("SIGHUP: the configuration has errors, the old one stays in force\n%s", what)
             return False

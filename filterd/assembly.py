@@ -123,8 +123,16 @@ def links_of(config: Config) -> Links:
 
 
 def stage_context(config: Config, clock: Clock, ids: Ids, resolver: Resolver) -> StageContext:
-    name = config.server.hostname
-    return StageContext(clock, ids, resolver, name, config.pipeline.authserv_id or name)
+    name, trusted = config.server.hostname, frozenset(config.pipeline.trusted_authserv)
+    return StageContext(
+        clock, ids, resolver, name, config.pipeline.authserv_id or name, our_ids(config), trusted
+    )
+
+
+def our_ids(config: Config) -> frozenset[str]:
+    """All names of ours that strangers may forge in Authentication-Results."""
+    names = (config.server.hostname, config.pipeline.authserv_id, *(domain.name for domain in config.domain))
+    return frozenset(name for name in names if name)
 
 
 def stage_settings(config: Config) -> dict[str, object]:
@@ -292,11 +300,10 @@ def milter_reception(
 ) -> MilterReception:
     """What other mail servers ask by ``listen.milter``: the same stages as at our own doors."""
     hostname, authserv_id = config.server.hostname, config.pipeline.authserv_id
-    names = (hostname, authserv_id, *(domain.name for domain in config.domain))
     settings = MilterReceptionSettings(
         hostname=hostname,
         authserv_id=authserv_id or hostname,
-        our_ids=frozenset(name for name in names if name),
+        our_ids=our_ids(config),
         time_budget=config.pipeline.time_budget,
         internal=[ipaddress.ip_network(network) for network in config.milter.internal],
     )

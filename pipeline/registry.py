@@ -32,13 +32,17 @@ def setting(default: T, doc: str, kind: str = "", choices: Sequence[str] = ()) -
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """What the application lends to every stage. ``authserv_id`` names us in Authentication-Results."""
+    """What the application lends to every stage. ``authserv_id`` names us in Authentication-Results;
+    ``our_ids`` are all names of ours that strangers may forge there, ``trusted_ids`` those of our other
+    servers, believed only from them."""
 
     clock: Clock
     ids: Ids
     resolver: Resolver
     hostname: str
     authserv_id: str = ""
+    our_ids: frozenset[str] = frozenset()
+    trusted_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,10 @@ class MiltersStage:
         believes our name (OpenDMARC) must not see them before."""
         if transaction.envelope.client.auth:  # what our people send keeps what is in it
             return frozenset()
-        ours = {name for name in (self._context.authserv_id, self._context.hostname) if name}
+        context = self._context
+        ours = context.our_ids | {name for name in (context.authserv_id, context.hostname) if name}
+        if transaction.envelope.client.facts_trusted:  # no hop of ours brought it
+            ours |= context.trusted_ids
         return frozenset(cut.start for cut in authres.forged(transaction.message.header, ours))
 
     def _sum(self, message: FilteredMessage, verdicts: list[Verdict], evidence: dict[str, str]) -> Verdict:

@@ -143,6 +143,15 @@ def test_sighup_reads_the_configuration_again(server: Server) -> None:
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:  # nobody is replaced, then or a moment later
         assert known() and set(server.group()) == before
+    (server.folder / "no.pem").write_text("no certificate\n")
+    pair = f'[tls]\nmode = "files"\ncert = "{server.folder}/no.pem"\nkey = "{server.folder}/no.pem"\n'
+    server.config.write_text(good + pair if "[tls]" not in good else good.replace("[tls]", pair, 1))
+    complaints = server.log().count("stays in force")
+    os.kill(server.process.pid, signal.SIGHUP)
+    wait_for(lambda: server.log().count("stays in force") > complaints, 10, "the second complaint")
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        assert known() and set(server.group()) == before
     server.config.write_text(good)
 
 
