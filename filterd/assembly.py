@@ -21,6 +21,7 @@ from filterd.delivery import Delivery
 from filterd.explain.traces import TraceReader, TraceWriter
 from filterd.greylist import SqliteTriplets
 from filterd.learning.learner import classifier_of, learner_of
+from filterd.learning.taught import Taught
 from filterd.milter import MilterReception, MilterReceptionSettings
 from filterd.milter_sieve import Screen
 from filterd.milter_srs import MilterSrs
@@ -172,7 +173,9 @@ def _with_state(config: Config, clock: Clock) -> dict[str, Callable[..., Stage]]
         config.stage.spamassassin.enabled not in ("off", "false")
         and "spamassassin" in config.pipeline.incoming
     ):
-        out["spamassassin"] = partial(SpamassassinStage, classifier=classifier_of(config, clock))
+        out["spamassassin"] = partial(
+            SpamassassinStage, classifier=classifier_of(config, clock), lessons=Taught(root, clock)
+        )
     if config.stage.dmarc.reports.send:
         observed = ObservationLog(root / REPORTS)
         out["dmarc"] = partial(DmarcStage, observe=observed.put, end=observed.close)

@@ -8,16 +8,19 @@ is refused, so that its sender is told and nothing is lost. The same holds for m
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from filterd.accounts.directory import Foreign, Forward, Local, Resolution, Targets, ToOutlet, TryLater
 from filterd.delivery import Destination
+from filterd.proto.smtp_parse import MAIL_PARAMETERS, RCPT_PARAMETERS, SyntaxFault
 from pipeline.envelope import Envelope, Profile, Recipient
 from pipeline.reply import Reply
 from pipeline.verdict import Verdict
 
 Resolve = Callable[[str], Awaitable[Resolution]]
+RCPT = RCPT_PARAMETERS
+MAIL = {name: MAIL_PARAMETERS[name] for name in ("RET", "ENVID")}
 LATER = Reply(451, "4.3.0", "Temporary failure, please try again later")
 
 log = logging.getLogger("filterd.reception")
@@ -43,6 +46,11 @@ async def readdress(
     now: it may be the only recipient left."""
     edit = verdict.envelope
     taken = {address.lower() for address in edit.remove} if edit is not None else set()
+    said = (
+        {address.lower(): parameters(text, RCPT) for address, text in edit.rcpt_params}
+        if edit is not None
+        else {}
+    )
     refused = {address.lower(): reply for address, reply in verdict.recipients.items()}
     recipients: list[Recipient] = []
     where: list[tuple[Destination, ...]] = []
@@ -68,6 +76,8 @@ async def readdress(
             else:
                 refusal = refusal or reply
         origin.append(len(recipients))
+        if name in said:
+            recipient = replace(recipient, params={**recipient.params, **said[name]})
         recipients.append(recipient)
         where.append(leads)
     for address in edit.add if edit is not None else ():
@@ -78,7 +88,7 @@ async def readdress(
             refusal = refusal or LATER
         elif leads := _leads(found, address):
             account = next((one.local.account.id for one in leads if one.local is not None), "")
-            recipients.append(Recipient(address, account=account))
+            recipients.append(Recipient(address, said.get(address.lower(), {}), account))
             where.append(leads)
             notes.append(f"{address} put in by a filter")
         else:
@@ -86,8 +96,23 @@ async def readdress(
     changed = replace(envelope, recipients=tuple(recipients))
     if edit is not None and edit.reverse_path is not None:
         notes.append(f"reverse-path <{edit.reverse_path}> set by a filter")
-        changed = replace(changed, reverse_path=edit.reverse_path)
+        of_mail = {**changed.mail_params, **parameters(edit.mail_params, MAIL)}
+        changed = replace(changed, reverse_path=edit.reverse_path, mail_params=of_mail)
     return Filtered(changed, where, origin, frozenset(held), refusal, tuple(notes))
+
+
+def parameters(text: str, known: Mapping[str, Callable[[str], None]]) -> dict[str, str]:
+    """ESMTP parameters that a filter gave, as far as they are ``known`` and right (Postfix takes the same ones)."""
+    out = {}
+    for word in text.split():
+        name, _, value = word.partition("=")
+        try:
+            known[name.upper()](value)
+        except (KeyError, SyntaxFault):
+            log.warning("a filter gave a parameter that is not taken: %.100r", word)
+        else:
+            out[name.upper()] = value
+    return out
 
 
 def _leads(found: Resolution, address: str) -> tuple[Destination, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import pairwise
 from types import MappingProxyType
 
 from filterd.proto.smtp_limits import SmtpLimits
 from filterd.proto.smtp_parse import SyntaxFault, path
 from pipeline.reply import Reply
-from rules.mail import address, header, words
+from rules.mail import address, header, limits, words
 from rules.mail.lineends import only_crlf
 
 DELIVER_SOCKET = "deliver"  # in data_dir/run: LMTP for the commands of this machine
@@ -36,6 +35,12 @@ _PIECE = re.compile(  # of an address list: quoted string, comment, what is in a
     # what is not closed is passed over as far as it was read: never read twice
     rb'(?P<quoted>"(?:[^"\\]|\\.)*+")|"(?:[^"\\]|\\.)*+|\((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*+\))*+\)?+'
     rb'|(?P<angle><[^<>]*+>)|(?P<end>[,;:])|(?P<word>(?:\[[^\[\]\r\n]*+\]|[^\s()<>,;:"])++)|\s++|.',
+    re.S,
+)
+_BARE = re.compile(rb'(?:\s*+[^\s()<>@,;:"\[\]]++,)++')  # names without a domain, one after the other
+_WHOLE = re.compile(  # and mailboxes with one, as nearly all are
+    rb'(?:\s*+(?:(?:"(?:[^"\\]|\\.)*+"\s*+|[^()<>,;:"\[\]]*+)<[^<>@]*+@[^<>]*+>'
+    rb'|[^\s()<>,;:"\[\]@]*+@[^\s()<>,;:"\[\]]*+|)\s*+,)++',
     re.S,
 )
 
@@ -90,24 +95,58 @@ def listed(value: bytes) -> list[str]:
     return [one.address for one in mailboxes if one.local]
 
 
-def qualified(value: bytes, domain: bytes) -> bytes:
-    """The value of an address field, with ``domain`` for the mailboxes that have none ("root (Cron Daemon)")."""
-    inserts: list[int] = []
-    pieces: list[
-        tuple[int, bytes]
-    ] = []  # of the item: where an angle, a word or a quoted string ends, and its text
-    angle = 0
-    for found in (*_PIECE.finditer(value), None):
-        if found is not None and found.lastgroup in ("quoted", "word", "angle"):
-            pieces.append((found.end(), found[0]))
-            angle = len(pieces) if found.lastgroup == "angle" else angle
-        elif found is None or found.lastgroup == "end":
-            end, text = pieces[angle - 1] if angle else pieces[0] if len(pieces) == 1 else (0, b"@")
-            if b"@" not in text and text.strip(b"<> ") and (found is None or found[0] != b":"):
-                inserts.append(end - 1 if angle else end)
-            pieces, angle = [], 0
-    parts = [value[start:end] for start, end in pairwise([0, *inserts, len(value)])]
-    return (b"@" + domain).join(parts)
+class Qualifier:
+    """Gives the names of one message's address fields that have no domain ("root (Cron Daemon)") one.
+
+    What is usual is read in C, the rest one piece after the other, ``limits.ADDRESS_TOKENS`` of them in all; what comes then
+    stays as it is.
+    """
+
+    __slots__ = ("_domain", "_left")
+
+    def __init__(self, domain: bytes) -> None:
+        self._domain = b"@" + domain
+        self._left = limits.ADDRESS_TOKENS
+
+    def whole(self, value: bytes) -> bytes:
+        """The value of an address field with the domain where it is missing."""
+        out: list[bytes] = []
+        at, end = 0, len(value)
+        while at < end and self._left > 0:
+            self._left -= 1
+            if (run := _WHOLE.match(value, at)) is not None:
+                out.append(run[0])
+            elif (run := _BARE.match(value, at)) is not None:
+                out.append(run[0].replace(b",", self._domain + b","))
+            else:
+                at = self._item(value, at, out)
+                continue
+            at = run.end()
+        out.append(value[at:])
+        return b"".join(out)
+
+    def _item(self, value: bytes, start: int, out: list[bytes]) -> int:
+        """One item of another form, up to its sign; where the next one begins."""
+        pieces: list[tuple[int, bytes]] = []  # where an angle, a word or a quoted string ends, and its text
+        angle, at, sign = 0, start, b""
+        for found in _PIECE.finditer(value, start):
+            self._left -= 1
+            if self._left <= 0:  # not read to its end: left alone
+                return start
+            at = found.end()
+            if found.lastgroup in ("quoted", "word", "angle"):
+                pieces.append((at, found[0]))
+                angle = len(pieces) if found.lastgroup == "angle" else angle
+            elif found.lastgroup == "end":
+                sign = found[0]
+                break
+        end, text = pieces[angle - 1] if angle else pieces[0] if len(pieces) == 1 else (0, b"@")
+        if b"@" in text or not text.strip(b"<> ") or sign == b":":
+            out.append(value[start:at])
+        else:
+            end -= angle > 0
+            out += (value[start:end], self._domain, value[end:at])
+        return at
 
 
 def completed(
@@ -135,13 +174,14 @@ def completed(
         added += [b"%s: %s" % item for item in resent.items() if not block.get_all(item[0].lower())]
     kept: list[bytes] = []
     position = 0
+    qualifier = Qualifier(domain.encode())
     for one in block.fields:
         if one.lname in DROPPED_FIELDS:
             kept.append(data[position : one.start])
             position = one.end
         elif domain and one.lname in ADDRESS_FIELDS:
             value = block.value(one)
-            kept += [data[position : one.value_start], qualified(value, domain.encode())]
+            kept += [data[position : one.value_start], qualifier.whole(value)]
             position = one.value_start + len(value)
     kept.append(data[position:])
     return b"".join(line + newline for line in added) + b"".join(kept)

@@ -5,7 +5,9 @@ Specification: OpenMetrics 1.0, and Prometheus' text format 0.0.4. Complete: cou
 The pages are made before the workers are forked, beside the board (``filterd.board``): a process writes its own page alone and
 nobody locks anything across processes. A page is a list of series, each a key and a number of 8 octets, so a reader sees the old
 number or the new one. A process that takes the desk of one that ended goes on with its page: counters never go back while the
-server runs. What does not fit on a page any more is not counted (SERIES_OCTETS).
+server runs. What does not fit on a page any more is not counted (SERIES_OCTETS). All labels but those of rule hits have few values,
+from our own words and the configuration; rule hits, of which every user may make as many as he likes, leave a quarter of a page to the
+others.
 
 What the traces tell is counted by the thread that writes them (``explain.traces``), not on the way of a message.
 """
@@ -25,6 +27,8 @@ from pipeline.trace import MessageTrace, Span
 
 PAGE: Final = 1 << 17  # octets of a process
 SERIES_OCTETS: Final = PAGE - 64
+RULE_HITS: Final = "filterd_sieve_rule_hits"
+RULE_HITS_OCTETS: Final = PAGE * 3 // 4
 LABEL_LENGTH: Final = 120  # octets of a label's value; the rest is cut
 BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -59,8 +63,9 @@ COUNTED: Final[Mapping[str, Metric]] = MappingProxyType(
         "filterd_received_bytes": Metric("counter", "Octets of messages that came, by door.", ("direction",)),
         "filterd_stage_duration_seconds": Metric("histogram", "How long a stage took, by its result.", ("stage", "verdict")),
         "filterd_stage_errors": Metric("counter", "Stages that could not do their work, by kind.", ("stage", "kind")),
+        "filterd_stage_remembered": Metric("counter", "Verdicts that were known from a copy of the mail.", ("stage",)),
         "filterd_delivery_attempts": Metric("counter", "Tries of the queue to deliver, by result.", ("result",)),
-        "filterd_sieve_rule_hits": Metric(
+        RULE_HITS: Metric(
             "counter", "Tests of scripts that were true (metrics.rule_hits).", ("script", "line")
         ),
     }
@@ -98,7 +103,7 @@ class Meter:
         key = _CUT.join((series[0], *series[1])).encode("utf-8", "replace")
         used = _USED.unpack_from(self._memory, self._at)[0] or _FIRST
         room = -(-(_KEY.size + len(key)) // 8) * 8 + _NUMBER.size
-        if used + room > SERIES_OCTETS:
+        if used + room > (RULE_HITS_OCTETS if series[0] == RULE_HITS else SERIES_OCTETS):
             return None
         at = self._at + used
         place = at + room - _NUMBER.size
@@ -159,7 +164,7 @@ def count_trace(meter: Meter, trace: MessageTrace) -> None:
         if meter.rule_hits:
             for step in recipient.steps:
                 if step.result:
-                    meter.add("filterd_sieve_rule_hits", (step.script, str(step.line)))
+                    meter.add(RULE_HITS, (step.script, str(step.line)))
 
 
 def count_event(meter: Meter, span: Span) -> None:
@@ -175,6 +180,8 @@ def _count_span(meter: Meter, span: Span) -> None:
     # a script's result is its name and line: too many, and told by rule_hits
     result = "" if span.stage in RESULT_IS_A_PLACE else span.result
     meter.observe("filterd_stage_duration_seconds", (span.stage, result), max(0.0, span.duration))
+    if span.evidence and "remembered" in span.evidence:
+        meter.add("filterd_stage_remembered", (span.stage,))
     if fault or span.result in FAULTS:
         meter.add("filterd_stage_errors", (span.stage, fault or span.result))
 

@@ -13,14 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import islice
 
-from filterd.local_text import ADDRESS_FIELDS, RESENT_FIELDS, is_path, qualified
+from filterd.local_text import ADDRESS_FIELDS, RESENT_FIELDS, Qualifier, is_path
 from pipeline.edits import Splice
 from pipeline.verdict import HeaderEdit
 from rules.mail import address, date
 from rules.mail.header import HeaderBlock, HeaderField
 
 _ID = re.compile(rb"<[^<>\s]+>")
+MOST_NAMED = 20  # mailboxes of From or Sender that are looked at
 Mine = Callable[[str], bool]  # may this account send as the address?
 
 
@@ -56,18 +58,19 @@ def fixed_up(
         if mine is not None and b"sender" not in taken:
             _name_the_sender(header, account, sender, mine, added, cuts)
         gone = {cut.start for cut in cuts}
+        qualifier = Qualifier(domain)
         for one in header.fields:
             if domain and one.lname in ADDRESS_FIELDS and one.lname not in taken and one.start not in gone:
-                _complete(header, one, domain, added, cuts)
+                _complete(header, one, qualifier, added, cuts)
     return b"".join(added), cuts
 
 
 def _complete(
-    header: HeaderBlock, one: HeaderField, domain: bytes, added: list[bytes], cuts: list[Splice]
+    header: HeaderBlock, one: HeaderField, qualifier: Qualifier, added: list[bytes], cuts: list[Splice]
 ) -> None:
     """RFC 6409 8.5: ``From: ann`` names nobody outside."""
     value = header.value(one)
-    whole = qualified(value, domain)
+    whole = qualifier.whole(value)
     if whole != value:
         added.append(one.name + b":" + whole + b"\r\n")
         cuts.append(Splice(one.start, one.end))
@@ -79,20 +82,22 @@ def _name_the_sender(
     """RFC 6409 8.1: who it is, where From does not say so; a Sender that is somebody else is not believed."""
     if any(name in header for name in RESENT_FIELDS) or b"from" not in header:
         return
-    authors = [
-        one.address for value in header.get_all(b"from") for one in address.parse_list(value).mailboxes
-    ]
+    authors = _named(header, b"from")
     found = header.fields_named(b"sender")
-    named = [
-        one.address for value in header.get_all(b"sender") for one in address.parse_list(value).mailboxes
-    ]
-    if named and all(_own(one, account, mine) for one in named):
+    named = _named(header, b"sender")
+    if 0 < len(named) < MOST_NAMED and all(_own(one, account, mine) for one in named):
         return
     if not named and len(authors) == 1 and _own(authors[0], account, mine):
         return
     cuts += [Splice(one.start, one.end) for one in found]
     who = sender if sender and mine(sender) else account  # a filter may have set another reverse-path
     added.append(f"Sender: <{who}>\r\n".encode())
+
+
+def _named(header: HeaderBlock, name: bytes) -> list[str]:
+    """The first few mailboxes of the fields of a name."""
+    found = (one.address for value in header.get_all(name) for one in address.parse_list(value).mailboxes)
+    return list(islice(found, MOST_NAMED))
 
 
 def _own(text: str, account: str, mine: Mine) -> bool:

@@ -19,6 +19,8 @@ from rules.mail.header import HeaderBlock
 NAME = "Authentication-Results"
 VALUE_LIMIT = 256  # characters of a property's value
 COMMENT_LIMIT = 120
+NAME_LIMIT = 512  # octets of an id that is read: a domain has 253 characters
+MOST_COSTLY = 20  # ids outside ASCII in one header: each costs a microsecond an octet
 _TOKEN = re.compile(r"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+")  # RFC 2045: no tspecials
 _ADDRESS = re.compile(r"[!#$%&'*+\-/=?.0-9A-Z^_`a-z{|}~]*@[0-9A-Za-z_](?:[0-9A-Za-z_.-]*[0-9A-Za-z_])?")
 _KEYWORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?")
@@ -86,6 +88,12 @@ def _comment(text: str) -> str:
 
 def claimed_id(raw: bytes) -> str | None:
     """The authserv-id a field's value begins with, lower case, without a final dot; None when it cannot be read."""
+    name = _claimed(raw)
+    return None if name is None else _normal(name)
+
+
+def _claimed(raw: bytes) -> str | None:
+    """The id as it is written; None when it cannot be read."""
     at = _skip(raw, 0)
     quoted = _QUOTED.match(raw, at)
     if quoted:
@@ -101,7 +109,7 @@ def claimed_id(raw: bytes) -> str | None:
         after = _skip(raw, digits.end())
     if after > len(raw) or raw[after : after + 1] not in (b";", b""):
         return None
-    return _normal(name.decode("utf-8", "replace"))
+    return name.decode("utf-8", "replace") if len(name) <= NAME_LIMIT else None
 
 
 def _normal(name: str) -> str:
@@ -122,11 +130,15 @@ def _skip(raw: bytes, at: int) -> int:
 
 
 def forged(block: HeaderBlock, own_ids: Collection[str]) -> list[Splice]:
-    """The cuts that take out every field with one of our ids, and every one whose id cannot be read."""
+    """The cuts that take out every field with one of our ids, and every one whose id cannot be read, or is one too many of those
+    outside ASCII."""
     own = {_normal(name) for name in own_ids}
     out = []
+    costly = MOST_COSTLY
     for one in block.fields_named(NAME.lower().encode()):
-        claimed = claimed_id(block.value(one))
-        if claimed is None or claimed in own:
+        claimed = _claimed(block.value(one))
+        plain = claimed is not None and claimed.isascii()
+        costly -= not plain
+        if claimed is None or (costly < 0 and not plain) or _normal(claimed) in own:
             out.append(Splice(one.start, one.end))
     return out

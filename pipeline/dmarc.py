@@ -48,6 +48,7 @@ class Record:
     ruf: tuple[str, ...] = ()
     text: str = ""
     failure_options: str = "0"  # fo=, repeated in reports
+    asks: bool = True  # False: neither p= nor rua=, so it has a place in the tree, but no policy
 
 
 def parse(text: str, domain: str) -> Record | None:
@@ -93,6 +94,7 @@ def _parse(text: str, domain: str) -> Record | None:
         rua=rua,
         ruf=_addresses(tags.get("ruf", "")),
         text=text,
+        asks="p" in tags or bool(rua),
     )
 
 
@@ -102,8 +104,12 @@ def _addresses(value: str) -> tuple[str, ...]:
 
 def select(answer: DnsAnswer, domain: str) -> Record | None:
     """The one DMARC record of a TXT answer; several are none (RFC 7489 6.6.3 step 5)."""
-    found = [text for text in answer.records if _VERSION.match(text)]
+    found = _versioned(answer)
     return parse(found[0], domain) if len(found) == 1 else None
+
+
+def _versioned(answer: DnsAnswer) -> list[str]:
+    return [text for text in answer.records if _VERSION.match(text)]
 
 
 def author_domains(message: Message) -> tuple[tuple[str, ...], str]:
@@ -141,6 +147,7 @@ class Discovery:
     def __init__(self, domain: str, tree: bool = False) -> None:
         self.domain = domain
         self.failure = ""
+        self.problem = ""  # why what is published at the domain is no policy
         self._tree = tree
         self._found: list[Record] = []
         self._left = _walk(domain) if tree else list(dict.fromkeys((domain, organisational(domain))))
@@ -162,6 +169,12 @@ class Discovery:
             return
         record = select(answer, domain)
         if record is None:
+            published = len(_versioned(answer))
+            if (
+                published and not self._tree
+            ):  # RFC 7489 6.6.3: only where there is none at all the organisation is asked
+                self.problem = f"{published} DMARC records" if published > 1 else "the DMARC record is broken"
+                self._left.clear()
             return
         self._found.append(record)
         if not self._tree or record.public_suffix in ("n", "y"):
@@ -281,7 +294,9 @@ def evaluate(found: Discovery, identifiers: Iterable[Authenticated], exists: boo
     if found.failure:
         return Outcome(domain, "temperror", f"DNS failure for the policy: {found.failure}")
     if record is None:
-        return Outcome(domain, "none", "no DMARC record")
+        return Outcome(domain, "none", found.problem or "no DMARC record")
+    if not record.asks:  # RFC 7489 6.6.3 step 6
+        return Outcome(domain, "none", "the DMARC record has no p=")
     outcome = Outcome(domain, "fail", policy=policy_for(record, domain, exists), record=record)
     uncertain = ""
     for one in identifiers:

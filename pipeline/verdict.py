@@ -44,11 +44,16 @@ class HeaderEdit:
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeEdit:
-    """What a milter changed about the envelope: recipients without brackets, ``reverse_path`` None when it stays."""
+    """What a milter changed about the envelope: recipients without brackets, ``reverse_path`` None when it stays.
+
+    ESMTP parameters as the filter wrote them, blank separated: ``rcpt_params`` by address, ``mail_params`` of the new sender.
+    """
 
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     reverse_path: str | None = None
+    rcpt_params: tuple[tuple[str, str], ...] = ()
+    mail_params: str = ""
 
 
 @dataclass(frozen=True, slots=True)

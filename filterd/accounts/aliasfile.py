@@ -33,6 +33,7 @@ FLAGS = "imsxAEUX"
 NOTHING_ALLOWED = Permits()
 _LIMITS = Limits()
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_ESCAPED = re.compile(r"\\(.)")
 _PLACEHOLDER = re.compile(r"\$(?:\$|(\d{1,2})|\{(\d{1,2})\}|\((\d{1,2})\))")
 
 Include = Callable[
@@ -228,6 +229,15 @@ def items(text: str, blanks: bool) -> list[str]:
     return [one for one in out if one]
 
 
+def _unquoted(word: str) -> str:
+    """``"|take x"`` and ``|"take x"`` are both ``|take x`` to sendmail and Postfix, and a backslash there quotes what follows."""
+    mark = PROGRAM_MARK if word.startswith(PROGRAM_MARK) else ""
+    rest = word.removeprefix(mark).lstrip() if mark else word
+    if len(rest) < 2 or not rest[0] == rest[-1] == '"' or (mark and not _QUOTED.fullmatch(rest)):
+        return word
+    return mark + _ESCAPED.sub(r"\1", rest[1:-1])
+
+
 def mailbox_of(text: str) -> str:
     """``Ann <ann@x>`` and ``ann@x (Ann)`` -> ``ann@x``, as sendmail and Postfix read them (RFC 5322)."""
     bare = text
@@ -303,7 +313,7 @@ class _Reading:
     def take(self, words: list[str], found: _Found, depth: int = 0) -> None:
         """Raises _Refused for what cannot be followed, ValueError for what nobody understands."""
         for word in words:
-            bare = word[1:-1].replace('\\"', '"') if len(word) > 1 and word[0] == word[-1] == '"' else word
+            bare = _unquoted(word)
             if bare.startswith((PROGRAM_MARK, FILE_MARK)):
                 self._outlet(bare, found, depth)
             elif bare.lower().startswith(":include:"):

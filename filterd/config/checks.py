@@ -160,7 +160,7 @@ def _domains(config: schema.Config) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     for index, domain in enumerate(config.domain):
         path: Path = ("domain", index)
-        if domain.name in seen:
+        if domain.name and domain.name in seen:  # without one: told where it is missing
             yield (*path, "name"), "conflict", f'domain.name = "{domain.name}"', "the domain is listed twice"
         seen[domain.name] = index
         if domain.dkim is not None and domain.dkim.key:

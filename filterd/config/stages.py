@@ -239,6 +239,11 @@ class SpamassassinStage:
         "Moves into and out of Junk by IMAP, and $Junk and $NotJunk, teach the engine and the builtin one.",
         Kind.FLAG,
     )
+    remember: float = setting(
+        600.0,
+        "How long the engine's answer counts for further copies of the same mail; 0 = every copy is scored.",
+        Kind.DURATION,
+    )
     allow: tuple[str, ...] = setting(
         (),
         "Not scored: networks, and addresses or domains in From where DMARC, SPF or DKIM vouches for them.",

@@ -12,7 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from itertools import chain
+from typing import TypeVar
 from urllib.parse import unquote
+
+T = TypeVar("T")
 
 
 class Kind(Enum):
@@ -213,7 +217,8 @@ def socket_address(text: str, *, unix: bool = True, descriptor: bool = True) -> 
         try:
             ipaddress.IPv6Address(host.partition("%")[0])
         except ValueError:
-            raise BadValue(f'an IPv6 address stands in brackets: "[{host}]:{port_text}"') from None
+            bare = host.strip("[]")
+            raise BadValue(f'an IPv6 address stands in brackets: "[{bare}]:{port_text}"') from None
     elif host not in ("", "*"):
         host_name(host)
     return SocketAddress(host="" if host == "*" else host, port=int(port_text))
@@ -325,9 +330,23 @@ def _list(raw: object, kind: Kind) -> list[object]:
 
 def _each(kind: Kind, read: Callable[[str], object]) -> Callable[[object], object]:
     def reader(raw: object) -> object:
-        return tuple(read(_quoted(item, kind)) for item in _list(raw, kind))
+        return _all(_list(raw, kind), lambda item: read(_quoted(item, kind)))
 
     return reader
+
+
+def _all(items: Sequence[object], read: Callable[[object], T]) -> tuple[T, ...]:
+    """Each entry read. What is wrong with any of them is told in one BadValue."""
+    out: list[T] = []
+    wrong: list[BadValue] = []
+    for item in items:
+        try:
+            out.append(read(item))
+        except BadValue as error:
+            wrong.append(error)
+    if wrong:
+        raise BadValue("; ".join(dict.fromkeys(map(str, wrong))), wrong[0].kind)
+    return tuple(out)
 
 
 def _one(kind: Kind, read: Callable[[str], object]) -> Callable[[object], object]:
@@ -339,25 +358,28 @@ def _one(kind: Kind, read: Callable[[str], object]) -> Callable[[object], object
 
 def _networks(raw: object) -> tuple[str, ...]:
     """ "localhost" stands for both loopback networks."""
-    out: list[str] = []
-    for item in _list(raw, Kind.NETWORKS):
+
+    def one(item: object) -> list[str]:
         text = _quoted(item, Kind.NETWORKS)
-        out += LOOPBACK if text.lower() == "localhost" else [network(text)]
-    return tuple(out)
+        return LOOPBACK if text.lower() == "localhost" else [network(text)]
+
+    return tuple(chain.from_iterable(_all(_list(raw, Kind.NETWORKS), one)))
 
 
 def _aliases(raw: object) -> dict[str, tuple[str, ...]]:
     if not isinstance(raw, dict):
         raise BadValue(f"expected {Kind.ALIASES.value}, not {_name(raw)}", "wrong type")
-    out: dict[str, tuple[str, ...]] = {}
-    for name, targets in raw.items():
-        if not name or "@" in name or any(ch.isspace() for ch in name):
-            raise BadValue(f'alias "{name}": give the part before the @ only')
-        found = tuple(mail_address(_quoted(item, Kind.ADDRESS)) for item in _list(targets, Kind.ALIASES))
+
+    def one(name: object) -> tuple[str, tuple[str, ...]]:
+        alias = str(name)
+        if not alias or "@" in alias or any(ch.isspace() for ch in alias):
+            raise BadValue(f'alias "{alias}": give the part before the @ only')
+        found = _all(_list(raw[name], Kind.ALIASES), lambda item: mail_address(_quoted(item, Kind.ADDRESS)))
         if not found:
-            raise BadValue(f'alias "{name}" leads nowhere')
-        out[name if name[0] == name[-1] == "/" else name.lower()] = found
-    return out
+            raise BadValue(f'alias "{alias}" leads nowhere')
+        return alias if alias[0] == alias[-1] == "/" else alias.lower(), found
+
+    return dict(_all(list(raw), one))
 
 
 def _routed(text: str) -> str:
@@ -369,12 +391,14 @@ def _routed(text: str) -> str:
 
 
 def _sources(raw: object) -> tuple[str, ...]:
-    found = []
-    for item in _list(raw, Kind.SOURCES):
+    def one(item: object) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+        text = _quoted(item, Kind.SOURCES)
         try:
-            found.append(ipaddress.ip_address(_quoted(item, Kind.SOURCES)))
+            return ipaddress.ip_address(text)
         except ValueError:
-            raise BadValue(f'"{item}" is no IP address') from None
+            raise BadValue(f'"{text}" is no IP address') from None
+
+    found = _all(_list(raw, Kind.SOURCES), one)
     if len({address.version for address in found}) < len(found):
         raise BadValue(f"expected {Kind.SOURCES.value}")
     return tuple(str(address) for address in found)
@@ -438,7 +462,7 @@ def read(kind: Kind, raw: object, choices: Sequence[str] = ()) -> object:
     if kind is Kind.CHOICE:
         return _choice(_quoted(raw, Kind.CHOICE), choices)
     if kind is Kind.CHOICES:
-        return tuple(_choice(_quoted(item, kind), choices) for item in _list(raw, kind))
+        return _all(_list(raw, kind), lambda item: _choice(_quoted(item, kind), choices))
     return _READERS[kind](raw)
 
 

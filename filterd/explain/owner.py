@@ -13,14 +13,24 @@ _QUEUED = re.compile(r"queued for (?P<address>.+) \([^()]*\)\Z")
 
 
 def view(trace: MessageTrace, parts: Sequence[RecipientTrace]) -> MessageTrace:
-    """The trace with these parts only. Notes on the message part tell whom a filter put in or took out: they go."""
-    spans = [span for span in trace.spans if span.result != "note"]
+    """The trace with these parts only. Notes on the message part tell whom a filter put in or took out: they go, and so does
+    what copy of a message a remembered verdict was about."""
+    spans = [_alone(span) for span in trace.spans if span.result != "note"]
     if not trace.auth or trace.auth in {part.account for part in parts}:
         return replace(trace, spans=spans, recipients=list(parts))
     # somebody who logged in: where he sat is nobody's business, as in our Received line (HOUSE item 8)
     door = f"logged in as {trace.auth}, {trace.size} octets"
     spans = [replace(span, summary=door) if span.stage == trace.profile else span for span in spans]
     return replace(trace, client_ip="", helo="", tls="", spans=spans, recipients=list(parts))
+
+
+def _alone(span: Span) -> Span:
+    """Without the name of another message (``remembered``, pipeline/stages/spamassassin.py)."""
+    other = span.evidence.get("remembered")
+    if other is None:
+        return span
+    evidence = {key: value for key, value in span.evidence.items() if key != "remembered"}
+    return replace(span, summary=span.summary.replace(f" from {other}", ""), evidence=evidence)
 
 
 def events_of(parts: Sequence[RecipientTrace], events: Sequence[Span]) -> list[Span]:

@@ -1,6 +1,6 @@
 """Names and values of annotations on the wire, for GETMETADATA and for LIST.
 
-Specification: RFC 5464 5, RFC 9590.
+Specification: RFC 5464 5, RFC 9590, RFC 6154 4 (the use of a mailbox is an entry of it, which is given when the mailbox is made).
 """
 
 from __future__ import annotations
@@ -15,9 +15,18 @@ from filterd.imap.parse import Parser
 
 if TYPE_CHECKING:
     from filterd.imap.session import Session
+    from filterd.store.base import AccountStore
 
 _ENTRY = re.compile(rb"/(?:private|shared)(?:/[!#$&'+,.0-9:;<=>?@A-Z\[\]^_`a-z|}~-]+)+\Z", re.I)
 MAX_ASKED = 100  # entries in one command
+SPECIAL_USE = "/private/specialuse"
+
+
+def read(store: AccountStore, where: str | None, entry: str) -> str | None:
+    """The value; ``where`` None: of the server."""
+    if entry == SPECIAL_USE and where is not None:
+        return store.info(where).special_use or None
+    return store.get_metadata(where, entry)
 
 
 def parse_entries(p: Parser) -> list[str]:

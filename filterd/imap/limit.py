@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from filterd.imap import numset
 from filterd.imap.call import Call
 from filterd.imap.errors import No
+from filterd.store.base import DELETED
 
 if TYPE_CHECKING:
     from filterd.imap.config import ImapServerConfig
@@ -36,6 +37,17 @@ def uids(call: Call, chosen: array[int]) -> array[int]:
     chosen = chosen[-most:]
     _tell(call, chosen[0])
     return chosen
+
+
+def expunged(call: Call, chosen: array[int]) -> array[int]:
+    """The same of those that are \\Deleted: the others cost nothing, and a client repeats its UID EXPUNGE as it was."""
+    most = call.session.config.message_limit
+    if not most or len(chosen) <= most:
+        return chosen
+    now = call.store.snapshot(call.view.mailbox)
+    wanted = set(chosen)
+    deleted = [uid for uid, flags in zip(now.uids, now.flags, strict=True) if flags & DELETED and uid in wanted]
+    return uids(call, array("I", deleted))
 
 
 def spans(call: Call, chosen: numset.Spans) -> numset.Spans:
@@ -77,11 +89,12 @@ def window(call: Call, partial: Partial | None) -> None:
         raise No(f"A window of {most} messages at most", f"MESSAGELIMIT {most}")
 
 
-def save(call: Call, count: int) -> None:
-    """So many messages shall be saved, all or none."""
+def save(call: Call, count: int, chosen: Sequence[int] = ()) -> None:
+    """So many messages shall be saved, all or none; ``chosen``: their UIDs (ascending), when they have any."""
     most = saving(call.session.config)
     if most and count > most:
-        raise No(f"At most {most} messages at once", f"MESSAGELIMIT {most}")
+        lowest = f" {chosen[-most]}" if chosen else ""
+        raise No(f"At most {most} messages at once", f"MESSAGELIMIT {most}{lowest}")
 
 
 def _tell(call: Call, lowest: int) -> None:

@@ -11,6 +11,7 @@ _TAG = re.compile(r"<[^<>]*>")
 _BLANKS = re.compile(r"\s+")
 _HIDDEN = ("style", "script", "head")
 _LOOK = 65_536  # characters of the part that are looked at
+_OCTETS = 4 * _LOOK  # and octets
 
 
 def preview(root: mime.Part, size: int) -> str:
@@ -19,7 +20,7 @@ def preview(root: mime.Part, size: int) -> str:
         for part in mime.walk(root):
             if part.ctype != "text" or part.subtype != wanted:
                 continue
-            text = (part.text() or "")[:_LOOK]
+            text = (part.text(_OCTETS) or "")[:_LOOK]
             if wanted == "html":
                 text = html.unescape(_TAG.sub(" ", _visible(text)))
             else:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from types import MappingProxyType
 
-from rules.mail import address, params
+from rules.mail import address
 from rules.mail.header import HeaderBlock
 from rules.mail.message import Message
 from rules.mail.mime import Part
@@ -148,7 +148,7 @@ def _part(part: Part, children: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes
     header = part.header
     kind, subtype = _types(part)
     extension = b"%b %b %b" % (
-        _disposition(header),
+        _disposition(part),
         _language(header),
         nstring(header.first(b"content-location")),
     )
@@ -192,9 +192,8 @@ def _parameters(part: Part) -> bytes:
     return b"(%b)" % _pairs(pairs) if pairs else b"NIL"
 
 
-def _disposition(header: HeaderBlock) -> bytes:
-    value = header.first(b"content-disposition")
-    parsed = params.parse(value) if value else None
+def _disposition(part: Part) -> bytes:
+    parsed = part.disposition()
     if parsed is None or not parsed.main:
         return b"NIL"
     return b"(%b %b)" % (string(parsed.main), b"(%b)" % _pairs(parsed.wire) if parsed.wire else b"NIL")

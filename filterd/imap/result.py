@@ -127,15 +127,24 @@ def write_esearch(
     call.write(b" ".join(parts) + b"\r\n")
 
 
+def returned(options: Options | None, places: Sequence[int]) -> Sequence[int]:
+    """Those that the options name: a window and MIN and MAX; all of them with ALL, COUNT or none of these."""
+    if options is None or options.all or options.count:
+        return places
+    if not (options.min or options.max or options.partial):
+        return places
+    named = set() if options.partial is None else set(options.partial.cut(places))
+    if places and options.min:
+        named.add(places[0])
+    if places and options.max:
+        named.add(places[-1])
+    return sorted(named)
+
+
 def save(call: Call, options: Options, places: Sequence[int]) -> None:
-    """RFC 5182 2.4: with only MIN and/or MAX just those are saved, else everything found."""
+    """RFC 5182 2.4, RFC 9394 3.2."""
     uids = call.view.uids
-    if options.partial is not None and not (options.all or options.count):
-        places = options.partial.cut(places)
-    elif (options.min or options.max) and not (options.all or options.count):
-        ends = ([places[0]] if options.min else []) + ([places[-1]] if options.max else []) if places else []
-        places = sorted(set(ends))
-    call.session.saved = tuple(sorted(uids[place] for place in places))
+    call.session.saved = tuple(sorted(uids[place] for place in returned(options, places)))
 
 
 @contextmanager
@@ -149,8 +158,9 @@ def saving(session: Session, options: Options | None) -> Iterator[None]:
         raise
 
 
-def highest_modseq(call: Call, places: Sequence[int]) -> Generator[None, None, int]:
-    """RFC 7162 3.1.5: the highest modseq of the messages found."""
+def highest_modseq(call: Call, options: Options | None, places: Sequence[int]) -> Generator[None, None, int]:
+    """RFC 7162 3.1.5: the highest modseq of the messages found; of those that are named, with options (RFC 4731 3.2)."""
+    places = returned(options, places)
     limit = call.session.config.limits.rows
     highest = 0
     for start in range(0, len(places), limit):

@@ -19,6 +19,7 @@ from filterd.imap.sharing import Box, Place, refuse, rights_in
 from filterd.store.acl import permitted, right_for
 from filterd.store.acl_guests import both
 from filterd.store.base import (
+    DELETED,
     SYSTEM_FLAGS,
     AccountStore,
     Attempt,
@@ -110,17 +111,23 @@ def _rows(store: AccountStore, mailbox: str, uids: Sequence[int]) -> Iterator[Ro
 def append(
     me: str, box: Box, messages: Sequence[NewMessage], part_of: Attempt | None = None
 ) -> tuple[Stored, ...]:
+    """Of several goes, whoever has begun them marks at their end what is \\Seen (``seen_copies``)."""
     kept = [
         replace(one, flags=tuple(f for f in permitted(one.flags, box.rights) if not _is_seen(f)))
         for one in messages
     ]
     stored = box.guest.append(box.place.inner, kept, part_of)
-    if "s" in box.rights:
-        seen = [to.uid for one, to in zip(messages, stored, strict=True) if any(map(_is_seen, one.flags))]
-        if seen:
-            with both(box.own, me, box.guest, box.place.owner):
-                mark_seen(box, box.place.inner, seen, True)
+    if part_of is None:
+        seen_copies(me, box, [any(map(_is_seen, one.flags)) for one in messages], [to.uid for to in stored])
     return tuple(replace(one, mailbox=box.place.name) for one in stored)
+
+
+def seen_copies(me: str, box: Box, seen: Iterable[bool], uids: Iterable[int]) -> None:
+    """The reader's own \\Seen of new messages, where he may set it."""
+    mine = [uid for uid, is_seen in zip(uids, seen, strict=True) if is_seen] if "s" in box.rights else []
+    if mine:
+        with both(box.own, me, box.guest, box.place.owner):
+            mark_seen(box, box.place.inner, mine, True)
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------------
@@ -139,11 +146,7 @@ def inside(me: str, box: Box, target: Place, uids: Sequence[int], *, move: bool)
     refused = [flag for flag in known if not _is_seen(flag) and right_for(flag) not in rights]
     if refused and copied.uids:
         box.guest.set_flags(target.inner, copied.uids, "remove", refused)
-    pairs = zip(copied.source_uids, copied.uids, strict=True)
-    mine = [uid for source, uid in pairs if seen.has(source)] if "s" in rights else []
-    if mine:
-        with both(box.own, me, box.guest, target.owner):
-            mark_seen(at, target.inner, mine, True)
+    seen_copies(me, at, map(seen.has, copied.source_uids), copied.uids)
     return replace(copied, destination=at.info(copied.destination))
 
 
@@ -155,13 +158,20 @@ def copy(store: SharedStore, mailbox: str, uids: Sequence[int], destination: str
     keywords = store.snapshot(mailbox).keywords
     sources: list[int] = []
     made: list[int] = []
+    seen: list[bool] = []
     attempt = store.attempt_in(destination)
     try:
         for batch in _batches(store, mailbox, uids, (*SYSTEM_FLAGS, *keywords)):
-            attempt.last = len(sources) + len(batch) >= len(uids)
-            stored = store.append(destination, [message for _, message in batch], attempt)
             sources += [uid for uid, _ in batch]
-            made += [one.uid for one in stored]
+            attempt.last = len(sources) >= len(uids)
+            made += [one.uid for one in store.append(destination, [new for _, new in batch], attempt)]
+            seen += [any(map(_is_seen, new.flags)) for _, new in batch]
+        if not attempt.last:  # some were gone
+            attempt.last = True
+            made += [one.uid for one in store.append(destination, (), attempt)]
+        if made and store.foreign(destination) and (place := store.place(destination)) is not None:
+            with store.open(place, "i") as box:
+                seen_copies(store.me, box, seen, made)
         attempt.end()
     except BaseException:
         remove(store, destination, made)
@@ -218,17 +228,19 @@ def _remove(store: SharedStore, mailbox: str, uids: Sequence[int], gone: set[int
 
 
 def _claim(account: AccountStore, inner: str, uids: Sequence[int], gone: set[int]) -> None:
-    """Nobody else may expunge what is marked only to be moved."""
+    """Nobody else may expunge what is marked only to be moved. What was \\Deleted before stays so when it cannot be claimed."""
     with account.hold():
+        found = account.fields(inner, uids, ("flags",))
+        marked = [int(uid) for uid, flags in found if not int(flags) & DELETED]
         try:
-            account.set_flags(inner, uids, "add", (DELETED_FLAG,))
+            account.set_flags(inner, marked, "add", (DELETED_FLAG,))
             try:
                 gone.update(account.expunge(inner, uids))
             except BaseException:
                 gone.update(uids)
                 raise
         except BaseException:
-            account.set_flags(inner, uids, "remove", (DELETED_FLAG,))
+            account.set_flags(inner, marked, "remove", (DELETED_FLAG,))
             raise
 
 

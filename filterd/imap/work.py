@@ -175,7 +175,7 @@ class Work:
         if call.limited and not text.startswith("["):
             text = f"[{call.limited}] {text}, in part"
         elif call.limited:  # one code to a response: that of the tagged one is asked for by others
-            call.write(b"* OK [%b] In part\r\n" % call.limited.encode("ascii"))
+            call.write(b"* NO [%b] In part\r\n" % call.limited.encode("ascii"))
         call.write(b"%b OK %b\r\n" % (call.tag, text.encode("ascii", "replace")))
         self.done = True
 

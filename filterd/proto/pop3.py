@@ -1,8 +1,9 @@
 """The POP3 server core.
 
 Specification: RFC 1939, 2449 (CAPA, RESP-CODES, PIPELINING), 2595 and 8314 (STLS), 3206 (AUTH-RESP-CODE), 5034 (AUTH
-with initial response), 6856 (UTF8, LANG). Complete: yes, but for APOP (it needs stored passwords in clear); a header in UTF-8 goes
-to clients that did not say UTF8 too: refused (RFC 6856 4 allows it) such a message would never be fetched by what most people use.
+with initial response), 6856 (UTF8, LANG). Complete: yes, but for APOP (it needs stored passwords in clear). For a
+client that did not say UTF8 the shell brings the surrogate of a message with UTF-8 in its header (``rules.mail.downgrade``) and its
+size: refused (RFC 6856 4 allows that too) such a message would never be fetched by what most people use.
 
 Theory of operation. As in ``filterd.proto.smtp``: octets go in, one event at a time comes out, events that *ask* hold
 everything until they are answered. The core owns the maildrop's numbers: the shell opens it once (``opened``), brings
@@ -166,7 +167,7 @@ class Pop3Core:
     # fmt: off
     __slots__ = (
         "_asked", "_auth_failures", "_deleted", "_eof", "_errors", "_out", "_queue", "_reader", "_sasl", "_seen",
-        "_user_name", "channel", "config", "drop", "state", "tls",
+        "_user_name", "channel", "config", "drop", "state", "tls", "utf8",
     )
     # fmt: on
 
@@ -175,6 +176,7 @@ class Pop3Core:
         self.tls = tls
         self.state = State.AUTHORIZATION
         self.drop: Maildrop | None = None
+        self.utf8 = False  # the client said so: messages go as they are
         self._reader = LineReader(config.command_line)
         self._reader.cap = max(config.command_line, sasl.LINE_MAX)
         self._out: list[bytes] = [b"+OK " + (f"{config.hostname} ready".strip()).encode() + b"\r\n"]
@@ -419,6 +421,7 @@ class Pop3Core:
         # RFC 2595 4: nothing said in clear is believed later; commands behind STLS are dropped unread.
         self._reader.clear()
         self._user_name = None
+        self.utf8 = False
         self._ok(b"Begin TLS")
         self.state = State.TLS
         self._queue.append(StartTls())
@@ -464,7 +467,7 @@ class Pop3Core:
                 self._error(step.value.capitalize().encode())
 
     def _utf8(self, words: list[bytes]) -> None:
-        # RFC 6856 2: messages are sent as they are, in either mode.
+        self.utf8 = True
         self._ok(b"UTF8 enabled")
 
     def _lang(self, words: list[bytes]) -> None:

@@ -372,6 +372,14 @@ class Journal:
             for state, count in self._db.execute("select state, count(*) from item group by state")
         }
 
+    def waiting(self) -> tuple[dict[str, int], float | None]:
+        """Live items by state, and when the oldest came. Costs nothing for those that have ended, which may be very many."""
+        ask = "select count(*), min(id), created from item where state='%s'"
+        # SQLite takes ``created`` from the row with the least id
+        found = {state: self._db.execute(ask % state).fetchone() for state in LIVE}
+        oldest = min(((first, at) for _, first, at in found.values() if first is not None), default=(0, None))
+        return {state: count for state, (count, _, _) in found.items()}, oldest[1]
+
     def item(self, name: str) -> Item | None:
         row = self._db.execute(f"select {ITEM_COLUMNS} from item where id=?", (id_number(name),)).fetchone()
         return item_of(row) if row else None

@@ -29,6 +29,7 @@ create table if not exists item(id integer primary key, body integer, key blob n
   attempts integer not null default 0, last_at real not null default 0, last_reply text not null default '',
   warned integer not null default 0, ended real, wish text not null default '');
 create index if not exists item_due on item(next_at) where state='queued';
+create index if not exists item_held on item(next_at) where state='held';
 create index if not exists item_domain on item(domain, next_at) where state='queued';
 create index if not exists item_key on item(key) where acked=0;
 create index if not exists item_body on item(body) where body is not null;

@@ -8,6 +8,7 @@ Invariant: what strangers put into names and addresses stands in the XML as text
 from __future__ import annotations
 
 import gzip
+import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,15 @@ def xml(
     return "\n".join(out).encode("utf-8")
 
 
+def _source(ip: str) -> str:
+    """The schema knows IPv6 addresses of eight groups only (appendix C, IPAddress): no ``::``."""
+    try:
+        address = ipaddress.IPv6Address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    return ":".join(f"{int(group, 16):x}" for group in address.exploded.split(":"))
+
+
 def _reason(override: str) -> list[str]:
     """RFC 7489 appendix C has no word for t=y; its successor calls it policy_test_mode."""
     if override == "policy_test_mode":
@@ -118,7 +128,7 @@ def _reason(override: str) -> list[str]:
 
 
 def _record(row: Row, count: int) -> list[str]:
-    out = ["  <record>", "    <row>", _tag("source_ip", row.ip, 6), _tag("count", str(count), 6)]
+    out = ["  <record>", "    <row>", _tag("source_ip", _source(row.ip), 6), _tag("count", str(count), 6)]
     out += ["      <policy_evaluated>", _tag("disposition", row.disposition, 8)]
     out += [_tag("dkim", row.dkim, 8), _tag("spf", row.spf, 8)]
     if row.override:

@@ -3,6 +3,10 @@
 ``MaildropLocks`` is the hook; ``FileLocks`` locks across all workers and processes of this host by flock on one small file
 per account in a run-time directory; the file keeps the time of the last log-in as well, in decimal seconds (LOGIN-DELAY,
 RFC 2449 6.5). IMAP sessions are not kept out: they cannot disturb message numbers, which are frozen when the maildrop is opened.
+
+``SurrogateSizes`` knows the sizes of what clients get that did not say UTF8 (RFC 6856 2.1: LIST shall say what RETR brings). The
+index tells which messages have octets outside ASCII in a field that it keeps or in a part's parameters; only those are
+read, once. The size of a message that has them in an odd field alone is that of the message as it is (RFC 6858 4 allows it).
 """
 
 from __future__ import annotations
@@ -11,18 +15,25 @@ import asyncio
 import hashlib
 import logging
 from array import array
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from filterd.imap.render import NOT_CACHED, header_lines
 from filterd.proto.pop3 import Maildrop
 from filterd.servers.ports import Jobs
 from filterd.store.base import DELETED, AccountStore, Facts, Snapshot, StoreUnavailable
 from filterd.store.durable import Disk, Lock, opened
 from pipeline.ports import Clock
+from rules.mail import downgrade
 
 INBOX = "INBOX"
 AHEAD = 262_144  # octets read ahead for a client that fetches one message after the other
 BLOCK = 1000  # rows asked for at once (store contract)
+SMALL_BLOCK = 250  # of those whose messages may be read
+ACCOUNTS_KNOWN = 1000  # sizes of surrogates kept
 
 
 log = logging.getLogger("filterd.pop3")
@@ -113,9 +124,67 @@ async def open_maildrop(jobs: Jobs, account: str) -> Maildrop:
     return Maildrop(snapshot.info.uidvalidity, uids, sizes, adopted)
 
 
-async def read_messages(jobs: Jobs, account: str, uids: Sequence[int]) -> list[bytes | None]:
-    """The first of ``uids``, and as many of the following ones as come below ``AHEAD`` octets; None for a lost one."""
-    return await jobs.run(account, lambda store: store.read_many(INBOX, uids, AHEAD))
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """``sizes`` of the surrogates among the messages up to ``last``: a message never changes under its UID."""
+
+    uidvalidity: int
+    last: int
+    sizes: Mapping[int, int]
+
+
+@dataclass(slots=True)
+class SurrogateSizes:
+    """Of one process."""
+
+    _known: OrderedDict[str, _Looked] = field(default_factory=OrderedDict)
+
+    async def applied(self, jobs: Jobs, account: str, drop: Maildrop) -> Maildrop:
+        """``drop`` as it is for a client that did not say UTF8. Messages that came since the last time are looked at."""
+        known = self._known.pop(account, None)
+        if known is None or known.uidvalidity != drop.uidvalidity:
+            known = _Looked(drop.uidvalidity, 0, {})
+        uids = drop.uids[bisect_right(drop.uids, known.last) :]
+        found = dict(known.sizes)
+        for start in range(0, len(uids), SMALL_BLOCK):
+            block = uids[start : start + SMALL_BLOCK]
+            found |= await jobs.run(account, lambda store, block=block: _surrogate_sizes(store, block))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
+        places = {uid: place for place, uid in enumerate(drop.uids) if uid in found} if found else {}
+        last = max(known.last, drop.uids[-1] if len(drop.uids) else 0)
+        self._known[account] = _Looked(drop.uidvalidity, last, {uid: found[uid] for uid in places})
+        while len(self._known) > ACCOUNTS_KNOWN:
+            self._known.popitem(last=False)
+        if not places:
+            return drop
+        sizes = array("Q", drop.sizes)
+        for uid, place in places.items():
+            sizes[place] = found[uid]
+        return replace(drop, sizes=sizes)
+
+
+def _surrogate_sizes(store: AccountStore, uids: Sequence[int]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for uid, structure, headers in store.fields(INBOX, uids, ("bodystructure", "headers")):
+        assert isinstance(uid, int) and isinstance(structure, bytes) and isinstance(headers, bytes)
+        if structure.isascii() and headers != NOT_CACHED and header_lines(headers).isascii():
+            continue
+        text = store.read(INBOX, uid)
+        if text is not None:
+            found[uid] = len(downgrade.surrogate(text))
+    return found
+
+
+async def read_messages(
+    jobs: Jobs, account: str, uids: Sequence[int], utf8: bool = True
+) -> list[bytes | None]:
+    """The first of ``uids``, and as many of the following ones as come below ``AHEAD`` octets; None for a lost one. Without
+    ``utf8`` their surrogates."""
+
+    def work(store: AccountStore) -> list[bytes | None]:
+        texts = store.read_many(INBOX, uids, AHEAD)
+        return texts if utf8 else [text and downgrade.surrogate(text) for text in texts]
+
+    return await jobs.run(account, work)
 
 
 async def update(jobs: Jobs, account: str, deleted: list[int], seen: list[int]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from filterd.net.connection import Connection
@@ -22,6 +22,7 @@ from filterd.servers.maildrop import (
     AHEAD,
     INBOX,
     MaildropLocks,
+    SurrogateSizes,
     TooSoon,
     open_maildrop,
     read_messages,
@@ -30,6 +31,7 @@ from filterd.servers.maildrop import (
 from filterd.servers.ports import Jobs, LoginService
 from filterd.store.base import StoreError
 from pipeline.envelope import Client
+from rules.mail import downgrade
 
 READ_AHEAD = 16  # messages at most
 LARGE = 16_384  # octets of a message that is written at once; smaller answers to pipelined commands gather
@@ -44,6 +46,7 @@ class Pop3Door:
     jobs: Jobs
     locks: MaildropLocks
     context: Callable[[], ssl.SSLContext] | None = None
+    surrogates: SurrogateSizes = field(default_factory=SurrogateSizes)
 
     REFUSAL: ClassVar[bytes] = b"-ERR [SYS/TEMP] Too many connections; try again later\r\n"
 
@@ -122,6 +125,8 @@ class Pop3Connection(Connection[Pop3Core]):
             return
         try:
             drop = await open_maildrop(door.jobs, account.id)
+            if not self.core.utf8:
+                drop = await door.surrogates.applied(door.jobs, account.id, drop)
         except StoreError:
             self._let_go()
             self.core.refuse(Refusal.TEMPORARY)
@@ -141,7 +146,7 @@ class Pop3Connection(Connection[Pop3Core]):
         if data is None:
             uids = self._next(number)
             texts = self.door.jobs.ready(self.account, lambda store: store.read_many(INBOX, uids, AHEAD))
-            if not texts:
+            if not texts or not (self.core.utf8 or all(downgrade.plain(text or b"") for text in texts)):
                 return False
             self.ahead = dict(enumerate(texts, number))
             data = self.ahead[number]
@@ -171,7 +176,7 @@ class Pop3Connection(Connection[Pop3Core]):
         if self.core.drop is None:
             return None
         if number not in self.ahead:
-            texts = await read_messages(self.door.jobs, self.account, self._next(number))
+            texts = await read_messages(self.door.jobs, self.account, self._next(number), self.core.utf8)
             self.ahead = dict(enumerate(texts, number))
         self.last = number
         return self.ahead.pop(number)

@@ -5,20 +5,23 @@ Format (documented nowhere else): ``adding.<token>`` in the index's directory, t
     filterd-adding 1
     <boot id> <process id> <its start> [synced]
     <mailbox id> <file name without flags>      a line for each message, before it gets that name
-    last                                        before the lines of the last go
 
 It is there before the first name is made, and gone before the command is answered: with many messages, or several goes, on the disk
 (``synced``), which costs three syncs. With fewer than SYNCED_FROM of them these would be most of the command's time: their file is
 not synced, and means nothing once the machine has started anew, so that a power failure (not a killed process) may leave a part.
 
-Whoever opens the account, or comes after a writer that died with the lock, takes away what is named in a file of a process that is
-no more, unless the index has the last go: then the messages are all there and were seen, somebody may rely on them by now (and have
-removed the originals), and only the file goes. He first
-gives the file another name (``undoing.<token>``): a command that is under way all the same, though nobody here sees its process,
-then finds no file to remove, and fails instead of answering for what is gone.
+What comes in several goes, or more than is written at once, is put aside until all of it is there: as ``1``, ``2``, ... in the
+account's ``tmp/filterd-adding-<token>``, synced. The last go renames them into the mailbox, under one lock and with one transaction
+of the index. So nobody ever sees a part of them, and a crash before leaves nothing but that directory (``tree.sweep``).
 
-Names are unique (time, process, number), UIDs are not: those of a command that failed are given out again. One message
-needs none of this. An mbox account has no such file names: it marks its messages (``mbox_delivery``), each ``append`` by itself,
+Whoever opens the account, or comes after a writer that died with the lock, takes away what is named in a file of a process that is
+no more, unless the index has one of them: then the messages are all there and were seen, somebody may rely on them by now (and have
+removed the originals), and only the file goes. He first gives the file another name (``undoing.<token>``): a command that is
+under way all the same, though nobody here sees its process, then finds no file to remove, and fails instead of answering for
+what is gone.
+
+Names of new messages are unique (time, process, number), UIDs are not: those of a command that failed are given out again, and so
+are the names of its copies. What it left named, because its end failed as well, is then in the index. One message needs none of this. An mbox account has no such file names: it marks its messages (``mbox_delivery``), each ``append`` by itself,
 so that of a copy from another account that goes in several a crash may leave the first ones.
 """
 
@@ -32,16 +35,17 @@ from typing import TYPE_CHECKING
 from filterd.store import durable
 from filterd.store import flags as fl
 from filterd.store.base import Attempt, StoreUnavailable
-from filterd.store.durable import Dir, Disk, opened
+from filterd.store.durable import Dir, Disk, NewFile, opened
 from filterd.store.index import AFTER_KILL
 
 if TYPE_CHECKING:
     from filterd.store.core import Core
+    from filterd.store.delivery import Draft
 
 FIRST_LINE = "filterd-adding 1"
 ADDING, UNDOING = "adding.", "undoing."
+ASIDE = "filterd-adding-"
 SYNCED = " synced"
-LAST = "last"
 SYNCED_FROM = 500  # messages
 
 
@@ -70,33 +74,56 @@ class FileAttempt(Attempt):
 
     def __init__(self, core: Core, synced: bool = True) -> None:
         self.last = True
+        self.drafts: list[Draft] = []  # what was put aside
         self._disk = core.settings.disk
         self._path = core.index_path
+        self._temporary = f"{core.path}/tmp"
         self._synced = synced
-        self._name = ADDING + core.settings.ids.token(8)
+        self._token = core.settings.ids.token(8)
         self._lines = [FIRST_LINE, this_process(self._disk) + (SYNCED if synced else "")]
+        self._written = False
+        self._place: Dir | None = None
+        self._count = 0
 
     @classmethod
     def of(cls, core: Core, count: int) -> FileAttempt | None:
         """For so many messages at once; one needs none."""
         return cls(core, count >= SYNCED_FROM) if count > 1 else None
 
+    def place(self) -> Dir:
+        """Where messages wait for the others."""
+        if self._place is None:
+            self._write()  # so that nobody takes the directory for that of a dead process
+            with opened(self._disk, self._temporary) as at:
+                self._disk.make_dir(at, ASIDE + self._token)
+            self._place = self._disk.open_dir(f"{self._temporary}/{ASIDE}{self._token}")
+        return self._place
+
+    def put_aside(self, file: NewFile) -> str:
+        """Its name in ``place``, where it was written; the descriptor is let go of."""
+        self._count += 1
+        name = str(self._count)
+        self._disk.publish(file, name)
+        return name
+
     def add(self, names: Iterable[tuple[str, str]]) -> None:
         """(mailbox id, file name) of messages that come next."""
-        if self.last and LAST not in self._lines:
-            self._lines.append(LAST)
         self._lines += [f"{mid} {fl.split_name(name)[0]}" for mid, name in names]
-        text = "\n".join(self._lines) + "\n"
+        self._write()
+
+    def _write(self) -> None:
+        data = "\n".join([*self._lines, ""]).encode("ascii", "surrogateescape")
         with opened(self._disk, self._path) as at:
-            data = text.encode("ascii", "surrogateescape")
-            durable.replace_small(self._disk, at, self._name, data, self._synced)
+            durable.replace_small(self._disk, at, ADDING + self._token, data, self._synced)
+        self._written = True
 
     def end(self) -> None:
-        if len(self._lines) == 2:
+        self._leave()
+        if not self._written:
             return
         try:
             with opened(self._disk, self._path) as at:
-                self._disk.unlink(at, self._name)
+                self._disk.unlink(at, ADDING + self._token)
                 if self._synced:
                     self._disk.sync_dir(at)
         except FileNotFoundError:
@@ -105,7 +132,22 @@ class FileAttempt(Attempt):
             ) from None
         except OSError as error:
             raise StoreUnavailable(f"store: {error.strerror or error}") from error
+        self._written = False
         del self._lines[2:]
+
+    def _leave(self) -> None:
+        """Nothing waits any more. What cannot be removed is swept later."""
+        self.drafts.clear()
+        if self._place is None:
+            return
+        place, self._place = self._place, None
+        try:
+            with contextlib.suppress(OSError), opened(self._disk, self._temporary) as at:
+                for name in os.listdir(place.fd):
+                    self._disk.unlink(place, name)
+                self._disk.remove_dir(at, ASIDE + self._token)
+        finally:
+            place.close()
 
 
 def undo_dead(core: Core) -> None:
@@ -130,7 +172,7 @@ def _undo(core: Core, name: str) -> None:
             return
         if is_alive(disk, lines[1].removesuffix(SYNCED)):
             return
-        if LAST in lines and _known(core, _named(lines[lines.index(LAST) :])):
+        if _known(core, _named(lines[2:])):
             disk.unlink(core.index_dir, name)
             disk.sync_dir(core.index_dir)
             return

@@ -247,7 +247,8 @@ class SieveState:
 
 class Attempt:
     """Several ``append`` of one command. What they stored stays once ``end`` has returned; a crash before takes it away again,
-    where the store can (this one cannot, or forgets everything anyway). ``last``: nothing comes after the next ``append``."""
+    where the store can (this one cannot, or forgets everything anyway). ``last``: nothing comes after the next ``append``, which
+    may be one of no messages. A store that can stores nothing before that one, which returns what came of all of them."""
 
     last = True
 

@@ -2,7 +2,8 @@
 
 Order (each step may be the last one before the power fails):
 
-1. every message is rendered, written without a name and synced; nobody waits for this;
+1. every message is rendered, written without a name and synced; nobody waits for this; of a command that brings many, each is
+   put aside then (``attempt``), so that it needs no descriptor;
 2. under the lock: known delivery keys are answered, quota is checked, UIDs come out of the durably reserved block;
 3. the lock file notes the mailboxes; the files get their names, which carry UID and delivery key; one sync a directory;
 4. one index transaction: rows, keys, Sieve state, counters; the note is wiped; the lock is let go of; then the answer.
@@ -57,6 +58,7 @@ class Draft:
     mask: int = 0
     uid: int = 0
     name: str = ""
+    aside: str = ""  # its name in the attempt's directory
 
 
 def store_many(core: Core, items: Sequence[Item], kind: type[Batch]) -> list[Stored | StoreError]:
@@ -74,12 +76,12 @@ def store_all(
     kind: type[Batch],
     part_of: Attempt | None = None,
 ) -> tuple[Stored, ...]:
-    """All or none; keys play no part."""
-    batch = kind(core, [(mailbox, message, None) for message in messages], whole=True)
+    """All or none; keys play no part. Of a command in several goes, the last one returns the messages of all, in their order."""
     attempt = part_of if isinstance(part_of, FileAttempt) else None
     if attempt is None:
         attempt = FileAttempt.of(core, len(messages))
-    batch.attempt = attempt
+    batch = kind(core, [(mailbox, message, None) for message in messages], whole=True)
+    batch.take_part(attempt, mailbox)
     try:
         stored = []
         for result in batch.run():
@@ -97,7 +99,10 @@ def store_all(
 
 
 class Batch:
-    """Some messages on their way into a Maildir account; another layout overrides how they are written."""
+    """Some messages on their way into a Maildir account; another layout overrides how they are written. ``puts_aside``: it can
+    write messages long before they come into the mailbox."""
+
+    puts_aside = True
 
     def __init__(self, core: Core, items: Sequence[Item], whole: bool) -> None:
         self.core = core
@@ -105,15 +110,26 @@ class Batch:
         self.items = items
         self.whole = whole
         self.attempt: FileAttempt | None = None
+        self._aside: FileAttempt | None = None  # where what is written waits
+        self.mailbox = ""  # of those that were put aside
         self.results: list[Stored | StoreError | None] = [None] * len(items)
         self.drafts: list[Draft] = []
         self.rows: dict[int, MailboxRow] = {}
         self.seconds, fraction = divmod(core.settings.clock.time(), 1)
         self.micros = int(fraction * 1_000_000)
 
+    def take_part(self, attempt: FileAttempt | None, mailbox: str) -> None:
+        """In a command for this mailbox that may have begun before and may go on."""
+        self.attempt, self.mailbox = attempt, mailbox
+        if attempt is not None and self.puts_aside:
+            if len(self.items) > MAX_BATCH or attempt.drafts or not attempt.last:
+                self._aside = attempt
+
     def run(self) -> list[Stored | StoreError]:
         try:
             self._write()
+            if self._aside is not None and not self._all_there(self._aside):
+                return []
             if self.drafts:
                 with self.core.locked():
                     self._commit()
@@ -138,11 +154,35 @@ class Batch:
                 failure = StoreUnavailable(f"store: {error.strerror or error}")
                 failure.__cause__ = error
                 self._refuse(at, failure)
-        self._sync()
+            if self._aside is not None and len(self.drafts) == MAX_BATCH:
+                self._put_aside(self._aside)
+        if self._aside is not None:
+            self._put_aside(self._aside)
+        else:
+            self._sync()
 
     def _sync(self) -> None:
         for draft in self.drafts:
             self.disk.sync(draft.file)
+
+    def _put_aside(self, attempt: FileAttempt) -> None:
+        for draft in self.drafts:
+            self.disk.sync(draft.file)
+            draft.aside = attempt.put_aside(draft.file)
+            draft.message = NewMessage(b"", draft.message.flags)
+        attempt.drafts += self.drafts
+        self.drafts = []
+
+    def _all_there(self, attempt: FileAttempt) -> bool:
+        """What was put aside, for the mailbox as it is now. False: more will come."""
+        if not attempt.last:
+            return False
+        self.drafts, attempt.drafts = attempt.drafts, []
+        self.results = [None] * len(self.drafts)
+        folder = self.core.box(self.mailbox)[0]
+        for at, draft in enumerate(self.drafts):
+            draft.at, draft.folder = at, folder
+        return True
 
     def _draft(self, at: int, folder: Folder, message: NewMessage, state: SieveState | None) -> Draft:
         text = message.data if message.crlf else to_crlf(message.data)
@@ -150,7 +190,8 @@ class Batch:
         date = int(self.seconds) if message.date is None else message.date
         record = render(text)
         fresh = 0 if message.flags else 1
-        file = self.disk.write_new(folder.place(fresh), octets, date)
+        place = folder.place(fresh) if self._aside is None else self._aside.place()
+        file = self.disk.write_new(place, octets, date)
         key = fingerprint(message.key) if message.key and not self.whole else b""
         return Draft(at, folder, message, state, record, form, file, date, fresh, key)
 
@@ -267,9 +308,13 @@ class Batch:
         before = {draft.folder.id: draft.folder.times() for draft in accepted}
         places = {}
         for draft in accepted:
-            self.disk.publish(draft.file, draft.name)
+            at = draft.folder.place(draft.fresh)
+            if self._aside is not None:
+                self.disk.rename(self._aside.place(), draft.aside, at, draft.name)
+            else:
+                self.disk.publish(draft.file, draft.name)
             names.append(draft)
-            places[draft.folder.id, draft.fresh] = draft.file.at
+            places[draft.folder.id, draft.fresh] = at
         for at in places.values():
             self.disk.sync_dir(at)
         for draft in accepted:

@@ -141,6 +141,8 @@ def note_last(mbox: MboxFile, row: MailboxRow) -> None:
 class MboxBatch(Batch):
     """``delivery.Batch`` with other files."""
 
+    puts_aside = False
+
     def __init__(self, core: Core, items: Sequence[Item], whole: bool) -> None:
         super().__init__(core, items, whole)
         self._texts: dict[int, Text] = {}

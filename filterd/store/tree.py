@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from filterd.store import durable, names
+from filterd.store.attempt import ADDING, ASIDE
 from filterd.store.base import BadName, LimitReached, MailboxExists, MailboxInfo
 from filterd.store.durable import Dir, opened
 from filterd.store.folder import (
@@ -266,7 +267,7 @@ def finish_rename(core: Core) -> None:
 
 
 def sweep(core: Core) -> None:
-    """Remove what dead writers left in ``tmp``: ours at once, others' after 36 hours."""
+    """Remove what dead writers left in ``tmp``: ours at once (``attempt`` has told who is dead), others' after 36 hours."""
     disk = core.settings.disk
     limit = disk.now() - OLD_TEMPORARY * 1_000_000_000
     with opened(disk, f"{core.path}/tmp") as tmp:
@@ -274,6 +275,9 @@ def sweep(core: Core) -> None:
             with contextlib.suppress(OSError):
                 if name.startswith(("filterd-gone-", "filterd-make-")):
                     _remove_tree(core, tmp, name)
+                elif name.startswith(ASIDE):
+                    if not os.path.exists(f"{core.index_path}/{ADDING}{name.removeprefix(ASIDE)}"):
+                        _remove_tree(core, tmp, name)
                 elif os.stat(name, dir_fd=tmp.fd, follow_symlinks=False).st_mtime_ns < limit:
                     disk.unlink(tmp, name)
 

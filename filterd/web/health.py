@@ -81,19 +81,18 @@ class HealthPages:
         except OSError as error:
             out.append(f"{data_dir}: {error.strerror}")
         try:
-            self._counts()
+            self._waiting()
         except (sqlite3.Error, OSError, StoreUnavailable) as error:
             out.append(f"queue: {error}")
         return out
 
-    def _counts(self) -> tuple[Mapping[str, int], float | None]:
+    def _waiting(self) -> tuple[Mapping[str, int], float | None]:
         """(items by state, when the oldest that waits came); nothing when there never was a queue."""
         if not (self._queue / DATABASE).exists():
             return {}, None
         journal = Journal(self._queue)
         try:
-            waiting = journal.items(limit=1)
-            return journal.counts(), waiting[0].created if waiting else None
+            return journal.waiting()
         finally:
             journal.close()
 
@@ -117,7 +116,7 @@ class HealthPages:
     def _on_disk(self) -> list[Family]:
         out: list[Family] = []
         try:
-            counts, oldest = self._counts()
+            counts, oldest = self._waiting()
             states = [([("state", state)], float(counts.get(state, 0))) for state in LIVE]
             age = time.time() - oldest if oldest is not None else 0.0
             out.append(metrics.gauge("filterd_queue_messages", "Recipients that wait in the queue.", states))

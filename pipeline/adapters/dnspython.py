@@ -342,12 +342,12 @@ class DnsResolver(Resolver):
         """Ask the servers in turn; the _Partial of the first that answers, or TEMPORARY."""
         reason = "no server"
         limit = self._attempt
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             silent = False
             for server in list(self._servers):
                 try:
                     async with asyncio.timeout(limit):
-                        partial = await self._exchange(server, name, rdtype)
+                        partial = await self._exchange(server, name, rdtype, edns=number == 0)
                 except TimeoutError:
                     reason, silent = "time-out", True
                 except ServerFailed as failed:
@@ -367,10 +367,11 @@ class DnsResolver(Resolver):
             self._servers.remove(server)
             self._servers.insert(0, server)
 
-    async def _exchange(self, server: Server, name: str, rdtype: str) -> _Partial:
-        query = make_query(name, rdtype, self._ids.token(34))
+    async def _exchange(self, server: Server, name: str, rdtype: str, edns: bool) -> _Partial:
+        """``edns`` False: it, or something on the way to it, may have dropped the query for that (RFC 6891 6.2.2)."""
+        query = make_query(name, rdtype, self._ids.token(34), edns)
         data = await self._transport.udp(server, query)
-        if data[3] & 15 in (1, 4):  # FORMERR, NOTIMP: perhaps it does not speak EDNS
+        if edns and data[3] & 15 in (1, 4):  # FORMERR, NOTIMP: perhaps it does not speak EDNS
             query = make_query(name, rdtype, self._ids.token(34), edns=False)
             data = await self._transport.udp(server, query)
         if data[2] & 2 or not query.same_case(data):

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import spf
 
@@ -46,7 +47,8 @@ class SpfResult:
     """``result``: none neutral pass fail softfail temperror permerror. ``identity``: mailfrom or helo.
 
     ``mechanism`` decided ("" for the default); ``explanation`` is the domain's own text for a fail, safe to show;
-    ``problem`` says what was wrong with a temperror or permerror.
+    ``problem`` says what was wrong with a temperror or permerror. ``personal``: a record on the way has macros, so another
+    local part may get another result.
     """
 
     result: str
@@ -55,12 +57,16 @@ class SpfResult:
     mechanism: str = ""
     explanation: str = ""
     problem: str = ""
+    personal: bool = False
 
 
 # RFC 7208 7.1, 7.3: what follows a percent sign, and a number of labels is not zero. pyspf takes "%{d" and "%{d0}" as text.
 _MACROS = re.compile(
     rb"(?:[^%]++|%(?:[%_-]|\{[slodiphcrtvSLODIPHCRTV](?!0+[^0-9])[0-9]{0,3}[rR]?[.+,/_=-]*+\}))*+"
 )
+# ABNF literals have no case (RFC 5234 2.3); pyspf takes "Redirect=" for a modifier that nobody knows.
+_MODIFIER = re.compile(rb"(?<= )(?:redirect|exp)(?==)", re.IGNORECASE)
+_TWICE = "= MUST appear at most once"
 
 
 class _Miss(Exception):
@@ -75,6 +81,7 @@ class _Run:
     address_type: str = "A"  # what an MX or PTR answer will be followed by
     answers: dict[tuple[str, str], DnsAnswer] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
+    macros: bool = False  # in a text that was read
 
     def lookup(self, name: str, rdtype: str) -> Records:
         """Records in pyspf's shape; raises its TempError, or _Miss."""
@@ -90,6 +97,8 @@ class _Run:
             self.answers[key] = answer
         if answer.status is DnsStatus.TEMPORARY:
             raise spf.TempError(f"DNS {answer.reason or 'failure'}: {name} {rdtype}")
+        if rdtype == "TXT" and any("%" in record for record in answer.records):
+            self.macros = True
         return _shape(key, answer.records)
 
     def has_no_record(self, domain: str) -> bool:
@@ -161,7 +170,7 @@ def _capped(record: str) -> bytes:
         raise spf.PermError(f"SPF record of {len(data)} octets (limit {RECORD_LIMIT})")
     if len(data) > TERM_LIMIT and max(map(len, data.split(b" "))) > TERM_LIMIT:
         raise spf.PermError(f"SPF term of more than {TERM_LIMIT} octets")
-    return data
+    return _MODIFIER.sub(lambda found: found[0].lower(), data)
 
 
 _CURRENT: ContextVar[_Run] = ContextVar("filterd_spf_run")
@@ -173,6 +182,59 @@ def _lookup(name: str, qtype: str, strict: object = True, timeout: object = None
 
 
 spf.DNSLookup = _lookup
+
+
+class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
+    """pyspf's evaluation where it is stricter than RFC 7208: void look-ups, ptr, modifiers that nobody knows.
+
+    4.6.4 counts *terms* whose look-up is void: not each host of an mx or ptr (a client with IPv6 and three mail hosts
+    without it would be a permerror), and not what %{p} and exp= ask for. 5.5, 7.3: a DNS failure for a ptr is no match.
+    """
+
+    _uncounted: tuple[str, ...] = ()
+
+    def dns(
+        self, name: str, qtype: str, cnames: dict[str, str] | None = None, ignore_void: bool = False
+    ) -> list[object]:
+        found: list[object] = super().dns(name, qtype, cnames, ignore_void or qtype in self._uncounted)
+        return found
+
+    @contextmanager
+    def _without(self, *types: str) -> Iterator[None]:
+        before, self._uncounted = self._uncounted, (*self._uncounted, *types)
+        try:
+            yield
+        finally:
+            self._uncounted = before
+
+    def dns_mx(self, domainname: str) -> list[str]:
+        with self._without("A", "AAAA"):
+            found: list[str] = super().dns_mx(domainname)
+        return found
+
+    def validated_ptrs(self) -> list[str]:
+        try:
+            names: list[str] = self.dns_ptr(self.i)
+        except spf.TempError:
+            return []
+        with self._without("A", "AAAA"):
+            return [name for name in names if self._leads_back(name)]
+
+    def _leads_back(self, name: str) -> bool:
+        try:
+            return bool(self.cidrmatch(self.dns_a(name, self.A), self.cidrmax))
+        except spf.TempError:
+            return False
+
+    def getp(self) -> str:
+        self.p = ""  # another one in each domain that is included
+        with self._without("PTR"):
+            return str(super().getp())
+
+    def note_error(self, *said: str) -> object:
+        if said[0].endswith(_TWICE) and said[0] != "exp" + _TWICE:
+            return None  # 6: ignored, no matter where or how often
+        return super().note_error(*said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +258,11 @@ class SpfQuestion:
     def domain(self) -> str:
         return self.mail_from.rpartition("@")[2] if self.mail_from else self.helo
 
+    @property
+    def anyone(self) -> SpfQuestion:
+        """The same of any sender of the domain."""
+        return replace(self, mail_from=f"@{self.domain}") if self.mail_from else self
+
 
 def _ascii_domain(text: str, limit: int) -> str:
     """An address or name with its domain as A-labels, cut at the limit."""
@@ -211,7 +278,7 @@ def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
         return SpfResult("none", question.identity, question.domain)
     token = _CURRENT.set(run)
     try:
-        query = spf.query(
+        query = _Query(
             i=question.ip.partition("%")[0],
             s=_ascii_domain(question.mail_from, PATH_LIMIT),
             h=_ascii_domain(question.helo, HELO_LIMIT),
@@ -228,6 +295,7 @@ def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
             question.identity,
             question.domain,
             problem=printable(f"{type(error).__name__}: {error}"),
+            personal=True,
         )
     finally:
         _CURRENT.reset(token)
@@ -240,6 +308,7 @@ def _evaluate(run: _Run, question: SpfQuestion, now: float) -> SpfResult | None:
         mechanism=printable(query.mechanism or ""),
         explanation=printable(explanation) if result == "fail" else "",
         problem=printable(explanation.partition(": ")[2]) if result in ("temperror", "permerror") else "",
+        personal=run.macros,
     )
 
 

@@ -22,6 +22,7 @@ from pipeline.dkim.keys import KeyRecord, usable
 from pipeline.dkim.signature import Problem, Signature, read, read_seal
 from pipeline.dkim.tags import FIELD_LIMIT
 from pipeline.ports import DnsAnswer, DnsStatus
+from rules.mail import comment
 from rules.mail.header import HeaderBlock, HeaderField, unfold
 
 SETS: Final = 50  # RFC 8617 4.2.1
@@ -29,10 +30,17 @@ HEADER_LIMIT: Final = 256 * 1024  # octets of all ARC fields together
 AAR: Final = b"arc-authentication-results"
 AMS: Final = b"arc-message-signature"
 SEAL: Final = b"arc-seal"
+_CFWS: Final = rb"(?:[ \t\r\n]++|" + comment.FEW_LEVELS + rb")*+"
 _AAR_INSTANCE: Final = re.compile(
-    rb"[ \t\r\n]*+i[ \t\r\n]*+=[ \t\r\n]*+([0-9]{1,4})[ \t\r\n]*+;(.*)\Z", re.DOTALL
+    _CFWS + rb"i" + _CFWS + rb"=" + _CFWS + rb"([0-9]{1,4})" + _CFWS + rb";(.*)\Z", re.DOTALL
 )
-_COMMENT: Final = re.compile(r"\([^()]*\)|\"[^\"]*\"")
+_QUOTED: Final = re.compile(comment.FEW_LEVELS + rb'|"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+def read_results(value: bytes) -> tuple[int, bytes]:
+    """i= of an ARC-Authentication-Results and what follows it; 0 when it has none."""
+    match = _AAR_INSTANCE.match(value)
+    return (int(match[1]), match[2]) if match else (0, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +55,12 @@ class ArcSet:
     headers: tuple[bytes, ...] = ()  # h= of its message signature
 
     def says(self, method: str, result: str) -> bool:
-        """Does the AAR contain ``method=result``, outside comments and quoted strings?"""
-        text = _COMMENT.sub(" ", self.results.lower())
-        return any(item.split()[:1] == [f"{method}={result}"] for item in text.split(";"))
+        """Does the AAR contain ``method=result``, outside comments and quoted strings? What a stranger may have had written
+        there (a local part with quotes and semicolons) says nothing; nor does a text that cannot be read to its end."""
+        text = _QUOTED.sub(b" ", self.results.lower().encode())
+        if b'"' in text or b"(" in text:
+            return False
+        return any(item.split()[:1] == [f"{method}={result}".encode()] for item in text.split(b";")[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +155,11 @@ class ArcVerification:
         if len(value) > FIELD_LIMIT:
             raise _Broken("an ARC field is too long")
         if name == AAR:
-            match = _AAR_INSTANCE.match(value)
-            if match is None:
+            instance, results = read_results(value)
+            if not instance:
                 raise _Broken("an ARC-Authentication-Results without i=")
-            instance = int(match[1])
             slot = self._slot(slots, instance, name, one)
-            slot.results = unfold(match[2]).decode("utf-8", "replace").strip()
+            slot.results = unfold(results).decode("utf-8", "replace").strip()
             return
         parsed = read(value, now, arc=True) if name == AMS else read_seal(value, now)
         if isinstance(parsed, Problem):

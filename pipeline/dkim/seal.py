@@ -14,7 +14,7 @@ from typing import Final
 
 from pipeline.adapters.crypto import PrivateKey
 from pipeline.dkim import body, canon
-from pipeline.dkim.arc import AAR, AMS, SEAL, SETS, ArcResult
+from pipeline.dkim.arc import AAR, AMS, SEAL, SETS, ArcResult, read_results
 from pipeline.dkim.fields import Fields
 from pipeline.dkim.sign import names_to_sign
 from pipeline.dkim.signature import NAMES_LIMIT
@@ -87,8 +87,8 @@ def _instances(block: HeaderBlock) -> dict[int, dict[bytes, int]]:
     for name in (AAR, AMS, SEAL):
         for at, field in enumerate(block.fields_named(name)):
             value = block.value(field)
-            number = value.partition(b";")[0].partition(b"=")[2] if name == AAR else parse(value).get(b"i")
-            if number.strip().isdigit() and len(number.strip()) < 5:
+            number = str(read_results(value)[0]).encode() if name == AAR else parse(value).get(b"i")
+            if number.isdigit() and len(number) < 5 and int(number):
                 found.setdefault(int(number), {})[name] = at
     return found
 

@@ -225,8 +225,8 @@ def _times(tags: TagList, now: float) -> None:
     signed, expires = _number(tags, b"t"), _number(tags, b"x")
     if signed is not None and signed > now + SKEW:
         raise _Bad("signed in the future")
-    if expires is not None and signed is not None and expires < signed:
-        raise _Bad("x= is before t=")
+    if expires is not None and signed is not None and expires <= signed:  # 3.5: x= MUST be greater
+        raise _Bad("x= is not after t=")
     if expires is not None and expires + SKEW < now:
         raise _Bad("the signature has expired", "fail")
 

@@ -8,6 +8,9 @@ clamd reads MIME in its own way and a mail program in another: after the message
 its readings (pipeline/ambiguity.py), one after the other, all within the one time limit. What has more than one reading
 is evidence and takes ``ambiguous``.
 
+Verdicts are not remembered here, unlike those of the spam stage: clamd keeps the digests of clean files itself (CacheSize,
+DisableCache) and forgets them with each new database, which we would learn of minutes later (VERSION_LIFE).
+
 Writes ``X-Virus-Scanned``, ``X-Virus-Status`` and ``X-Virus-Ambiguous``, tags ``virus.status`` (RFC 5235 2.2: 0 not
 tested, 1 clean, 5 infected), ``virus.name`` and ``mime.ambiguous``.
 Invariant: at most ``parallel`` threads, each ends within the stage's time limit.

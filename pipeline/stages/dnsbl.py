@@ -3,15 +3,17 @@
 Specification: RFC 5782 (query form, 127.0.0.0/8 answers, test entries). Off by default: no list is configured.
 
 A list is written ``zone``, ``zone=weight`` or ``zone=weight:127.0.0.2,127.0.0.10-11``: without return codes any answer
-in 127.0.0.0/8 counts, except 127.255.255.0/24, by which lists say that they refuse to answer (an open resolver, too many
-questions). ``domain:zone`` asks for the MAIL FROM and HELO domains instead of the address. A list that cannot be asked
-counts nothing and is named in the evidence. Tags ``dnsbl.score`` and ``dnsbl.lists``.
+in 127.0.0.0/8 counts, except those by which lists say that they refuse to answer (an open resolver, too many questions):
+127.255.255.0/24, and 127.0.0.1 and 127.0.1.255 unless they are named as codes. ``domain:zone`` asks for the MAIL FROM and
+HELO domains instead of the address. A list that cannot be asked counts nothing and is named in the
+evidence. Tags ``dnsbl.score`` and ``dnsbl.lists``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from pipeline.adapters.publicsuffix import organisational
@@ -28,6 +30,8 @@ from pipeline.verdict import Disposition, Verdict
 
 _REFUSED = ipaddress.ip_network("127.255.255.0/24")
 _ANSWERS = ipaddress.ip_network("127.0.0.0/8")
+_NO_ANSWERS = ("127.0.0.1", "127.0.1.255")  # URIBL and SURBL; Spamhaus' DBL
+_DOMAIN = re.compile(r"[a-z0-9_.-]*\.[a-z0-9-]*[a-z][a-z0-9-]*")  # the last label of an address is a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,9 @@ class BlockList:
             return False
         if address not in _ANSWERS or address in _REFUSED:
             return False
-        return not self.codes or any(low <= int(address) <= high for low, high in self.codes)
+        if not self.codes:
+            return answer not in _NO_ANSWERS
+        return any(low <= int(address) <= high for low, high in self.codes)
 
 
 def parse_list(text: str) -> BlockList:
@@ -156,7 +162,9 @@ class DnsblStage:
             0
         ]  # without in-addr.arpa
         names = [normalise(envelope.reverse_path.rpartition("@")[2]), normalise(envelope.client.helo)]
-        domains = dict.fromkeys(organisational(name) for name in names if name is not None and "." in name)
+        domains = dict.fromkeys(
+            organisational(name) for name in names if name is not None and _DOMAIN.fullmatch(name)
+        )
         out: list[tuple[BlockList, str]] = []
         for one in self._lists:
             for subject in domains if one.domains else (reverse,):

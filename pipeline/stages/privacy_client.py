@@ -18,6 +18,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from pipeline.edits import Splice
 from pipeline.envelope import Client
@@ -36,6 +37,8 @@ from rules.mail.mime import Part
 
 SHORTEST = 4  # octets of a name that is looked for
 BOUNDARIES = 40  # multiparts; mail programs make less than ten
+MOST_PLACES = 4_000  # where they stand
+MOST_PARAMETERS = 4_000  # of all parts, that are looked at
 _PARAMETER = re.compile(  # or a quoted string of another one: what is inside is text
     rb"(;\s*x-(?:unix-mode|mac-[a-z]+|apple-[a-z-]+)=(?:\"[^\"\r\n]*\"|[^;\s\"]*))|\"(?:[^\"\\]|\\.?)*+(?:\"|\Z)",
     re.I | re.S,
@@ -91,8 +94,8 @@ def traces(message: Message, sender: Sender, removed: dict[str, None]) -> Iterat
     if not any(signed_as_it_is(part) for part in parts):
         yield from _boundaries(message, parts, removed)
         yield from content_ids(message, parts, sender.domain, machine, removed)
+    yield from _parameters(parts, removed)
     for part in parts:
-        yield from _parameters(part, removed)
         yield from notification(part, removed)
         if not machine:
             continue
@@ -130,6 +133,7 @@ def signed_as_it_is(part: Part) -> bool:
 
 def _boundaries(message: Message, parts: list[Part], removed: dict[str, None]) -> Iterator[Splice]:
     data = message.data
+    places = MOST_PLACES
     if sum(part.is_multipart for part in parts) > BOUNDARIES:
         return
     for part in parts:
@@ -141,6 +145,9 @@ def _boundaries(message: Message, parts: list[Part], removed: dict[str, None]) -
         fields = part.header.fields_named(b"content-type")
         if not fields or boundary not in part.header.value(fields[0]):  # encoded, or in pieces
             continue
+        places -= data.count(boundary)
+        if places < 0:
+            return
         removed["program in boundaries"] = None
         inside = boundary.index(program)
         at = data.find(boundary)
@@ -149,11 +156,19 @@ def _boundaries(message: Message, parts: list[Part], removed: dict[str, None]) -
             at = data.find(boundary, at + len(boundary))
 
 
-def _parameters(part: Part, removed: dict[str, None]) -> Iterator[Splice]:
-    for name in (b"content-type", b"content-disposition"):
-        for one in part.header.fields_named(name):
-            start = one.value_start
-            for found in _PARAMETER.finditer(part.header.value(one)):
-                if found[1] is not None:
-                    removed["parameters of attachments"] = None
-                    yield Splice(start + found.start(), start + found.end())
+def _parameters(parts: list[Part], removed: dict[str, None]) -> Iterator[Splice]:
+    fields = (
+        (part.header, one)
+        for part in parts
+        for name in (b"content-type", b"content-disposition")
+        for one in part.header.fields_named(name)
+    )
+    every = (
+        (one, found)
+        for header, one in fields
+        for found in _PARAMETER.finditer(header.data, one.value_start, one.end)
+    )
+    for _, found in islice(every, MOST_PARAMETERS):
+        if found[1] is not None:
+            removed["parameters of attachments"] = None
+            yield Splice(found.start(), found.end())

@@ -138,7 +138,7 @@ class SpfStage:
         if found is None:
             clock = self._context.clock
             found = await check(self._context.resolver, clock, question, self.settings.timeout)
-            self._note(self._recent, question, found)
+            self._note(self._recent, question if found.personal else question.anyone, found)
         return found
 
     def _at_hand(self, question: SpfQuestion) -> SpfResult | None:
@@ -147,7 +147,7 @@ class SpfStage:
         if found is None:
             found = check_cached(self._context.resolver, self._context.clock, question)
             if found is not None:
-                self._note(self._recent, question, found)
+                self._note(self._recent, question if found.personal else question.anyone, found)
         return found
 
     def _name_at_hand(self, client: Client) -> iprev.Iprev | None:
@@ -170,14 +170,14 @@ class SpfStage:
                 recent.popitem(last=False)
 
     def _recent_result(self, question: SpfQuestion) -> SpfResult | None:
-        """What ``prefetch`` found out a moment ago: one evaluation a message is enough."""
-        entry = self._recent.get(question)
-        if entry is None:
-            return None
-        if self._context.clock.monotonic() - entry[0] > RECENT_SECONDS:
-            del self._recent[question]
-            return None
-        return entry[1]
+        """What was found out a moment ago, of this sender (by ``prefetch``) or, without macros, of any of the domain."""
+        for key in (question.anyone, question):
+            entry = self._recent.get(key)
+            if entry is not None:
+                if self._context.clock.monotonic() - entry[0] <= RECENT_SECONDS:
+                    return entry[1]
+                del self._recent[key]
+        return None
 
     async def _reverse(self, client: Client) -> iprev.Iprev | None:
         if not self.settings.reverse:

@@ -75,6 +75,8 @@ class FilteredMessage:
         self.added: list[str] = []
         self.removed: list[str] = []
         self.reverse_path: str | None = None
+        self.rcpt_params: dict[str, str] = {}
+        self.mail_params = ""
 
     def copy(self) -> FilteredMessage:
         """To try changes on."""
@@ -83,6 +85,7 @@ class FilteredMessage:
         out._by_name = {}
         out.body, out.reverse_path = self.body, self.reverse_path
         out.added, out.removed = list(self.added), list(self.removed)
+        out.rcpt_params, out.mail_params = dict(self.rcpt_params), self.mail_params
         return out
 
     def become(self, other: FilteredMessage) -> None:
@@ -90,6 +93,7 @@ class FilteredMessage:
         self._fields, self._by_name = other._fields, other._by_name
         self.body, self.reverse_path = other.body, other.reverse_path
         self.added, self.removed = other.added, other.removed
+        self.rcpt_params, self.mail_params = other.rcpt_params, other.mail_params
 
     def fields(self) -> list[tuple[bytes, bytes]]:
         """What a filter is shown: lines that are no field are left out."""
@@ -110,14 +114,19 @@ class FilteredMessage:
                     self._insert(index, self._made(name, blank + value))
                 case ChangeHeader(index, name, value):
                     self._change(index, name, blank + value)
-                case AddRecipient(address) | AddRecipientWith(address, _):
+                case AddRecipient(address):
                     self._recipient(path(address), self.added, self.removed)
+                    continue
+                case AddRecipientWith(address, parameters):
+                    self._recipient(path(address), self.added, self.removed)
+                    if parameters:
+                        self.rcpt_params[path(address)] = milter.text(parameters)
                     continue
                 case DeleteRecipient(address):
                     self._recipient(path(address), self.removed, self.added)
                     continue
-                case ChangeFrom(address, _):
-                    self.reverse_path = path(address)
+                case ChangeFrom(address, parameters):
+                    self.reverse_path, self.mail_params = path(address), milter.text(parameters or b"")
                     continue
                 case _:
                     continue
@@ -200,9 +209,15 @@ class FilteredMessage:
 
     def envelope(self) -> EnvelopeEdit | None:
         """None when nobody changed it."""
-        if not (self.added or self.removed or self.reverse_path is not None):
+        if not (self.added or self.removed or self.rcpt_params or self.reverse_path is not None):
             return None
-        return EnvelopeEdit(tuple(self.added), tuple(self.removed), self.reverse_path)
+        return EnvelopeEdit(
+            tuple(self.added),
+            tuple(self.removed),
+            self.reverse_path,
+            tuple(self.rcpt_params.items()),
+            self.mail_params,
+        )
 
 
 def _placed(raw: bytes, place: int) -> HeaderEdit:

@@ -14,10 +14,11 @@ HEADER_OCTETS: Final = 1 << 20
 """A field that starts farther than this from the header's start is not listed."""
 
 # mime.py
-MIME_DEPTH: Final = 50
-"""Parts inside parts, the message itself being the first. Each open multipart reads the octets once (about 0.5 ms per
+MIME_DEPTH: Final = 40
+"""Parts inside parts, the message itself being the first. Each open multipart reads the octets once (about a ms per
 MB), so this bounds the cost of boundaries that never come."""
-MIME_PARTS: Final = 5_000
+MIME_PARTS: Final = 2_000
+"""Each costs 10 to 25 microseconds, whatever it holds, and again for each reader."""
 BOUNDARY_OCTETS: Final = 1_000
 """RFC 2046 5.1.1 says 70. A multipart with a longer one is not opened."""
 DELIMITER_WORK: Final = 20_000
@@ -25,13 +26,15 @@ DELIMITER_WORK: Final = 20_000
 
 # address.py
 ADDRESSES: Final = 10_000
-ADDRESS_TOKENS: Final = 30_000
+ADDRESS_TOKENS: Final = 10_000
 """Words and specials of addresses that are not of the two usual forms; a list past it is cut off (ADDRESSES)."""
 COMMENT_DEPTH: Final = 100
 """Deeper comments are still skipped rightly, with a finding."""
 
 # params.py
 PARAMETERS: Final = 1_000
+MESSAGE_PARAMETERS: Final = 10_000
+"""Of all parts of a message together; where they are used up the fields of further parts are read without theirs."""
 PARAMETER_VALUE_OCTETS: Final = 1 << 16
 PARAMETER_COMMENTS: Final = 1_000
 

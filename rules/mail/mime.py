@@ -25,6 +25,7 @@ from rules.mail.params import Parameterised
 
 _TEXT: Final = Parameterised("text/plain", {}, [], main=b"text/plain")
 _DIGEST: Final = Parameterised("message/rfc822", {}, [], main=b"message/rfc822")
+_NOTHING: Final = Parameterised("", {}, [])
 _MESSAGES: Final = frozenset(("rfc822", "global"))
 
 
@@ -32,12 +33,16 @@ class Part:
     """One part: data[start:body_start] is its header with the blank line, data[body_start:end] its body."""
 
     __slots__ = (
-        "_lines", "body_start", "children", "content_type", "ctype", "encoding", "end", "findings", "header",
+        "_disposition", "_lines", "body_start", "budget", "children", "content_type", "ctype", "encoding", "end", "findings", "header",
         "is_multipart", "message", "start", "subtype",
     )  # fmt: skip
 
-    def __init__(self, header: HeaderBlock, default: Parameterised = _TEXT) -> None:
+    def __init__(
+        self, header: HeaderBlock, default: Parameterised = _TEXT, budget: params.Budget | None = None
+    ) -> None:
         self.header = header
+        self.budget = budget or params.Budget()  # one for all parts of a message
+        self._disposition: Parameterised | None = None
         self.start = header.start
         self.body_start = header.body_start
         self.end = header.body_start
@@ -58,7 +63,7 @@ class Part:
         header = self.header
         found = header.fields_named(b"content-type")
         if found:
-            given = params.parse(header.value(found[0]))
+            given = params.parse(header.value(found[0]), self.budget)
             main, slash, sub = given.value.partition("/")
             if main and slash and sub:
                 self.content_type = given
@@ -71,7 +76,7 @@ class Part:
                 self.findings |= given.findings
         found = header.fields_named(b"content-transfer-encoding")
         if found:
-            self.encoding = params.parse(header.value(found[0])).value
+            self.encoding = params.parse(header.value(found[0]), self.budget).value
             if len(found) > 1:
                 self.findings |= {Finding.DUPLICATE_ENCODING}
 
@@ -127,9 +132,11 @@ class Part:
         return charset.decode(self.decoded(limit), name)
 
     def disposition(self) -> Parameterised | None:
-        """Content-Disposition, if there is one."""
-        value = self.header.first(b"content-disposition")
-        return params.parse(value) if value else None
+        """Content-Disposition, if there is one; read once."""
+        if self._disposition is None:
+            value = self.header.first(b"content-disposition")
+            self._disposition = params.parse(value, self.budget) if value else _NOTHING
+        return None if self._disposition is _NOTHING else self._disposition
 
     def filename(self) -> str | None:
         """The name a client shows for an attachment: Content-Disposition's, else Content-Type's."""
@@ -159,7 +166,7 @@ def parse(data: bytes, header: HeaderBlock | None = None) -> Part:
 
 
 class _Parser:
-    __slots__ = ("count", "data", "end", "header", "levels", "open", "work")
+    __slots__ = ("budget", "count", "dashes", "data", "end", "header", "levels", "open", "work")
 
     def __init__(self, data: bytes, header: HeaderBlock | None) -> None:
         self.data = data
@@ -169,6 +176,8 @@ class _Parser:
         self.levels: list[_Level] = []
         self.count = 0
         self.work = 0
+        self.dashes = (0, -1)  # (from, to): no line that begins with two dashes is between
+        self.budget = params.Budget()
 
     def run(self) -> Part:
         self._enter(0, None, _TEXT)
@@ -187,7 +196,7 @@ class _Parser:
         limit = self.levels[-1].next + 1 if self.levels else self.end
         limit = min(limit, self.end)
         while True:
-            part = Part(self.header or scan(self.data, start, limit), default)
+            part = Part(self.header or scan(self.data, start, limit), default, self.budget)
             self.header = None
             self.count += 1
             self.open.append(part)
@@ -228,12 +237,17 @@ class _Parser:
     def _search(self, index: int, position: int) -> None:
         """Find the next delimiter of a level from position on, no farther than the outer levels' next one."""
         level = self.levels[index]
-        if index:
-            bound = self.levels[index - 1].next
-            found = self.data.find(level.delimiter, position, min(bound + len(level.delimiter), self.end))
-        else:
-            bound = self.end
-            found = self.data.find(level.delimiter, position, bound)
+        bound = self.levels[index - 1].next if index else self.end
+        begin, stop = self.dashes
+        if not begin <= position <= stop:
+            begin, stop = position, self.data.find(b"\n--", position, self.end)
+            if stop < 0:
+                stop = self.end
+            self.dashes = (begin, stop)
+        if stop >= bound and (stop > bound or bound == self.end):  # all levels share that one look
+            level.next = bound
+            return
+        found = self.data.find(level.delimiter, stop, min(bound + len(level.delimiter), self.end))
         level.next = bound if found < 0 else found
 
     def _delimiter(self, at: int) -> None:

@@ -41,20 +41,30 @@ class Parameterised:
     """The main value as written (its letters' case), without blanks and comments."""
 
 
-def parse(value: bytes) -> Parameterised:
-    """Read a field's value; linear, never raises."""
-    if len(value) <= 200:
-        return _parse_short(value)
-    return _parse(value)
+@dataclass(slots=True)
+class Budget:
+    """How many parameters may still be read, in all fields of a message together."""
+
+    left: int = limits.MESSAGE_PARAMETERS
+
+
+def parse(value: bytes, budget: Budget | None = None) -> Parameterised:
+    """Read a field's value; linear, never raises. Without its parameters when the ``budget`` is used up."""
+    if budget is not None and budget.left <= 0:
+        return _parse(value, 0)
+    found = _parse_short(value) if len(value) <= 200 else _parse(value, limits.PARAMETERS)
+    if budget is not None:
+        budget.left -= len(found.raw)
+    return found
 
 
 @lru_cache(maxsize=256)
 def _parse_short(value: bytes) -> Parameterised:
     """Most parts of most mail say one of a few dozen things. Callers treat the result as read-only."""
-    return _parse(value)
+    return _parse(value, limits.PARAMETERS)
 
 
-def _parse(value: bytes) -> Parameterised:
+def _parse(value: bytes, most: int) -> Parameterised:
     noted: set[Finding] = set()
     if len(value) > limits.PARAMETER_VALUE_OCTETS:
         noted.add(Finding.PARAMETERS)
@@ -69,7 +79,7 @@ def _parse(value: bytes) -> Parameterised:
         if b"(" in main:  # a comment right behind the value
             main = main[: main.find(b"(")]
             position = value.find(b"(", found.start())
-    raw = _pairs(value, position, noted) if position < len(value) else []
+    raw = _pairs(value, position, noted, most) if position < len(value) else []
     result = Parameterised(charset.lenient(main).lower(), {}, raw, NONE, [], main)
     _combine(result, noted)
     if noted:
@@ -77,7 +87,7 @@ def _parse(value: bytes) -> Parameterised:
     return result
 
 
-def _pairs(value: bytes, position: int, noted: set[Finding]) -> list[tuple[bytes, bytes]]:
+def _pairs(value: bytes, position: int, noted: set[Finding], most: int) -> list[tuple[bytes, bytes]]:
     """The parameters as written; quoted strings unquoted."""
     pairs: list[tuple[bytes, bytes]] = []
     end = len(value)
@@ -92,7 +102,7 @@ def _pairs(value: bytes, position: int, noted: set[Finding]) -> list[tuple[bytes
             comments -= 1
             position = _next_parameter(value, position, noted)
             continue
-        if len(pairs) >= limits.PARAMETERS:
+        if len(pairs) >= most:
             noted.add(Finding.PARAMETERS)
             break
         name = found[1]

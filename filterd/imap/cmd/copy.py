@@ -41,7 +41,7 @@ def _parse(p: Parser, *, move: bool) -> Run:
         if move:
             uids = limit.uids(call, uids)
         else:
-            limit.save(call, len(uids))
+            limit.save(call, len(uids), uids)
         try:
             target = call.store.info(mailbox)
             if move and target.id == view.mailbox_id:

@@ -170,7 +170,7 @@ def _list(call: Call, options: Options, patterns: list[Pattern]) -> Steps:
                 pass  # deleted by another session since; RFC 5819 2: the LIST answer stands
         if options.entries:
             try:
-                values = [(entry, call.store.get_metadata(node.name, entry)) for entry in options.entries]
+                values = [(entry, entries.read(call.store, node.name, entry)) for entry in options.entries]
                 call.write(entries.line(session, node.name, values))
             except NoSuchMailbox:
                 pass

@@ -40,7 +40,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
             found = limit.found(call, options, whole)
         highest = 0
         if keys.modseq:
-            highest = yield from result.highest_modseq(call, found)
+            highest = yield from result.highest_modseq(call, options, found)
         if options is not None and options.save:
             result.save(call, options, found)
         if extended:

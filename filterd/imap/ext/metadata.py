@@ -1,6 +1,6 @@
 """METADATA: annotations of mailboxes and of the server (mailbox "").
 
-Specification: RFC 5464. Complete but for unsolicited METADATA responses, which servers may leave out (4.4).
+Specification: RFC 5464, RFC 6154 4. Complete but for unsolicited METADATA responses, which servers may leave out (4.4).
 
 The store keeps values by name and lists nothing, so the names in use are kept beside them under a name that is no entry name.
 A name is written there before its value and removed after it: a listing never misses a value.
@@ -40,14 +40,16 @@ def parse_get(p: Parser, session: Session, uid: bool) -> Run:
         where = _where(call, mailbox)
         found: list[tuple[str, str | None]] = []
         known = _known(call, where)
+        if where is not None and entries.read(call.store, where, entries.SPECIAL_USE):
+            known.add(entries.SPECIAL_USE)
         for entry in asked:
-            value = call.store.get_metadata(where, entry)
+            value = entries.read(call.store, where, entry)
             if value is not None or not depth:
                 found.append((entry, value))
             below = [name for name in known if depth and name.startswith(entry + "/")]
             for name in below:
                 if name[len(entry) + 1 :].count("/") < depth:
-                    found.append((name, call.store.get_metadata(where, name)))
+                    found.append((name, entries.read(call.store, where, name)))
         longest = max((len(value.encode()) for _, value in found if value is not None), default=0)
         if limit >= 0:
             found = [(name, value) for name, value in found if value is None or len(value.encode()) <= limit]
@@ -78,6 +80,7 @@ def parse_set(p: Parser, session: Session, uid: bool) -> Run:
 
     def run(call: Call) -> str:
         where = _where(call, mailbox)
+        _require_use(call, where, changes)
         known = _known(call, where)
         wanted = known | {name for name, value in changes if value is not None}
         if len(wanted) > _MAX_ENTRIES:
@@ -97,6 +100,14 @@ def parse_set(p: Parser, session: Session, uid: bool) -> Run:
 def _where(call: Call, mailbox: str) -> str | None:
     """None is the server's own; a mailbox must exist."""
     return call.store.info(mailbox).name if mailbox else None
+
+
+def _require_use(call: Call, where: str | None, changes: list[tuple[str, str | None]]) -> None:
+    """RFC 6154 4: not just any use; here none but the one it has."""
+    for name, value in changes:
+        if name == entries.SPECIAL_USE and where is not None:
+            if (value or "").lower() != (entries.read(call.store, where, name) or "").lower():
+                raise No("The use of a mailbox is given when it is made", "USEATTR")
 
 
 def _known(call: Call, where: str | None) -> set[str]:
@@ -129,7 +140,10 @@ def _options(p: Parser) -> tuple[int, int]:
 
 def _new_value(p: Parser) -> str | None:
     if p.at_literal:
-        raw: bytes | None = p.literal()[0]
+        raw: bytes | None
+        raw, wide = p.literal()
+        if b"\0" in raw and not wide:
+            raise Bad("A value with NUL is a literal8")  # RFC 5464 5
     else:
         raw = p.nstring()
     if raw is None:

@@ -144,7 +144,7 @@ def _search(call: Call, key: Key, options: result.Options, modseq: bool) -> Gene
         found = yield from searcher.run(key, range(len(view)))
         highest = 0
         if modseq:
-            highest = yield from result.highest_modseq(call, found)
+            highest = yield from result.highest_modseq(call, options, found)
     except NoSuchMailbox:
         return
     if options.save:

@@ -54,12 +54,12 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
         places: Sequence[int] = range(len(call.view))
         searcher = Searcher(call, session.clock.time())
         found = yield from searcher.run(key, places)
+        found = yield from _sort(call, criteria, found, searcher.relevancy)
         highest = 0
         if keys.modseq:
-            highest = yield from result.highest_modseq(call, found)
+            highest = yield from result.highest_modseq(call, options, found)
         if options is not None and options.save:
             result.save(call, options, found)
-        found = yield from _sort(call, criteria, found, searcher.relevancy)
         if options is not None:
             result.write_esearch(call, options, found, highest, b"", searcher.relevancy)
         else:

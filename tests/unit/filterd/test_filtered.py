@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from filterd.accounts.directory import Foreign, Resolution
+from filterd.filtered import readdress
 from filterd.generation import run_stages
-from pipeline.envelope import Client, Envelope, Profile
+from pipeline.envelope import Client, Envelope, Profile, Recipient
 from pipeline.reply import Reply
 from pipeline.runner import Runner
 from pipeline.transaction import Transaction
@@ -62,6 +64,39 @@ def test_recipients_taken_out_and_put_in() -> None:
     assert not house.box("ann") and len(house.box("bob")) == 1
     notes = [span.summary for span in house.traces.all[0].spans if span.result == "note"]
     assert notes == [f"{ANN} taken out by a filter", f"{BOB} put in by a filter"]
+
+
+def test_parameters_that_a_filter_gives() -> None:
+    """smfi_addrcpt_par, smfi_chgfrom: what Postfix takes, NOTIFY ORCPT RET ENVID, when it is right."""
+    edit = EnvelopeEdit(
+        add=("far@other.example",),
+        reverse_path="list@other.example",
+        rcpt_params=(
+            ("Far@other.example", "notify=NEVER ORCPT=rfc822;a+40b.example NOTIFY=SOMETIMES X=1"),
+            (ANN, "NOTIFY=DELAY"),
+        ),
+        mail_params="RET=HDRS ENVID=q+3D1 SIZE=5 RET",
+    )
+    envelope = Envelope("old@x.example", (Recipient(ANN, {"NOTIFY": "NEVER"}),), Client(), Profile.MX)
+
+    async def elsewhere(address: str) -> Resolution:
+        return Foreign(address)
+
+    found = asyncio.run(readdress(envelope, [()], Verdict("milters", envelope=edit), elsewhere)).envelope
+    assert [dict(one.params) for one in found.recipients] == [
+        {"NOTIFY": "DELAY"},
+        {"NOTIFY": "NEVER", "ORCPT": "rfc822;a+40b.example"},
+    ]
+    assert found.mail_params == {"RET": "HDRS", "ENVID": "q+3D1"}
+    house = filtered(envelope=edit)
+    assert send(house, ANN) == [250]
+    (leaving,) = house.spool.outgoing
+    assert leaving.params == {
+        "NOTIFY": "NEVER",
+        "ORCPT": "rfc822;a+40b.example",
+        "RET": "HDRS",
+        "ENVID": "q+3D1",
+    }
 
 
 def test_nobody_is_left() -> None:

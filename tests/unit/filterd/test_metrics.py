@@ -69,12 +69,25 @@ def test_a_full_page_takes_no_more_series_and_goes_on_counting() -> None:
     assert found["filterd_recipients", ("stored",)] == 5000 and 500 < len(found) < 5000
 
 
+def test_the_rules_of_users_leave_room_for_what_an_operator_looks_at() -> None:
+    meter = metrics.meter_alone()
+    for number in range(5000):
+        meter.add("filterd_sieve_rule_hits", (f"script {number}", "1"))
+    meter.observe("filterd_stage_duration_seconds", ("spf", "pass"), 0.1)
+    meter.add("filterd_messages", ("mx", "accepted"))
+    found = totals(meter._memory, 1)
+    assert found["filterd_messages", ("mx", "accepted")] == 1
+    assert found["filterd_stage_duration_seconds_sum", ("spf", "pass")] == 0.1
+    assert sum(name == "filterd_sieve_rule_hits" for name, _ in found) > 500
+
+
 def trace(**more: object) -> MessageTrace:
     steps = [TraceStep("main", 3, "header", result=True), TraceStep("main", 4, "header", result=False)]
     spans = [
         Span("mx", 0.0, 0.0, "", "a remark"),
         Span("spf", 0.0, 0.004, "pass", ""),
         Span("clamav", 0.0, 9.0, "timeout", "", {"fault": "timeout"}),
+        Span("spamassassin", 0.0, 0.0, "ham", "", {"remembered": "7K3QM-2XNPB, 35 s ago"}),
     ]
     ann = RecipientTrace(
         "ann@x", "ann@x", steps=steps, outcome="stored", spans=[Span("store", 0.0, 0.002, "", "")]
@@ -106,6 +119,7 @@ def test_what_a_trace_tells() -> None:
     assert value("filterd_stage_duration_seconds_count", **stage) == 2
     assert value("filterd_stage_duration_seconds_sum", **stage) == 0.008
     assert value("filterd_stage_errors_total", stage="clamav", kind="timeout") == 2
+    assert value("filterd_stage_remembered_total", stage="spamassassin") == 2
     assert value("filterd_sieve_rule_hits_total", script="main", line="3") == 1
     assert ("filterd_sieve_rule_hits_total", (("line", "4"), ("script", "main"))) not in read
     assert value("filterd_delivery_attempts_total", result="sent") == 1

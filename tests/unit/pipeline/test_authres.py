@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.authres import claimed_id, field, forged, value
+from pipeline.authres import MOST_COSTLY, claimed_id, field, forged, value
 from pipeline.edits import apply, render_field
 from pipeline.verdict import AuthResult
 from rules.mail.header import scan
@@ -152,6 +152,14 @@ def test_other_hosts_results_stay(text: str) -> None:
 def test_an_id_outside_ascii_is_the_same_in_both_forms() -> None:
     data = "Authentication-Results: bücher.example; spf=pass\r\n\r\n".encode()
     assert forged(scan(data), {"xn--bcher-kva.example"}) and forged(scan(data), {"bücher.example"})
+
+
+def test_ids_too_long_or_too_many_outside_ascii_are_not_read() -> None:
+    long = f"Authentication-Results: {'é' * 400}.example; spf=pass\r\n\r\n".encode()
+    assert forged(scan(long), {ID})
+    many = "".join(f"Authentication-Results: é{at}.example; spf=pass\r\n" for at in range(100)).encode()
+    others = b"Authentication-Results: mx.example.net; spf=pass\r\n" * 100
+    assert len(forged(scan(many + others + b"\r\n"), {ID})) == 100 - MOST_COSTLY
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,31 @@ def test_discovery_by_the_list(domain: str, at: str | None, asked: int) -> None:
     assert len(names) == asked
 
 
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        (["v=DMARC1; p=none", "v=DMARC1; p=reject"], "2 DMARC records"),
+        (["v=DMARC1; p=maybe"], "the DMARC record is broken"),
+        (["v=DMARC1; p=none; sp=maybe", "v=spf1 -all"], "the DMARC record is broken"),
+        (["v=DMARC1; adkim=s"], "the DMARC record has no p="),
+        (["v=DMARC1"], "the DMARC record has no p="),
+    ],
+)
+def test_what_is_published_in_vain_is_no_reason_to_ask_the_organisation(
+    records: list[str], reason: str
+) -> None:
+    """RFC 7489 6.6.3 steps 3, 5, 6: DMARC processing is not applied."""
+    zone = Zone()
+    zone.add("_dmarc.example.org", "TXT", "v=DMARC1; p=reject")
+    for text in records:
+        zone.add("_dmarc.sub.example.org", "TXT", text)
+    outcome = judge("sub.example.org", Authenticated("spf", "fail", "sub.example.org"), zone=zone)
+    assert (outcome.result, outcome.policy, outcome.reason) == ("none", "none", reason)
+    up, asked = find("sub.example.org", zone, tree=True)  # RFC 9989 4.10: discarded, and the walk goes on
+    assert len(asked) == 3
+    assert up.organisation == "example.org"
+
+
 def test_discovery_up_the_tree() -> None:
     found, names = find("x.own.example.co.uk", ZONE, tree=True)
     assert found.record is not None

@@ -164,7 +164,7 @@ def test_where_the_header_ends(given: bytes, becomes: bytes) -> None:
     ],
 )
 def test_names_get_our_domain(given: bytes, becomes: bytes) -> None:
-    assert local_text.qualified(given, b"h.example") == becomes
+    assert local_text.Qualifier(b"h.example").whole(given) == becomes
 
 
 def test_what_is_resent_is_completed() -> None:

@@ -318,3 +318,8 @@ def test_the_quarantines_keys_are_checked() -> None:
         parse(GOOD + bad)
     found = {problem.about.partition(" ")[0] for problem in caught.value.errors}
     assert {"quarantine.digest_hour", "quarantine.base_url", "quarantine.keep"} <= found and len(found) == 4
+
+
+def test_domains_without_a_good_name_are_not_the_same_domain() -> None:
+    text = '[server]\nhostname = "mail.example.org"\n[[domain]]\nname = "no name"\n[[domain]]\nnmae = "b.example"\n'
+    assert [kind for _, _, kind, _, _ in problems(text)] == ["bad value", "unknown key"]

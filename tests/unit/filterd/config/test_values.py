@@ -205,3 +205,29 @@ def test_networks() -> None:
     )
     with pytest.raises(BadValue):
         read(Kind.NETWORKS, "mail.example.org")
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "words"),
+    [
+        (Kind.NETWORKS, ["10.0.0.0/99", "::1", 7], ('"10.0.0.0/99" is not', "not a number")),
+        (Kind.LISTEN, ["127.0.0.1:25", "127.0.0.1", "a b:25"], ("write ", '"a b" is not a host name')),
+        (Kind.ALIASES, {"a@b": "x@y.example", "c": ["d", "e f"]}, ('"a@b"', '"d" is not', '"e f" is not')),
+        (Kind.SOURCES, ["127.0.0.1", "x", "y"], ('"x"', '"y"')),
+    ],
+)
+def test_all_that_is_wrong_in_a_list_is_told(kind: Kind, raw: object, words: tuple[str, ...]) -> None:
+    with pytest.raises(BadValue) as caught:
+        read(kind, raw)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_two_misspelt_choices_are_both_told() -> None:
+    with pytest.raises(BadValue) as caught:
+        read(Kind.CHOICES, ["spff", "dkim", "dkimm"], ("spf", "dkim"))
+    assert '"spf"' in str(caught.value) and '"dkim"' in str(caught.value)
+
+
+def test_half_a_bracket_is_cured_without_a_third() -> None:
+    with pytest.raises(BadValue, match=r'"\[::1\]:110"'):
+        read(Kind.LISTEN, ["[::1:110"])

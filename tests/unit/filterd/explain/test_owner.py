@@ -31,6 +31,21 @@ def test_nothing_of_other_recipients() -> None:
     assert len(trace.recipients) == 2  # the trace itself is as it was
 
 
+def test_a_copy_for_somebody_else_is_not_named() -> None:
+    told = "CCCCC-DDDDD, 35 s ago"
+    span = Span(
+        "spamassassin",
+        1.0,
+        0.0,
+        "ham",
+        f"0.5 of 5  (remembered from {told})",
+        {"score": "0.5", "remembered": told},
+    )
+    ann = RecipientTrace("ann@here.example", "ann@here.example")
+    (seen,) = owner.view(MessageTrace("AAAAA-BBBBB", 1.0, "mx", spans=[span]), [ann]).spans
+    assert (seen.summary, seen.evidence) == ("0.5 of 5  (remembered)", {"score": "0.5"})
+
+
 def test_a_stranger_writes_nothing_to_the_terminal_but_text() -> None:
     trace = MessageTrace(
         "AAAAA-BBBBB", 1.0, "mx", subject="\x1b[31mred\x07 \u202eabc", sender="\x1b]0;x\x07@y"

@@ -17,7 +17,7 @@ from filterd.imap.sharing import Sharing
 from filterd.store.acl import RIGHTS
 from filterd.store.acl_guests import Guests
 from filterd.store.acl_shares import MemoryShares
-from filterd.store.base import AccountStore, NewMessage
+from filterd.store.base import AccountStore, NewMessage, StoreUnavailable
 from filterd.store.memory import MemoryStore
 
 from .conftest import NOW, Client, CountingIds, FakeClock, message
@@ -487,6 +487,41 @@ def test_a_message_that_somebody_else_took_is_not_doubled(world: World) -> None:
     ann.ok("MOVE 1:2 INBOX")
     assert world(ANN).ok("STATUS INBOX (MESSAGES)") == ['* STATUS "INBOX" (MESSAGES 1)']
     assert world(CAT).ok("STATUS INBOX (MESSAGES)") == ['* STATUS "INBOX" (MESSAGES 1)']
+    assert world(BOB).ok("STATUS Work (MESSAGES)") == ['* STATUS "Work" (MESSAGES 1)']
+
+
+def test_a_move_that_fails_leaves_the_owners_marks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    share(world, "lrite")
+    bob = world(BOB, "Work")
+    bob.ok("STORE 1 +FLAGS (\\Deleted)")
+    owner, expunge = world.store.account(BOB), type(world.store.account(BOB)).expunge
+
+    def failing(account: AccountStore, mailbox: str, uids: object = None) -> tuple[int, ...]:
+        if mailbox == "Work":
+            raise StoreUnavailable("broken")
+        return expunge(account, mailbox, uids)
+
+    monkeypatch.setattr(type(owner), "expunge", failing)
+    assert world(ANN, BOX)("MOVE 1:2 INBOX")[-1].startswith("NO")
+    monkeypatch.undo()
+    assert world(BOB, "Work").ok("FETCH 1:3 FLAGS") == [
+        "* 1 FETCH (FLAGS (\\Deleted))",
+        "* 2 FETCH (FLAGS ())",
+        "* 3 FETCH (FLAGS ())",
+    ]
+
+
+def test_who_may_expunge_removes_what_the_owner_marked_too(world: World) -> None:
+    """RFC 4314 4: the right ``e`` is one to the mailbox, \\Deleted is everybody's; Dovecot does the same."""
+    share(world, "lre")
+    share(world, "lrt", CAT)
+    bob, cat = world(BOB, "Work"), world(CAT, BOX)
+    bob.ok("STORE 1 +FLAGS (\\Deleted)")
+    cat.ok("STORE 2 +FLAGS (\\Deleted)")
+    assert cat("EXPUNGE")[-1].startswith("NO [NOPERM]")
+    ann = world(ANN, BOX)
+    assert ann("STORE 3 +FLAGS (\\Deleted)")[-1].startswith("NO [NOPERM]")
+    assert ann.ok("EXPUNGE") == ["* 1 EXPUNGE", "* 1 EXPUNGE"]
     assert world(BOB).ok("STATUS Work (MESSAGES)") == ['* STATUS "Work" (MESSAGES 1)']
 
 

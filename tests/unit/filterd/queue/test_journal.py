@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,24 @@ def test_what_went_in_comes_out(journal: Journal) -> None:
     assert (item.recipient, item.domain) == ("bob@BÜCHER.example", "xn--bcher-kva.example")
     assert item.params == {"RET": "FULL"} and item.state == "queued" and item.next_at == NOW
     assert journal.body(item.body) == b"a\0b"
+
+
+def test_what_waits_is_told_without_looking_at_what_has_ended(journal: Journal) -> None:
+    assert journal.waiting() == ({"queued": 0, "held": 0}, None)
+    for number in range(3):
+        end(journal, add(journal, out(b"e%d" % number)).items[0])
+    add(journal, out(b"1"), now=NOW + 5)
+    held = replace(out(b"2"), hold_until=NOW + 900)
+    add(journal, held, now=NOW + 3)
+    assert journal.waiting()[1] == NOW + 5
+    asked: list[str] = []
+    journal._db.set_trace_callback(asked.append)
+    counts, oldest = journal.waiting()
+    journal._db.set_trace_callback(None)
+    assert sum(counts.values()) == 2 and oldest == NOW + 5
+    for statement in asked:
+        (plan,) = {row[3] for row in journal._db.execute(f"explain query plan {statement}")}
+        assert "INDEX item_" in plan or "PRIMARY KEY" in plan
 
 
 def test_ids_grow_whatever_the_clock_does(journal: Journal) -> None:

@@ -208,6 +208,7 @@ WORDS = {
     "pct": "[0-9]+",
     "count": "[1-9][0-9]*",
     "version": r"[0-9.]+",
+    "source_ip": r"([0-9]{1,3}\.){3}[0-9]{1,3}|([A-Fa-f0-9]{1,4}:){7}[A-Fa-f0-9]{1,4}",
     "fo": "[01ds](:[01ds])*",
 }
 
@@ -230,13 +231,15 @@ def test_reports_follow_the_schema() -> None:
         observation(identifiers=()),
         observation(override="policy_test_mode", identifiers=(*many, helo)),
         observation(override="sampled_out", envelope_from=""),
+        observation(ip="2001:db8::7"),
     ]
     policy = data.policy_of(rows[0])
     assert policy is not None
     text = aggregate.xml(WHO, days.day_of(DAY), policy, [(data.row_of(one), 2) for one in rows])
     feedback = ElementTree.fromstring(text)
     conforms(feedback)
-    assert [one.text for one in feedback.iter("scope")] == ["mfrom", "mfrom", "helo", "mfrom"]
+    assert [one.text for one in feedback.iter("scope")] == ["mfrom", "mfrom", "helo", "mfrom", "mfrom"]
+    assert [one.text for one in feedback.iter("source_ip")][-1] == "2001:db8:0:0:0:0:0:7"
     assert len(feedback.findall("record")[2].findall("auth_results/dkim")) == 7
 
 

@@ -105,3 +105,39 @@ def test_the_lock_is_let_go_at_every_end() -> None:
     assert release is not None
     release()
     door.close()
+
+
+def sizes(door: Door) -> list[int]:
+    door.take()
+    door.feed(b"LIST\r\n")
+    return [int(line.split()[1]) for line in door.take().split(b"\r\n")[1:-2]]
+
+
+WIDE = "From: jø@example.org\r\nSubject: Grüße\r\n\r\nüber\r\nzwei\r\n".encode()
+NAMED = (
+    "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nContent-Disposition: attachment; filename=ü\r\n\r\nü\r\n--b--\r\n"
+).encode()
+BODY = "Subject: plain\r\n\r\nüber\r\n".encode()
+
+
+def test_who_did_not_say_utf8_gets_ascii_headers_and_their_size() -> None:
+    """RFC 6856 2.1: LIST says what RETR brings, in both modes; RFC 6858 4: TOP is of the surrogate."""
+    for utf8 in (False, True):
+        door, jobs, _ = connect(1)
+        jobs.store.account(ANN).append("INBOX", [NewMessage(data) for data in (WIDE, NAMED, BODY)])
+        door.feed((b"UTF8\r\n" if utf8 else b"") + LOGIN)
+        listed = sizes(door)
+        for number, data in enumerate((WIDE, NAMED, BODY), 2):
+            door.feed(b"RETR %d\r\n" % number)
+            first, _, text = door.take().partition(b"\r\n")
+            text = text.removesuffix(b".\r\n")
+            assert first == b"+OK %d octets" % len(text)
+            assert listed[number - 1] == len(text)
+            assert (text == data) == (utf8 or data is BODY)
+            head = text[: text.rindex(b"\r\n\r\n")]
+            assert head.isascii() == (not utf8 or data is BODY)
+        door.feed(b"TOP 2 1\r\n")
+        assert door.take().endswith("\r\n\r\nüber\r\n.\r\n".encode())
+        door.feed(b"STAT\r\n")
+        assert door.take() == b"+OK 4 %d\r\n" % sum(listed)
+        door.close()

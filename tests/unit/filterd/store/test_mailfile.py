@@ -60,6 +60,15 @@ def test_whatever_a_crash_left_is_one_copy_then(place: Path) -> None:
                 assert after == before + whole
 
 
+@pytest.mark.parametrize("end", [b"so he said: From ", b"so\nFrom ", b">From a@far.example", b"\n"])
+def test_the_end_of_somebodys_line_is_not_the_beginning_of_ours(place: Path, end: bytes) -> None:
+    box, foreign = place / "box", b"From b@far.example Fri Jan 15 08:00:00 2027\nSubject: x\n\n" + end
+    box.write_bytes(foreign)
+    box.chmod(0o600)
+    put(place)
+    assert box.read_bytes() == foreign + b"\n" * (2 - (end == b"\n") * 2) + area(mail())
+
+
 def test_a_half_written_one_behind_which_others_wrote(place: Path) -> None:
     box, whole, other = place / "box", area(mail()), area(mail("ITEM2"))
     for cut in (*range(0, len(whole), 9), len(whole)):

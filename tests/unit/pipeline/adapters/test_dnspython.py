@@ -94,6 +94,8 @@ class Servers(Transport):
                 if query.wire[11]:
                     return query.wire[:2] + b"\x81\x81" + b"\0" * 8
                 return answer
+            case "drops edns":
+                return None if query.wire[11] else answer
             case "lower case":
                 return answer.lower()
             case _:
@@ -107,10 +109,17 @@ class Servers(Transport):
         return answer
 
 
-def ask(name: str, rdtype: str, *servers: Server, how: str = "") -> tuple[DnsAnswer, list[str]]:
+def ask(
+    name: str, rdtype: str, *servers: Server, how: str = "", patience: float = 1.0
+) -> tuple[DnsAnswer, list[str]]:
     transport = Servers(how)
     resolver = DnsResolver(
-        Clock(), Ids(), servers or (GOOD,), transport=transport, deadline=0.05, attempt=0.005
+        Clock(),
+        Ids(),
+        servers or (GOOD,),
+        transport=transport,
+        deadline=0.05 * patience,
+        attempt=0.005 * patience,
     )
     return asyncio.run(resolver.query(name, rdtype)), transport.log
 
@@ -180,6 +189,15 @@ def test_a_server_without_edns() -> None:
     answer, log = ask("mail.example.org", "A", BAD, how="no edns")
     assert answer.records == ("192.0.2.1",)
     assert log == ["udp 127.0.0.2"] * 2
+
+
+def test_a_server_that_drops_what_has_edns_is_asked_without() -> None:
+    answer, log = ask("mail.example.org", "A", BAD, how="drops edns", patience=40)
+    assert answer.records == ("192.0.2.1",)
+    assert log == ["udp 127.0.0.2"] * 2
+    answer, log = ask("long.example", "TXT", BAD, how="drops edns", patience=40)
+    assert answer.records == ("x" * 60_000,)
+    assert log == ["udp 127.0.0.2"] * 2 + ["tcp 127.0.0.2"]
 
 
 def test_one_look_up_for_many_who_ask_and_one_who_gives_up() -> None:

@@ -150,6 +150,63 @@ def test_limits_of_rfc_7208() -> None:
     assert ask(many).result == "permerror"
 
 
+@pytest.mark.parametrize("name", ["redirect", "Redirect", "REDIRECT"])
+def test_names_of_modifiers_have_no_case(name: str) -> None:
+    assert ask(f'example.org TXT "v=spf1 {name}=b.example"\nb.example TXT "v=spf1 -all"').result == "fail"
+    assert ask(record(f"v=spf1 redirect=b.example {name}=b.example")).result == "permerror"
+    why = 'example.org TXT "v=spf1 -all Exp=why.example"\nwhy.example TXT "because %{i}"'
+    assert ask(why).explanation == "because 192.0.2.1"
+    assert ask(record("v=spf1 exp=why.example EXP=why.example -all")).result == "permerror"
+
+
+def test_modifiers_that_nobody_knows_are_ignored_however_often_they_appear() -> None:
+    assert ask(record("v=spf1 a= x=y ip4:192.0.2.1 a= x=%{d} -all")).result == "pass"
+    assert ask(record("v=spf1 x=y x=%{q} ip4:192.0.2.1 -all")).result == "permerror"
+
+
+def test_void_look_ups_are_counted_by_terms() -> None:
+    """RFC 7208 4.6.4: not each host of an mx that has no address of the client's kind, nor what %{p} and exp= ask."""
+    zone = record("v=spf1 a mx ip6:2001:db8::/32 -all exp=why.example.org")
+    zone.add("why.example.org", "TXT", '"no %{p}"')
+    for at in range(4):
+        zone.add("example.org", "MX", f"{at} m{at}.example.org")
+        zone.add(f"m{at}.example.org", "A", f"198.51.100.{at}")
+    assert ask(zone, ip="2001:db8::1").result == "pass"
+    assert ask(zone, ip="2001:db9::1").explanation == "no unknown"
+    assert ask(zone, ip="198.51.100.3").mechanism == "mx"
+    names = record("v=spf1 a:v1.example a:v2.example ptr:x.example -all")
+    for at in range(4):
+        names.add("1.2.0.192.in-addr.arpa", "PTR", f"p{at}.x.example")
+    assert ask(names).result == "fail"
+    assert ask(record("v=spf1 a:v1.example a:v2.example mx:v3.example -all")).result == "permerror"
+
+
+def test_a_failure_for_a_ptr_is_no_match() -> None:
+    """RFC 7208 5.5; 7.3: and the macro says unknown."""
+    zone = record("v=spf1 ptr:x.example exists:%{p}.is.example -all")
+    zone.add("1.2.0.192.in-addr.arpa", "SERVFAIL")
+    assert ask(zone).result == "fail"
+    zone.add("unknown.is.example", "A", "127.0.0.2")
+    assert ask(zone).result == "pass"
+    half = record("v=spf1 ptr:x.example -all")
+    half.add("1.2.0.192.in-addr.arpa", "PTR", "slow.x.example")
+    half.add("1.2.0.192.in-addr.arpa", "PTR", "good.x.example")
+    half.add("slow.x.example", "TIMEOUT")
+    half.add("good.x.example", "A", "192.0.2.1")
+    assert ask(half).result == "pass"
+
+
+def test_the_validated_name_is_that_of_the_domain_that_is_looked_at() -> None:
+    zone = record("v=spf1 exists:%{p}.none.example include:sub.example -all")
+    zone.add("1.2.0.192.in-addr.arpa", "PTR", "h.example.org")
+    zone.add("1.2.0.192.in-addr.arpa", "PTR", "h.sub.example")
+    zone.add("h.example.org", "A", "192.0.2.1")
+    zone.add("h.sub.example", "A", "192.0.2.1")
+    zone.add("sub.example", "TXT", "v=spf1 exists:%{p}.is.example -all")
+    zone.add("h.sub.example.is.example", "A", "127.0.0.2")
+    assert ask(zone).result == "pass"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -126,6 +126,51 @@ def test_what_the_results_say() -> None:
     assert not one.says("dmarc", "pass")
 
 
+@pytest.mark.parametrize(
+    "results",
+    [
+        r'mx; spf=none smtp.mailfrom="\"x; dmarc=pass ; y\"@evil.example"',
+        r'mx; spf=none smtp.mailfrom="\"x\\\"; dmarc=pass ; y\"@evil.example"',
+        "mx; spf=none (says (x) ; dmarc=pass ;)",
+        r"mx; spf=none (domain of x\) ; dmarc=pass ;)",
+        'mx; spf=none reason="never closed ; dmarc=pass ;',
+        "mx; spf=none (never (closed) ; dmarc=pass ;",
+        "dmarc=pass ; spf=none",
+    ],
+)
+def test_what_a_stranger_put_into_the_results_is_not_said_by_the_sealer(results: str) -> None:
+    """The first is what we write ourselves of MAIL FROM:<"x; dmarc=pass ; y"@evil.example>."""
+    assert not ArcSet(1, "d", "s", "none", results).says("dmarc", "pass")
+    assert ArcSet(1, "d", "s", "none", "mx 1; " + 'a="; b" (c (d)) ;dmarc=pass (e)').says("dmarc", "pass")
+
+
+def test_comments_may_stand_around_the_instance(three: bytes, key: PrivateKey) -> None:
+    """RFC 8617 4.2.1: instance = [CFWS] "i" [CFWS] "=" [CFWS] value."""
+    head = b"ARC-Authentication-Results: i=3;"
+    odd = b"ARC-Authentication-Results: (a (b)) i (c)\r\n = (;) 3 ;"
+    assert head in three
+    result = verify(three.replace(head, odd, 1), zone(key))
+    assert "does not verify" in result.reason  # it was signed otherwise, but it was read
+    assert len(result.sets) == 3
+    given_up = seal(
+        three.replace(head, odd, 1), "hop.example", "s", key, results="mx; none", chain=result, now=NOW
+    )
+    assert b"ARC-Seal: i=4;" in given_up
+
+
+def test_fifty_sets_and_not_one_more(key: PrivateKey) -> None:
+    message = MESSAGE
+    for _ in range(50):
+        message = hop(message, key)
+    assert (verify(message, zone(key)).result, len(verify(message, zone(key)).sets)) == ("pass", 50)
+    assert hop(message, key) == message
+    newest = message[: message.index(b"ARC-Seal: i=49")].replace(b"i=50;", b"i=51;")
+    assert verify(newest + message, zone(key)).reason == "more than 50 ARC sets"
+    middle = message.replace(b"i=25; a=ed25519-sha256; cv=pass", b"i=25; a=ed25519-sha256; cv=fail")
+    assert verify(middle, zone(key)).reason == "the seal 25 says that the chain had failed"
+    assert hop(middle, key) == middle
+
+
 def test_hostile_chains_cost_little() -> None:
     many = b"".join(
         b"ARC-Seal: i=%d; cv=none; a=rsa-sha256; d=e.org; s=s; b=AA==\r\n" % at for at in range(5000)

@@ -124,6 +124,7 @@ def test_relaxed_survives_what_it_should(rsa_key: PrivateKey) -> None:
         (b"v=1; c=relaxed/relaxed; d=example.org; s=s1", b"; t=1699999999; x=1700000001", "pass", ""),
         (b"v=1; c=relaxed/relaxed; d=example.org; s=s1", b"; x=1600000000", "fail", "expired"),
         (b"v=1; c=relaxed/relaxed; d=example.org; s=s1", b"; t=1600000000; x=1500000000", "permerror", "x="),
+        (b"v=1; c=relaxed/relaxed; d=example.org; s=s1", b"; t=1699999999; x=1699999999", "permerror", "x="),
         (b"v=1; c=relaxed/relaxed; d=example.org; s=s1", b"; t=soon", "permerror", "t="),
         (b"v=1; c=relaxed/relaxed; d=example.org; s=s1", b"; d=example.net", "permerror", "twice"),
         (b"v=1; c=relaxed/relaxed; d=Example.ORG; s=S1", b"; zz=unknown", "pass", ""),

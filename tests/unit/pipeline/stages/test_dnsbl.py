@@ -82,6 +82,26 @@ def test_domains_and_ipv6() -> None:
     assert run(DnsblSettings(lists=("zen.example",)), "::ffff:192.0.2.9").tags["dnsbl.score"] == "1"
 
 
+@pytest.mark.parametrize(
+    "helo", ["[192.0.2.9]", "192.0.2.9", "[IPv6:2001:db8::9]", "localhost", "a b.test", "x.test/"]
+)
+def test_no_list_of_domains_is_asked_for_what_is_no_domain(helo: str) -> None:
+    stage_zone = ZoneResolver(ZONE)
+    stage = DnsblStage(
+        DnsblSettings(lists=("domain:dbl.example",)), StageContext(Ports(), Ports(), stage_zone, "mx")
+    )
+    who = Client(ip="192.0.2.9", helo=helo)
+    what = Transaction(Message(b"\r\n"), Envelope("", (), who, Profile.MX), "trace", 0.0)
+    asyncio.run(stage.check(what))
+    assert stage_zone.asked == []
+
+
+@pytest.mark.parametrize("code", ["127.255.255.252", "127.255.255.255", "127.0.0.1", "127.0.1.255"])
+def test_a_list_that_refuses_to_answer_lists_nobody(code: str) -> None:
+    assert not parse_list("z.example").counts(code)
+    assert parse_list(f"z.example=1:{code}").counts(code) != code.startswith("127.255.")
+
+
 def test_what_is_done() -> None:
     lists = ("zen.example=2", "other.example=3")
     assert run(DnsblSettings(lists=lists, junk_at=0)).disposition is Disposition.CONTINUE

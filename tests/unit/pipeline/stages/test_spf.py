@@ -195,3 +195,30 @@ def test_the_reverse_name_is_evidence() -> None:
     assert verdict.evidence["reverse name"] == "pass mx.good.example"
     assert verdict.authres[-1].method == "iprev"
     assert one.quick(transaction()) == verdict
+
+
+def test_one_evaluation_is_enough_for_all_senders_of_a_domain_but_not_where_macros_name_them() -> None:
+    zone = Zone.parse(
+        """
+        plain.example TXT "v=spf1 ip4:192.0.2.1 -all"
+        each.example TXT "v=spf1 exists:%{l}.ok.example -all"
+        ann.ok.example A 127.0.0.2
+        """
+    )
+    resolver = ZoneResolver(zone)
+    one = stage(resolver)
+    client = Client(ip="192.0.2.1", helo="localhost")
+
+    async def go() -> list[str]:
+        results = [
+            (await one.check(transaction(f"{name}@each.example", client))).result for name in ("ann", "bob")
+        ]
+        results.append((await one.check(transaction("ann@plain.example", client))).result)
+        resolver.zone = Zone()  # nothing is asked any more
+        resolver._known.clear()
+        other = one.quick(transaction("bob@plain.example", client))
+        elsewhere = one.quick(transaction("bob@plain.example", Client(ip="192.0.2.2", helo="localhost")))
+        assert other is not None and elsewhere is None
+        return [*results, other.result]
+
+    assert asyncio.run(go()) == ["pass", "fail", "pass", "pass"]

@@ -135,10 +135,14 @@ def test_envelope() -> None:
             DeleteRecipient(b"<old@x>"),
             AddRecipient(b"<gone@x>"),
             DeleteRecipient(b"<gone@x>"),
-            ChangeFrom(b"<>", None),
+            ChangeFrom(b"<>", b"RET=HDRS"),
         ]
     )
-    assert message.envelope() == EnvelopeEdit(("new@x", "two@x"), ("old@x",), "")
+    params = (("two@x", "NOTIFY=NEVER"),)
+    assert message.envelope() == EnvelopeEdit(("new@x", "two@x"), ("old@x",), "", params, "RET=HDRS")
+    message.apply([ChangeFrom(b"<s@x>"), AddRecipientWith(b"old@x", b"NOTIFY=DELAY")])
+    params += (("old@x", "NOTIFY=DELAY"),)
+    assert message.copy().envelope() == EnvelopeEdit(("new@x", "two@x"), (), "s@x", params)
     for address in (b"<a b>", b"a\r\nb", b"<" + b"x" * 400 + b">", b"<<a>"):
         with pytest.raises(MilterError):
             path(address)
