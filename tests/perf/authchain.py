@@ -1,8 +1,8 @@
 """Postfix with OpenDKIM (milter) and policyd-spf (policy service), on loopback, for tests/perf/test_auth_chain.py.
 
-Everything lives in one folder; Postfix's virtual(8) delivers into Maildirs. OpenDKIM and policyd-spf know no port for their
-DNS: unbound answers for the test's names on port 53 of a loopback address, and both see a resolv.conf of their own (mount
-namespace). Needs root. ``stop`` ends only what was begun here, by process id.
+Everything lives in one folder; Postfix's virtual(8) delivers into Maildirs, or an LMTP server that is named. OpenDKIM and
+policyd-spf know no port for their DNS: unbound answers for the test's names on port 53 of a loopback address, and both see a
+resolv.conf of their own (mount namespace). Needs root. ``stop`` ends only what was begun here, by process id.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SERVICES = (
     "bounce unix - - n - 0 bounce", "defer unix - - n - 0 bounce", "trace unix - - n - 0 bounce",
     "verify unix - - n - 1 verify", "proxymap unix - - n - - proxymap", "proxywrite unix - - n - 1 proxymap",
     "showq unix n - n - - showq", "error unix - - n - - error", "retry unix - - n - - error",
-    "virtual unix - n n - - virtual", "anvil unix - - n - 1 anvil", "flush unix n - n 1000? 0 flush",
+    "virtual unix - n n - - virtual", "lmtp unix - - n - - lmtp", "anvil unix - - n - 1 anvil", "flush unix n - n 1000? 0 flush",
     "postlog unix-dgram n - n - 1 postlogd",
 )  # fmt: skip
 
@@ -47,12 +47,19 @@ def free_port() -> int:
 
 
 class Chain:
-    """``records``: (name, type, value) that the DNS knows; ``domain``: whose mail Postfix takes, for ``people`` (addresses)."""
+    """``records``: (name, type, value) that the DNS knows; ``domain``: whose mail Postfix takes, for ``people`` (addresses).
+    ``lmtp``: the port of who stores it, as one folder ``mail`` beside (0: Postfix itself); its process is added to ``pids``."""
 
     def __init__(
-        self, folder: Path, domain: str, people: Iterable[str], records: Iterable[tuple[str, str, str]]
+        self,
+        folder: Path,
+        domain: str,
+        people: Iterable[str],
+        records: Iterable[tuple[str, str, str]],
+        lmtp: int = 0,
     ) -> None:
         self.folder = folder
+        self._lmtp = lmtp
         self._people = list(people)
         self.port = free_port()
         self._domain = domain
@@ -82,12 +89,15 @@ class Chain:
                 child.wait(5)
 
     def stored(self) -> int:
-        return sum(1 for _ in (self.folder / "mail").rglob("new/*"))
+        return stored(self.folder / "mail")
 
     def pids(self) -> list[int]:
-        """The roots of the chain: Postfix's master, OpenDKIM (the name server is left out)."""
-        master = int((self.folder / "queue/pid/master.pid").read_text())
-        return [master, *(child.pid for child in self._children[1:])]
+        """The roots of the chain: Postfix's master, OpenDKIM, Dovecot (the name server is left out)."""
+        roots = [child.pid for child in self._children[1:]]
+        for place in ("queue/pid/master.pid", "run/master.pid"):
+            if (self.folder / place).exists():
+                roots.append(int((self.folder / place).read_text()))
+        return roots
 
     def _child(self, command: list[str], name: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -133,10 +143,13 @@ class Chain:
 
     def _postfix(self) -> None:
         owner = pwd.getpwnam("nobody")
-        for name in ("queue", "data", "mail", "postfix"):
+        for name in ("queue", "data", "postfix"):
             (self.folder / name).mkdir()
         shutil.chown(self.folder / "data", "postfix")
-        shutil.chown(self.folder / "mail", owner.pw_uid, owner.pw_gid)
+        if not self._lmtp:
+            (self.folder / "mail").mkdir()
+            shutil.chown(self.folder / "mail", owner.pw_uid, owner.pw_gid)
+        transport = f"lmtp:inet:127.0.0.1:{self._lmtp}" if self._lmtp else "virtual"
         (self._etc / "policyd-spf.conf").write_text(
             "debugLevel = 0\nTestOnly = 1\nHELO_reject = False\nMail_From_reject = Fail\nPermError_reject = False\n"
             "TempError_Defer = False\nskip_addresses = 127.0.0.99/32\nHeader_Type = SPF\n"
@@ -162,6 +175,8 @@ virtual_uid_maps = static:{owner.pw_uid}
 virtual_gid_maps = static:{owner.pw_gid}
 virtual_mailbox_limit = 0
 virtual_minimum_uid = 1
+virtual_transport = {transport}
+lmtp_destination_recipient_limit = 1
 default_process_limit = 100
 smtpd_client_connection_count_limit = 0
 smtpd_recipient_restrictions = reject_unauth_destination, check_policy_service unix:private/policyd-spf
@@ -191,6 +206,11 @@ def wait_for_port(host: str, port: int) -> None:
         except OSError:
             assert time.monotonic() < deadline, f"no answer on {host}:{port}"
             time.sleep(0.05)
+
+
+def stored(folder: Path) -> int:
+    """Messages in all Maildirs below."""
+    return sum(1 for place in ("new", "cur") for _ in folder.rglob(f"{place}/*"))
 
 
 def cpu(roots: Iterable[int]) -> float:

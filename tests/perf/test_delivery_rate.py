@@ -11,22 +11,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-from filterd.demo.lab import free_ports
 from tests.e2e.server import DOMAIN, Server
-from tests.perf.authchain import program
-from tests.perf.imaplab import OWNER, dovecot
+from tests.perf.authchain import program, stored
+from tests.perf.sievelab import MISSING as NO_PIGEONHOLE
+from tests.perf.sievelab import pigeonhole
 from tests.perf.test_sieve import mergeable, script
 
-PLUGIN = Path("/usr/lib/dovecot/modules/lib90_sieve_plugin.so")
-MISSING = [name for name in ("dovecot", "smtp-source", "sievec") if program(name) is None] + (
-    [] if PLUGIN.exists() else ["dovecot-sieve"]
-)
+MISSING = NO_PIGEONHOLE + ([] if program("smtp-source") else ["smtp-source"])
 pytestmark = [
     pytest.mark.perf,
     pytest.mark.peer,
@@ -47,39 +43,6 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-@contextmanager
-def pigeonhole(folder: Path, text: str) -> Iterator[int]:
-    """The LMTP port of a Dovecot that runs this script for everybody."""
-    (port,) = free_ports(1)
-    for name in PEOPLE:
-        (folder / "mail" / name).mkdir(parents=True)
-    (folder / "rules.sieve").write_text(text)
-    subprocess.run([str(program("sievec")), str(folder / "rules.sieve")], check=True, capture_output=True)
-    subprocess.run(["chown", "-R", f"{OWNER}:{OWNER}", str(folder / "mail")], check=True)
-    more = f"""protocols = lmtp
-auth_username_format = %Ln
-passdb {{
-  driver = static
-  args = nopassword=y
-}}
-postmaster_address = postmaster@{DOMAIN}
-protocol lmtp {{
-  mail_plugins = sieve
-}}
-plugin {{
-  sieve = file:{folder}/rules.sieve
-}}
-service lmtp {{
-  process_min_avail = 4
-  inet_listener lmtp {{
-    port = {port}
-  }}
-}}
-"""
-    with dovecot(folder, f"{folder}/mail/%n", more, port):
-        yield port
-
-
 def load(port: int) -> float:
     """Messages a second, all people at once, two connections each."""
     command = [str(program("smtp-source")), "-L", "-d", "-s", "2", "-m", str(EACH), "-l", str(OCTETS)]
@@ -95,17 +58,13 @@ def load(port: int) -> float:
     return len(PEOPLE) * EACH / (time.perf_counter() - started)
 
 
-def stored(folder: Path) -> int:
-    return sum(1 for place in ("new", "cur") for _ in folder.rglob(f"{place}/*"))
-
-
 def test_delivered_messages_a_second(folder: Path) -> None:
     text = script(mergeable, RULES)
     extra = '[pipeline]\nincoming = ["sieve", "privacy", "srs"]\n'  # as Dovecot: scripts and nothing else
     ours, theirs = [], []
     scripts = dict.fromkeys(PEOPLE, text)
     with (
-        pigeonhole(folder, text) as there,
+        pigeonhole(folder, DOMAIN, PEOPLE, text) as there,
         Server(people=PEOPLE, extra=extra, scripts=scripts, doors=("lmtp",)) as server,
     ):
         for number in range(RUNS + 1):
