@@ -457,6 +457,7 @@ async def sender(config: Config, board: Board | None = None, serving: Serving = 
         bind=config.queue.bind,
     )
     resolver, seen = dns(config, clock, ids), SessionLog(data_dir(config) / DATABASE, clock)
+    outlets = outlets_of(config, RealDisk(), clock)
     sending = Sender(
         settings,
         resolver,
@@ -468,7 +469,7 @@ async def sender(config: Config, board: Board | None = None, serving: Serving = 
         dialer(config, clock, seen.put if config.queue.tls_reports else unheard),
         tls_policies(config, resolver, clock),
         batv_of(config, clock),
-        outlets_of(config, RealDisk(), clock).deliver,
+        outlets.deliver,
     )
     work = [sending.run(stop)]
     if parts.quarantine is not None:
@@ -489,6 +490,7 @@ async def sender(config: Config, board: Board | None = None, serving: Serving = 
         work.append(beside("TLS reports", tls_reporting(config, resolver, parts.spool, clock).run, stop))
     serving()
     await asyncio.gather(*work)
+    outlets.close()
     seen.close()
     await parts.end()
     return 0

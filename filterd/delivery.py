@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from filterd import outlets, scripterror
-from filterd.accounts import beside
+from filterd.accounts.beside import Lookups
 from filterd.accounts.directory import Account, Directory, Forward, Local, Targets, ToOutlet
 from filterd.accounts.outlets import Outlet
 from filterd.board import Desk
@@ -115,6 +115,7 @@ class Delivery:
         self._jobs = jobs
         self._scripts = scripts
         self._chains = Chains(scripts)
+        self.lookups = Lookups()
         self._spool = spool
         self._departure = departure
         self._clock = clock
@@ -129,6 +130,7 @@ class Delivery:
 
     def close(self) -> None:
         self._chains.close()
+        self.lookups.close()
 
     async def full(self, account: Account, size: int) -> bool:
         """Would a message of ``size`` octets not fit? Unknown (the store is busy or down) counts as fitting."""
@@ -265,11 +267,12 @@ class Delivery:
         params = next((r.params for r in job.work.envelope.recipients if r.address == address), {})
         reverse_path = self._departure.plain(job.work.envelope.reverse_path)
         head = outlets.fields(reverse_path, address, f"{job.trace.id}.{number}")
+        text = await aside(job.work, len(job.base.data), lambda: head + job.base.data)
         out = Outgoing(
             key=job.keys.key(address.lower(), f"outlet:{outlet.owner}:{outlet}"),
             reverse_path=job.work.envelope.reverse_path,
             recipient=address,
-            data=head + job.base.data,
+            data=text,
             kind="",
             trace=job.trace.id,
             params=relayed(job.work.envelope.mail_params, params),
@@ -318,7 +321,7 @@ class Delivery:
 
     async def _guardian(self, address: str) -> Local | None:
         """Who looks at what this domain of ours holds back: its postmaster, when that is somebody here."""
-        found = await beside.lookup(self._directory, f"postmaster@{address.rpartition('@')[2]}")
+        found = await self.lookups.lookup(self._directory, f"postmaster@{address.rpartition('@')[2]}")
         if isinstance(found, Targets):
             return next((one for one in found.targets if isinstance(one, Local)), None)
         return found if isinstance(found, Local) else None

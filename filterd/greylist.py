@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filterd.wal import open_wal
+from filterd.wal import open_wal, transaction
 from pipeline.errors import StageFault
 from pipeline.stages.greylist import Limits, Noted, Row, Triplets, step
 
@@ -45,8 +45,7 @@ class SqliteTriplets(Triplets):
     def _note(self, network: str, keys: tuple[bytes, ...], now: float, limits: Limits) -> Noted:
         db = self._db = self._db or open_wal(self._path, BUSY_SECONDS, "off", SCHEMA)
         waits: list[float] = []
-        db.execute("begin immediate")
-        try:
+        with transaction(db):
             for key in keys:
                 waits.append(self._one(db, network, key, now, limits))
             query = "select count(*) from triplet where network = ? and passed"
@@ -56,11 +55,6 @@ class SqliteTriplets(Triplets):
                 oldest = now - max(limits.keep, limits.window)
                 db.execute("delete from triplet where last < ? or (not passed and first < ?)",
                            (oldest, now - limits.window))  # fmt: skip
-            db.execute("commit")
-        except sqlite3.Error:
-            if db.in_transaction:
-                db.execute("rollback")
-            raise
         return Noted(tuple(waits), int(known))
 
     @staticmethod

@@ -16,13 +16,17 @@ from filterd.config.schema import Config
 
 def server_user(config: Config) -> pwd.struct_passwd | None:
     """Whom we are to become; None: nobody. Raises OSError when this machine does not know him."""
-    if not config.server.user or os.geteuid() != 0:
+    return named_user(config.server.user)
+
+
+def named_user(name: str) -> pwd.struct_passwd | None:
+    """As ``server_user``, of its name."""
+    if not name or os.geteuid() != 0:
         return None
     try:
-        return pwd.getpwnam(config.server.user)
+        return pwd.getpwnam(name)
     except KeyError:
-        text = f'server.user: this machine has no user "{config.server.user}"'
-        raise OSError(errno.EINVAL, text) from None
+        raise OSError(errno.EINVAL, f'server.user: this machine has no user "{name}"') from None
 
 
 def make_folders(config: Config, *folders: Path) -> None:

@@ -5,6 +5,7 @@ Exit codes of the commands are the callers'; here a reply says how it ended.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from filterd.accounts.directory import Account
 from filterd.delivery import Delivery
 from filterd.local_text import MAILBOX, NO_ADDRESS, NO_PARAMS, crlf, is_path
+from filterd.outgoing import LARGE
 from filterd.queue.base import PendingChange, PendingStore
 from filterd.reception import Reception
 from filterd.servers.ports import SmtpSession, SmtpTransaction
@@ -21,6 +23,11 @@ from pipeline.reply import Reply
 OF_RECIPIENT = ("NOTIFY", MAILBOX)  # the others belong to MAIL
 EACH = "PRDR"  # of MAIL: a reply for each recipient of a transaction
 AT_ONCE = 100  # recipients of a transaction
+
+
+async def _smtp_text(data: bytes) -> bytes:
+    """With CRLF; a large one is looked through in a thread."""
+    return crlf(data) if len(data) <= LARGE else await asyncio.to_thread(crlf, data)
 
 
 @dataclass(slots=True)
@@ -43,11 +50,12 @@ class LocalDelivery:
         ``params``: NOTIFY and XMAILBOX for each recipient, RET, ENVID and BODY for the message (RFC 3461, RFC 6152)."""
         session = self._session(profile, account)
         await self.reception.connect(session)
+        text = await _smtp_text(data)
         if account is not None:
-            return await self._together(session, reverse_path, recipients, crlf(data), params, heard=True)
+            return await self._together(session, reverse_path, recipients, text, params, heard=True)
         replies: list[Reply] = []
         for address in recipients:
-            replies.append(await self._one(session, reverse_path, address, crlf(data), params))
+            replies.append(await self._one(session, reverse_path, address, text, params))
             self.reception.acknowledged(session)  # who called us has the answer in hand
         return replies
 
@@ -127,7 +135,8 @@ class LocalDelivery:
         await self.reception.connect(session)
         good = [one for one in recipients if is_path(one)]
         try:
-            replies = iter(await self._together(session, reverse_path, good, crlf(data), params))
+            text = await _smtp_text(data)
+            replies = iter(await self._together(session, reverse_path, good, text, params))
         finally:
             self.reception.ended(session)
         return [next(replies) if is_path(one) else NO_ADDRESS for one in recipients]
@@ -140,7 +149,7 @@ class LocalDelivery:
         session = self._session(Profile.DELIVER, None)
         await self.reception.connect(session)
         try:
-            return await self._one(session, reverse_path, recipient, crlf(data))
+            return await self._one(session, reverse_path, recipient, await _smtp_text(data))
         finally:
             self.reception.ended(session)
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filterd.accounts.directory import Account
+from filterd.handover import named_user
 from filterd.local_text import completed, crlf
 from filterd.queue import dsn
 from filterd.queue.base import Outgoing
@@ -86,11 +87,11 @@ def put(folder: str, drop: Drop, data: bytes) -> str:
 
 
 def make(folder: str, user: str) -> None:
-    """The folder, with the right mode and owner. Raises OSError, KeyError (no such user)."""
+    """The folder, with the right mode and owner. Raises OSError."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True, mode=0o755)
-    if user and os.geteuid() == 0:
-        entry = pwd.getpwnam(user)
+    entry = named_user(user)
+    if entry is not None:
         os.chown(path, entry.pw_uid, entry.pw_gid)
     path.chmod(MODE)
 
@@ -247,21 +248,8 @@ class Maildrop:
     # -- one message ---------------------------------------------------------------------------
     async def _one(self, name: str) -> bool:
         """Has everything come to an end? Raises Unusable, OSError, StoreUnavailable."""
-        facts, text = await asyncio.to_thread(self._read, name)
-        drop, data = read(text)
-        login = self._address(owner(facts.st_uid))
-        sender = login if drop.sender is None else self._address(drop.sender)
+        drop, login, sender, message = await asyncio.to_thread(self._made, name)
         recipients = list(dict.fromkeys(self._address(one) for one in drop.recipients))
-        date = formatdate(facts.st_mtime, localtime=True)
-        message = completed(
-            data,
-            header.scan(data),
-            sender or login,
-            drop.full_name,
-            date,
-            f"<{name}@{self.hostname}>",
-            self.domain,
-        )
         params = {"ENVID": name, **drop.params}
         replies = await self.local.dropped(sender, recipients, message, Account(login), params)
         ended, now = True, self.clock.time()
@@ -278,6 +266,24 @@ class Maildrop:
             log.info("maildrop: %s for %s refused: %s", name, recipient, reply.text)
             await self._bounce(name, sender, recipient, reply, message, params)
         return ended
+
+    def _made(self, name: str) -> tuple[Drop, str, str, bytes]:
+        """(what the file says, whose it is, from whom, the message as it goes on); not for the loop: it may be a large one."""
+        facts, text = self._read(name)
+        drop, data = read(text)
+        login = self._address(owner(facts.st_uid))
+        sender = login if drop.sender is None else self._address(drop.sender)
+        date = formatdate(facts.st_mtime, localtime=True)
+        message = completed(
+            data,
+            header.scan(data),
+            sender or login,
+            drop.full_name,
+            date,
+            f"<{name}@{self.hostname}>",
+            self.domain,
+        )
+        return drop, login, sender, crlf(message)
 
     def _read(self, name: str) -> tuple[os.stat_result, bytes]:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -313,7 +319,7 @@ class Maildrop:
             recipient=recipient,
             status=reply.enhanced_code or "5.0.0",
             diagnostic=f"{reply.code} {reply.enhanced_code} {reply.text}",
-            original=crlf(message),
+            original=message,
             params=params,
             message_id=f"{name}.{digest(recipient.encode())[:6].hex()}@{self.hostname}",
             now=self.clock.time(),

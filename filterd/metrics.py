@@ -6,8 +6,8 @@ The pages are made before the workers are forked, beside the board (``filterd.bo
 nobody locks anything across processes. A page is a list of series, each a key and a number of 8 octets, so a reader sees the old
 number or the new one. A process that takes the desk of one that ended goes on with its page: counters never go back while the
 server runs. What does not fit on a page any more is not counted (SERIES_OCTETS). All labels but those of rule hits have few values,
-from our own words and the configuration; rule hits, of which every user may make as many as he likes, leave a quarter of a page to the
-others.
+from our own words and the configuration; rule hits, of which every user may make as many as he likes, leave a quarter of a page
+to the others.
 
 What the traces tell is counted by the thread that writes them (``explain.traces``), not on the way of a message.
 """

@@ -35,6 +35,10 @@ from rules.mail.message import Message
 
 T = TypeVar("T")
 LARGE = 256 * 1024  # octets that are not signed on the loop
+# What is smaller but has so many fields, octets of header or lines that may begin a part takes more than a few milliseconds too.
+HARD_FIELDS = 500
+HARD_OCTETS = 32 * 1024
+HARD_LINES = 200
 _TURN = "departure-turn"
 
 Sign = Callable[[bytes, str], bytes]  # (message, From domain) -> DKIM-Signature field or b""
@@ -45,14 +49,23 @@ Compose = Callable[
 
 
 async def aside(work: Transaction, octets: int, make: Callable[[], T]) -> T:
-    """What ``make`` makes of a message of so many octets. The copies of one large message are made one after the other: that bounds
-    the threads, and what the first one signed serves the others."""
-    if octets <= LARGE:
+    """What ``make`` makes of the message, of so many octets; in a thread when it is large or hard to read. The copies of one
+    such message are made one after the other: that bounds the threads, and what the first one signed serves the others."""
+    if octets <= LARGE and not _hard(work.message):
         return make()
     turn = work.state.setdefault(_TURN, asyncio.Lock())
     assert isinstance(turn, asyncio.Lock)
     async with turn:
         return await asyncio.to_thread(make)
+
+
+def _hard(message: Message) -> bool:
+    """Small, but made to keep whoever reads it busy."""
+    return (
+        len(message.header.fields) > HARD_FIELDS
+        or message.header.end > HARD_OCTETS
+        or message.data.count(b"\n--") > HARD_LINES
+    )
 
 
 @dataclass(frozen=True, slots=True)

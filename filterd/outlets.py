@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from filterd.accounts.outlets import NOTHING, Outlet, Permits, decoded
 from filterd.config.schema import Config
@@ -33,6 +36,9 @@ from filterd.stores import mbox_settings
 from pipeline.ports import Clock
 
 log = logging.getLogger("filterd.outlets")
+
+T = TypeVar("T")
+THREADS = 4  # of the sending process, which write files: some wait for the locks of an mbox
 
 DONE = RemoteReply(250, ("2.0.0 done",))
 NOT_NOW = RemoteReply(451, ("4.3.5 it cannot be delivered now",))
@@ -77,6 +83,16 @@ class OutletDelivery:
     disk: Disk
     locks: LockRules
     started: float
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="outlets")
+    )
+
+    def close(self) -> None:
+        """What runs is let go to its end: it waits for the locks of an mbox so long as ``locks`` says."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def deliver(self, item: Item, data: bytes) -> tuple[RemoteReply, str]:
         """One try. Raises nothing that the world is to blame for."""
@@ -99,14 +115,15 @@ class OutletDelivery:
         mail = mailfile.FileMail(item.reverse_path, data, item.id, item.created, doubtful)
         folder = self.permits.folder(outlet)
         try:
-            await asyncio.to_thread(mailfile.deliver, self.disk, outlet.path, folder, mail, self.locks)
+            await self._beside(partial(mailfile.deliver, self.disk, outlet.path, folder, mail, self.locks))
         except StoreUnavailable as error:
             log.warning("%s for %s: %s", item.id, item.recipient, error)
             return NOT_NOW, f"{outlet} ({error})"
         return DONE, str(outlet)
 
     async def _program(self, item: Item, outlet: Outlet, data: bytes) -> tuple[RemoteReply, str]:
-        text = mailfile.from_line(item.reverse_path, item.created) + mailfile.unix_text(data)
+        head = mailfile.from_line(item.reverse_path, item.created)
+        text = await self._beside(lambda: head + mailfile.unix_text(data))
         facts = facts_of(outlet.owner or item.recipient, item.reverse_path, item.recipient)
         answer = None
         if self.client is not None:

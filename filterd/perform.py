@@ -279,7 +279,7 @@ class Performer:
         """Roll forward what a worker began and did not strike out; a known key tells that it was done. Raises StoreError."""
         if isinstance(pending, PendingChange):
             await self.change(pending)
-        else:
+        elif not await shared_delivery.done(self.sharing, self._jobs, pending):
             await self.store(pending, again=True)
 
     async def _prepare(self, job: Job, plan: Plan, target: Target, trace: RecipientTrace) -> Effects:

@@ -20,7 +20,6 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from filterd import outlets
-from filterd.accounts import beside
 from filterd.accounts.directory import (
     Account,
     Directory,
@@ -304,7 +303,7 @@ class Reception(SmtpService):
     # -- who gets it ---------------------------------------------------------------------------
     async def _resolve(self, address: str) -> Resolution:
         try:
-            return await beside.lookup(self._directory, address)
+            return await self._delivery.lookups.lookup(self._directory, address)
         except Exception as error:  # no failure of a look-up ever becomes "no such user"
             log.exception("look-up of an address failed")
             return TryLater(str(error))

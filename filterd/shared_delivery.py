@@ -55,6 +55,25 @@ async def resolved(sharing: Sharing | None, jobs: AccountJobs, pending: PendingS
     return replace(pending, account=found[0], mailbox=found[1], message=message)
 
 
+async def done(sharing: Sharing | None, jobs: AccountJobs, pending: PendingStore) -> bool:
+    """Was it stored before a crash, wherever it was to go then? Its account knows the key of what it took; but a record that is
+    carried out once more may lead to another account than before. Raises StoreError."""
+    if sharing is None or not foreign(sharing, pending.account, pending.mailbox):
+        return False
+    work = partial(_done, sharing, pending.account, pending.mailbox, pending.message.key)
+    return await jobs.run(pending.account, work)
+
+
+def _done(sharing: Sharing, account: str, mailbox: str, key: bytes, own: AccountStore) -> bool:
+    if own.delivered(INBOX, key):
+        return True
+    place = sharing.place(account, mailbox)
+    if place is not None:
+        with suppress(NoSuchMailbox), sharing.guests.use(place.owner) as guest:
+            return guest.delivered(place.inner, key)
+    return False
+
+
 def kept(pending: PendingStore) -> tuple[PendingStore, str]:
     """In the recipient's INBOX instead, and why."""
     return replace(pending, mailbox=INBOX), f"“{pending.mailbox}” takes it no more: INBOX instead"

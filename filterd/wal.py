@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filterd.store.durable import RealDisk, make_dirs
@@ -28,6 +30,19 @@ def open_wal(path: Path, seconds: float, synchronous: str, schema: str) -> sqlit
     db.execute(f"pragma synchronous={synchronous}")
     db.executescript(schema)
     return db
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, begin: str = "begin immediate") -> Iterator[None]:
+    """All of what is done inside, or nothing. ``begin`` alone, for what may only read, takes the right to write when it writes."""
+    db.execute(begin)
+    try:
+        yield
+        db.execute("commit")
+    except BaseException:
+        if db.in_transaction:  # some errors end it themselves
+            db.execute("rollback")
+        raise
 
 
 def enter_wal(db: sqlite3.Connection, seconds: float) -> None:

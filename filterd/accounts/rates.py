@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from filterd.wal import open_wal
+from filterd.wal import open_wal, transaction
 from pipeline.ports import Clock
 from pipeline.reply import Reply
 
@@ -108,8 +108,7 @@ class Rates:
     def _look(self, account: str, recipients: int, count: bool) -> Reply | None:
         db = self._db = self._db or open_wal(self._path, BUSY_SECONDS, "off", SCHEMA)
         minute = int(self._clock.time() // 60)
-        db.execute("begin immediate" if count else "begin")
-        try:
+        with transaction(db, "begin immediate" if count else "begin"):
             rows = db.execute(
                 "select minute, messages, recipients from sent where account=? and minute>?",
                 (account, minute - HOUR),
@@ -122,11 +121,6 @@ class Rates:
                     " set messages=messages+1, recipients=recipients+excluded.recipients",
                     (account, minute, recipients),
                 )
-            db.execute("commit")
-        except sqlite3.Error:
-            if db.in_transaction:
-                db.execute("rollback")
-            raise
         if not wait:
             return None
         log.warning("%s has sent what an hour allows: %s", account, what)

@@ -18,7 +18,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import pwd
 import socket
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from filterd.cli import FOUND, OK, TRY_AGAIN, CliError
 from filterd.cli.options import add_config, load_config
 from filterd.config.schema import Config
 from filterd.execisolation import ProgramLimits
+from filterd.handover import server_user
 
 MAX_INPUT = 64 << 20
 PROGRAM = "filterd-exec"
@@ -120,13 +120,14 @@ def listen(config: Config) -> socket.socket:
 
     path = config.exec.socket
     try:
+        owner = server_user(config)
+    except OSError as error:
+        raise CliError(str(error.strerror), 78) from None
+    try:
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         sock = bind(ListenAddress(path=path), mode=0o600)
-        if os.geteuid() == 0 and config.server.user:
-            owner = pwd.getpwnam(config.server.user)
+        if owner is not None:
             os.chown(path, owner.pw_uid, owner.pw_gid)
-    except KeyError:
-        raise CliError(f"server.user: this system has no user {config.server.user}", 78) from None
     except OSError as error:
         raise CliError(f"exec.socket {path}: {error.strerror or error}", 78) from None
     return sock

@@ -39,7 +39,7 @@ from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 TRACE = re.compile(r"[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}-?[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{5}(\.[0-9]+)?\Z")
 HELD_PLACE = "quarantine "
-QUEUED_PLACE = re.compile(r"queued for (?P<address>.+) \((?P<id>[0-9A-Z]+)\)\Z")
+QUEUED_PLACE = owner.QUEUED
 PLACE = re.compile(r"(?P<mailbox>.+) uid (?P<uid>[0-9]+)\Z")
 
 
@@ -222,9 +222,7 @@ def _now(
 
 def _way(address: str, queue_id: str, events: Sequence[Span]) -> str:
     """What the queue last said of what it has for ``address``."""
-    last = next(
-        (one for one in reversed(events) if one.summary.startswith((f"{address}: ", f"{address} at "))), None
-    )
+    last = next((one for one in reversed(events) if owner.concerns(one, address, queue_id)), None)
     match last.result if last is not None else "":
         case "sent":
             return f"handed over for {address}"

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import os
-import pwd
 
 from filterd.cli import CliError
 from filterd.config.schema import Config
+from filterd.handover import server_user
+from filterd.store import witness
+from filterd.store.core import INDEX_FILE
 
 
 def hand_over(config: Config, *paths: str) -> None:
     """Give ``paths`` (and what is in them) to ``server.user``; nothing to do unless we are root and there is one."""
-    if not config.server.user or os.geteuid() != 0:
-        return
     try:
-        user = pwd.getpwnam(config.server.user)
-    except KeyError:
-        raise CliError(f"server.user: this system has no user {config.server.user}") from None
+        user = server_user(config)
+    except OSError as error:
+        raise CliError(str(error.strerror)) from None
+    if user is None:
+        return
     for path in paths:
         if not os.path.lexists(path):
             continue
         os.lchown(path, user.pw_uid, user.pw_gid)
         for folder, names, files in os.walk(path):
+            index = os.path.join(folder, INDEX_FILE)
+            intact = INDEX_FILE in files and witness.intact(index)
             for name in (*names, *files):
                 os.lchown(os.path.join(folder, name), user.pw_uid, user.pw_gid)
+            if intact:  # the handing over is no change that needs healing
+                witness.note(index)
 
 
 def down_to(data_dir: str, path: str) -> list[str]:

@@ -50,7 +50,7 @@ WITH_VALUE = frozenset("BCFfhLNOpRrVXAce")  # the value is attached or the next 
 ATTACHED = frozenset("bqdoM")  # what follows belongs to the flag
 PLAIN = frozenset("tivnmGUsEIx")
 TO_FIELDS = (b"to", b"cc", b"bcc")
-RESENT_FIELDS = (b"resent-to", b"resent-cc", b"resent-bcc")
+RESENT_TO_FIELDS = (b"resent-to", b"resent-cc", b"resent-bcc")
 MAX_ENVID = 100  # characters, RFC 3461 4.4
 EVENTS = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 MODES_BY_NAME = {"mailq": "p", "newaliases": "i"}
@@ -311,10 +311,10 @@ def send(flags: Flags, config: Config) -> int:
 
 def header_recipients(block: header.HeaderBlock) -> list[str]:
     """-t: To, Cc and Bcc; of a resent message only the Resent- ones (RFC 5322 3.6.6)."""
-    resent = any(block.get_all(name) for name in RESENT_FIELDS)
+    resent = any(block.get_all(name) for name in RESENT_TO_FIELDS)
     return [
         one
-        for name in (RESENT_FIELDS if resent else TO_FIELDS)
+        for name in (RESENT_TO_FIELDS if resent else TO_FIELDS)
         for value in block.get_all(name)
         for one in local_text.listed(value)
     ]

@@ -95,11 +95,26 @@ def _first(plain: str, wanted: Table, candidates: Iterator[str], text: str, path
     for candidate in candidates:
         try:
             if _full(tomllib.loads(candidate)) == _full(wanted):
-                return candidate.replace("\n", "\r\n") if "\r\n" in text else candidate
+                return _line_ends(candidate, text) if "\r\n" in text else candidate
         except tomllib.TOMLDecodeError:
             continue
     place = locate(plain).key(path)
     raise CannotEdit(f"line {place.line} is written in a way that only a person should change: edit the file")
+
+
+def _line_ends(candidate: str, text: str) -> str:
+    """``candidate`` with the line ends of ``text``: each line that stays keeps its own, new ones get those that most lines have."""
+    old = text.split("\n")
+    new = candidate.split("\n")
+    plain = [line.removesuffix("\r") for line in old]
+    most = min(len(old), len(new))
+    head = next((at for at in range(most) if plain[at] != new[at]), most)
+    tail = next((at for at in range(most - head) if plain[-1 - at] != new[-1 - at]), most - head)
+    end = "\r" if 2 * text.count("\r\n") >= text.count("\n") else ""
+    between = [line + end for line in new[head : len(new) - tail]]
+    if not tail and between:  # the last line has no end
+        between[-1] = new[-1]
+    return "\n".join([*old[:head], *between, *old[len(old) - tail :]])
 
 
 def _full(value: object) -> object:

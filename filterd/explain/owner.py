@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 
-_QUEUED = re.compile(r"queued for (?P<address>.+) \([^()]*\)\Z")
+QUEUED = re.compile(r"queued for (?P<address>.+) \((?P<id>[^()]*)\)\Z")  # a place of a recipient
+ITEM = "item"  # of the evidence of a try to send: which item of the queue it was
 
 
 def view(trace: MessageTrace, parts: Sequence[RecipientTrace]) -> MessageTrace:
@@ -36,12 +37,18 @@ def _alone(span: Span) -> Span:
 def events_of(parts: Sequence[RecipientTrace], events: Sequence[Span]) -> list[Span]:
     """The later events (tries to send, releases from the quarantine) of what these parts sent, or had held back."""
     places = [place for part in parts for place in part.places]
-    own = {found["address"] for place in places if (found := _QUEUED.match(place))}
-    starts = tuple(f"{address}{mark}" for address in own for mark in (" at ", ": "))
+    own = [(found["address"], found["id"]) for place in places if (found := QUEUED.match(place))]
     held = tuple(f"{part.address}: " for part in parts)
     return [
         event
         for event in events
-        if (starts and event.summary.startswith(starts))
+        if any(concerns(event, address, item) for address, item in own)
         or (event.stage == "quarantine" and event.summary.startswith(held))
     ]
+
+
+def concerns(event: Span, address: str, item: str) -> bool:
+    """Is this a try to send what was queued for ``address`` as ``item``? Old ones tell the address alone."""
+    if told := event.evidence.get(ITEM):
+        return told == item
+    return event.summary.startswith((f"{address}: ", f"{address} at "))

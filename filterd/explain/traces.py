@@ -21,7 +21,7 @@ from pathlib import Path
 from filterd.batches import Waiting
 from filterd.explain.codec import dump, load, plain
 from filterd.metrics import Meter, count_event, count_trace
-from filterd.wal import open_wal
+from filterd.wal import open_wal, transaction
 from pipeline.trace import MessageTrace, RecipientTrace, Span
 
 log = logging.getLogger("filterd.explain")
@@ -157,16 +157,11 @@ class TraceWriter:
                     ensure_ascii=False,
                 )
                 events.append((entry[0], span.at, plain(body)))
-        db.execute("begin immediate")
-        try:
+        with transaction(db):
             db.executemany("insert or replace into trace values(?,?,?,?,?,?,?)", traces)
             db.executemany("insert or replace into party values(?,?,?)", parties)
             db.executemany("insert into event values(?,?,?)", events)
             db.executemany("insert or replace into alias values(?,?)", names)
-        except BaseException:
-            db.execute("rollback")
-            raise
-        db.execute("commit")
 
     @staticmethod
     def _prune(db: sqlite3.Connection, before: float) -> None:
@@ -182,23 +177,22 @@ def forget_account(path: Path, account: str) -> None:
         return
     db = connect(path)
     try:
-        db.execute("begin immediate")
-        found = db.execute(
-            "select id, body from trace where id in (select trace from party where account=?)", (account,)
-        ).fetchall()
-        for name, body in found:
-            trace = load(body)
-            # the others keep their numbers, which stand in their messages
-            trace.recipients = [
-                RecipientTrace("", "") if r.account == account else r for r in trace.recipients
-            ]
-            if any(r.address for r in trace.recipients):
-                db.execute("update trace set body=? where id=?", (dump(trace), name))
-                continue
-            for table, column in (("trace", "id"), ("event", "trace"), ("alias", "trace")):
-                db.execute(f"delete from {table} where {column}=?", (name,))
-        db.execute("delete from party where account=?", (account,))
-        db.execute("commit")
+        with transaction(db):
+            found = db.execute(
+                "select id, body from trace where id in (select trace from party where account=?)", (account,)
+            ).fetchall()
+            for name, body in found:
+                trace = load(body)
+                # the others keep their numbers, which stand in their messages
+                trace.recipients = [
+                    RecipientTrace("", "") if r.account == account else r for r in trace.recipients
+                ]
+                if any(r.address for r in trace.recipients):
+                    db.execute("update trace set body=? where id=?", (dump(trace), name))
+                    continue
+                for table, column in (("trace", "id"), ("event", "trace"), ("alias", "trace")):
+                    db.execute(f"delete from {table} where {column}=?", (name,))
+            db.execute("delete from party where account=?", (account,))
     finally:
         db.close()
 

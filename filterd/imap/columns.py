@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from filterd.imap.flags import FlagTable
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, Projection
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, Projection, render_body
 from filterd.imap.section import Body, Section, as_literal
+from rules.mail.message import Message
 
 Values = Sequence[int] | Sequence[bytes]
 
@@ -65,6 +66,28 @@ BODY = Column(b"BODY %b", ("body",), lambda block: block.octets_of("body"))
 BODYSTRUCTURE = Column(
     b"BODYSTRUCTURE %b", ("bodystructure",), lambda block: block.octets_of("bodystructure")
 )
+
+
+def _plain(column: Column, which: int) -> Column:
+    """For who did not enable IMAP4rev2 or UTF8=ACCEPT: message/global is not rendered as a message (RFC 3501 7.4.2)."""
+
+    def values(block: Block) -> Sequence[bytes]:
+        kept = block.octets_of(column.needs[0])
+        odd = [at for at, value in enumerate(kept) if b'lobal" ' in value or b'LOBAL" ' in value]
+        if not odd:
+            return kept
+        shown = list(kept)
+        for at in odd:
+            text = block.read(block.uids[at])
+            if text is not None:
+                shown[at] = render_body(Message(text), False)[which]
+        return shown
+
+    return Column(column.format, column.needs, values)
+
+
+PLAIN_BODY = _plain(BODY, 0)
+PLAIN_BODYSTRUCTURE = _plain(BODYSTRUCTURE, 1)
 # RFC 8970 3.1: LAZY may be answered NIL; nothing is kept ready.
 LAZY_PREVIEW = Column(b"PREVIEW %b", (), lambda block: [b"NIL"] * len(block.uids))
 

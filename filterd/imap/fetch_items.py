@@ -41,6 +41,9 @@ _SIMPLE: Mapping[bytes, Callable[[], Column]] = MappingProxyType(
         b"SAVEDATE": col.savedate,
     }
 )
+_PLAIN: Mapping[bytes, Column] = MappingProxyType(
+    {b"BODY": col.PLAIN_BODY, b"BODYSTRUCTURE": col.PLAIN_BODYSTRUCTURE}
+)
 
 
 def parse(p: Parser) -> Plan:
@@ -50,7 +53,7 @@ def parse(p: Parser) -> Plan:
         word = _word(p)
         if word in _MACROS and p.peek() != b"[":
             for name in _MACROS[word]:
-                plan.add(_SIMPLE[name]())
+                plan.add(_column(p, name))
         else:
             _item(p, word, plan)
         return plan
@@ -68,6 +71,11 @@ def parse(p: Parser) -> Plan:
     return plan
 
 
+def _column(p: Parser, word: bytes) -> Column:
+    """``p.utf8``: the client enabled what knows international mail."""
+    return _PLAIN[word] if word in _PLAIN and not p.utf8 else _SIMPLE[word]()
+
+
 def _word(p: Parser) -> bytes:
     found = _WORD.match(p.text, p.at)
     if found is None:
@@ -80,7 +88,7 @@ def _item(p: Parser, word: bytes, plan: Plan) -> None:
     if p.peek() == b"[":
         _with_section(p, word, plan)
     elif word in _SIMPLE:
-        plan.add(_SIMPLE[word]())
+        plan.add(_column(p, word))
     elif word == b"PREVIEW":
         _preview(p, plan)
     elif word == b"RFC822":

@@ -46,7 +46,9 @@ def expunged(call: Call, chosen: array[int]) -> array[int]:
         return chosen
     now = call.store.snapshot(call.view.mailbox)
     wanted = set(chosen)
-    deleted = [uid for uid, flags in zip(now.uids, now.flags, strict=True) if flags & DELETED and uid in wanted]
+    deleted = [
+        uid for uid, flags in zip(now.uids, now.flags, strict=True) if flags & DELETED and uid in wanted
+    ]
     return uids(call, array("I", deleted))
 
 

@@ -123,15 +123,15 @@ def _octets(text: str) -> bytes:
 # -- BODY and BODYSTRUCTURE -------------------------------------------------------------------------------------------------
 
 
-def render_body(message: Message) -> tuple[bytes, bytes]:
-    """(BODY, BODYSTRUCTURE)."""
+def render_body(message: Message, international: bool = True) -> tuple[bytes, bytes]:
+    """(BODY, BODYSTRUCTURE). ``international``: message/global is a message, as RFC 9051 7.5.2 has it; to RFC 3501 it is a file."""
     root = message.root
     done: dict[int, tuple[bytes, bytes]] = {}
     stack: list[tuple[Part, bool]] = [(root, False)]
     while stack:  # children before parents, without recursion
         part, ready = stack.pop()
         if ready or not part.children:
-            done[id(part)] = _part(part, [done.pop(id(child)) for child in part.children])
+            done[id(part)] = _part(part, [done.pop(id(child)) for child in part.children], international)
         else:
             stack.append((part, True))
             stack += [(child, False) for child in part.children]
@@ -144,7 +144,7 @@ def _types(part: Part) -> tuple[bytes, bytes]:
     return string(kind), string(subtype)
 
 
-def _part(part: Part, children: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+def _part(part: Part, children: list[tuple[bytes, bytes]], international: bool) -> tuple[bytes, bytes]:
     header = part.header
     kind, subtype = _types(part)
     extension = b"%b %b %b" % (
@@ -171,7 +171,7 @@ def _part(part: Part, children: list[tuple[bytes, bytes]]) -> tuple[bytes, bytes
         part.size,
     )
     tail = b"%b %b" % (nstring(header.first(b"content-md5")), extension)
-    if part.message is not None and children:
+    if part.message is not None and children and (international or part.subtype != "global"):
         inner = envelope_of(part.message.header)
         plain = b"(%b %b %b %d)" % (basic, inner, children[0][0], part.lines)
         return plain, b"(%b %b %b %d %b)" % (basic, inner, children[0][1], part.lines, tail)

@@ -414,6 +414,9 @@ class SharedStore(AccountStore):
     def acknowledge(self, keys: Sequence[bytes]) -> None:
         self.own.acknowledge(keys)
 
+    def delivered(self, mailbox: str, key: bytes) -> bool:
+        return self.own.delivered(mailbox, key)
+
     # -- what else belongs to the account -----------------------------------------------------------------------------
     def remembered(self, key: bytes, now: float) -> bool:
         return self.own.remembered(key, now)

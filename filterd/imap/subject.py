@@ -7,6 +7,7 @@ import re
 _BLANKS = re.compile(r"\s+")
 _TRAILER = re.compile(r"\(fwd\)\s*\Z", re.I)
 _BLOB = re.compile(r"\[[^\[\]]*\]\s*")
+_BLOBS = re.compile(r"(?:\[[^\[\]]*+\]\s*+)*+")
 _REFWD = re.compile(r"(?:re|fwd?)\s*(?:\[[^\[\]]*\]\s*)?:\s*", re.I)
 _FWD = re.compile(r"\[fwd:(.*)\]\Z", re.I | re.S)
 _MAX = 2_000  # characters looked at
@@ -32,10 +33,8 @@ def base(text: str) -> tuple[str, bool]:
 def _leaders(text: str) -> tuple[str, bool]:
     answer = False
     while True:
-        at = 0
-        while (blob := _BLOB.match(text, at)) is not None:
-            at = blob.end()
-        found = _REFWD.match(text, at)
+        blobs = _BLOBS.match(text)
+        found = _REFWD.match(text, blobs.end() if blobs else 0)
         if found is not None:
             text = text[found.end() :]
             answer = True

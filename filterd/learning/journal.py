@@ -10,14 +10,13 @@ message replaces an earlier one that still waits; what waits and what is remembe
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from filterd.learning.lesson import FAILED, KINDS, NONE, Lesson, Outcome, digest
-from filterd.wal import open_wal
+from filterd.wal import open_wal, transaction
 from rules.mail.lineends import with_crlf
 
 FOLDER: Final = "learning"
@@ -90,17 +89,6 @@ class Journal:
     def close(self) -> None:
         self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("begin immediate")
-        try:
-            yield
-            self._db.execute("commit")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("rollback")
-            raise
-
     # -- what is to be learned ----------------------------------------------------------------------------------------------
     def note(
         self, account: str, kind: str, texts: Iterable[bytes], engines: Sequence[str], now: float
@@ -108,7 +96,7 @@ class Journal:
         """Have these messages learned; how many were taken (all in one transaction)."""
         assert kind in KINDS
         prepared = [(digest(text), zlib.compress(text, 1)) for text in map(with_crlf, texts)]
-        with self._transaction():
+        with transaction(self._db):
             room = max(0, MAX_WAITING - self._count("job")) // max(1, len(engines))
             for name, packed in prepared[:room]:
                 self._add(account, kind, name, packed, engines, now)
@@ -116,7 +104,7 @@ class Journal:
 
     def note_places(self, account: str, kind: str, mailbox: str, uids: Sequence[int], now: float) -> int:
         """The same for messages that are read later."""
-        with self._transaction():
+        with transaction(self._db):
             room = max(0, MAX_WAITING - self._count("look"))
             self._db.executemany(
                 "insert into look(account, mailbox, uid, kind, at) values(?, ?, ?, ?, ?)",
@@ -135,7 +123,7 @@ class Journal:
 
     def looked(self, look: Look, text: bytes | None, engines: Sequence[str], now: float) -> None:
         """The message was read (None: it is gone)."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("delete from look where id = ?", (look.id,))
             if text is not None:
                 text = with_crlf(text)
@@ -184,7 +172,7 @@ class Journal:
 
     def done(self, results: Sequence[tuple[Job, Outcome]], now: float) -> None:
         """What became of jobs, in one transaction. A job that was replaced meanwhile stays, for its new kind."""
-        with self._transaction():
+        with transaction(self._db):
             for job, outcome in results:
                 self._done(job, outcome, now)
             self._prune()
@@ -221,7 +209,7 @@ class Journal:
 
     def forget(self, account: str) -> None:
         """The account is gone: nothing of it waits, nothing is remembered."""
-        with self._transaction():
+        with transaction(self._db):
             for table in ("job", "look", "learned", "counter"):
                 self._db.execute(f"delete from {table} where account = ?", (account,))
             self._db.execute("delete from message where digest not in (select digest from job)")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from filterd.learning.lesson import AGAIN, CHANGED, FORGOTTEN, LEARNED, NONE, SPAM
-from filterd.wal import open_wal
+from filterd.wal import open_wal, transaction
 from pipeline.spam.bayes import Counts
 
 MAX_TOKENS: Final = 400_000
@@ -67,15 +67,9 @@ class Table:
 
     def learn(self, items: Iterable[tuple[bytes, str, Sequence[int]]], day: int) -> list[str]:
         """Take (digest, kind, tokens) in, all in one transaction; what became of each."""
-        self._db.execute("begin immediate")
-        try:
+        with transaction(self._db):
             out = [self._one(digest, kind, tokens, day) for digest, kind, tokens in items]
             self._shrink()
-            self._db.execute("commit")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("rollback")
-            raise
         return out
 
     def _one(self, digest: bytes, kind: str, tokens: Sequence[int], day: int) -> str:

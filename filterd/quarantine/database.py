@@ -34,7 +34,7 @@ from filterd.quarantine.base import (
     facts_plain,
 )
 from filterd.store.base import StoreUnavailable
-from filterd.wal import open_wal
+from filterd.wal import open_wal, transaction
 
 FOLDER, FILE = "quarantine", "held.db"
 BUSY_SECONDS = 10.0
@@ -80,15 +80,8 @@ class QuarantineDatabase:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _told():
-            self._db.execute("begin immediate")
-            try:
-                yield self._db
-                self._db.execute("commit")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("rollback")
-                raise
+        with _told(), transaction(self._db):
+            yield self._db
 
     # -- holding ----------------------------------------------------------------------------------
     def put(self, hold: Hold, now: float, keep: float) -> Kept:

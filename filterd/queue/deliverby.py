@@ -21,6 +21,7 @@ BY = "BY"
 SQL_AT = f"(created + cast(json_extract(params, '$.{BY}') as integer))"
 SQL_MINDED = f"(warned=0 or upper(json_extract(params, '$.{BY}')) like '%;R%')"
 _VALUE = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)", re.IGNORECASE)
+_LEAST = re.compile(r"[0-9]{1,9}(?![0-9])")
 TOO_LATE = RemoteReply(554, ("5.4.7 it could not be delivered by the time that was asked for",))
 NO_PROMISE = RemoteReply(550, ("5.3.3 the next host cannot promise a time of delivery (DELIVERBY)",))
 
@@ -62,11 +63,17 @@ def told_of_relay(params: Mapping[str, str], promised: bool) -> bool:
     return bool(found[3]) or (found[2].upper() == "N" and not promised)
 
 
-def refusal(params: Mapping[str, str], promised: bool) -> RemoteReply | None:
-    """Why a message must not go to the next host (``promised``: it knows DELIVERBY)."""
+def least(argument: str) -> int:
+    """What a host announced behind DELIVERBY: the shortest time that it promises (RFC 2852 2), 0 when it says none."""
+    found = _LEAST.match(argument)
+    return int(found[0]) if found is not None else 0
+
+
+def refusal(params: Mapping[str, str], promised: bool, at_least: int = 0) -> RemoteReply | None:
+    """Why a message must not go to the next host (``promised``: it knows DELIVERBY; ``at_least``: seconds that must be left)."""
     found = _VALUE.fullmatch(params.get(BY, ""))
     if found is None or found[2].upper() != "R":
         return None
     if int(found[1]) <= 0:
         return TOO_LATE
-    return None if promised else NO_PROMISE
+    return None if promised and int(found[1]) >= at_least else NO_PROMISE  # RFC 2852 4.1.4.1

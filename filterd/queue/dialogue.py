@@ -263,7 +263,8 @@ class Conversation:
                 return RemoteReply(550, ("5.7.30 REQUIRETLS: nothing proves who the next host is",))
             if "REQUIRETLS" not in self.features:
                 return RemoteReply(550, ("5.7.30 REQUIRETLS: the next host does not know it",))
-        if (late := deliverby.refusal(first, self.lmtp or "DELIVERBY" in self.features)) is not None:
+        least = deliverby.least(self.features.get("DELIVERBY", ""))
+        if (late := deliverby.refusal(first, self.lmtp or "DELIVERBY" in self.features, least)) is not None:
             return late
         limit = self.features.get("SIZE", "")
         if limit.isascii() and limit.isdigit() and 0 < int(limit[:20]) < len(mail.data):

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from filterd.explain.owner import ITEM
 from filterd.queue import deliverby, dsn
 from filterd.queue.base import Outgoing
 from filterd.queue.journal import Journal
@@ -83,7 +84,8 @@ class Ends:
             word = self._settle(journal, item, reply, result, now, notes)
             text = f"{item.recipient} at {host}: {reply.text}" if host else f"{item.recipient}: {reply.text}"
             began = result.started or now
-            spans.append((item.trace, item.id, Span("send", began, now - began, word, text)))
+            span = Span("send", began, now - began, word, text, {ITEM: item.id})
+            spans.append((item.trace, item.id, span))
         if notes:
             journal.add(notes, (), now, lane=self.lane)
         return spans

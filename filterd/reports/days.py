@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from filterd.batches import Waiting
-from filterd.wal import open_wal
+from filterd.wal import open_wal, transaction
 
 log = logging.getLogger("filterd.reports")
 
@@ -96,8 +96,7 @@ def add(
     rows."""
     same = " and ".join(f"{name}=?" for name in columns)
     marks = ",".join("?" * (len(columns) + 1))
-    db.execute("begin immediate")
-    try:
+    with transaction(db):
         for key, number in counts.items():
             done = db.execute(f"update seen set count=count+? where {same}", (number, *key))
             if done.rowcount == 0:
@@ -105,10 +104,6 @@ def add(
                     f"insert into seen select {marks} where (select count(*) from seen where day=? and domain=?) < ?",
                     (*key, number, key[0], key[1], most),
                 )
-        db.execute("commit")
-    except sqlite3.Error:
-        db.execute("rollback")
-        raise
 
 
 def due(db: sqlite3.Connection, before: str) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from urllib.parse import urljoin, urlsplit
 
 from filterd.net import https
 from filterd.reports import days
+from filterd.wal import transaction
 from pipeline.dns_name import normalise
 from pipeline.ports import DnsStatus, Resolver
 
@@ -188,7 +189,7 @@ def mark(
     db: sqlite3.Connection, day: str, domain: str, urls: Sequence[Url], data: bytes, now: float, result: str
 ) -> None:
     """This day of this domain is done with (``days.mark``), and its report waits for these."""
-    with _transaction(db):
+    with transaction(db):
         db.executemany(
             "insert or ignore into post values(?,?,?,?,?,0,?)",
             [(day, domain, str(url), data, now, now) for url in urls],
@@ -203,7 +204,7 @@ def due(db: sqlite3.Connection, now: float, limit: int = AT_ONCE) -> list[Waitin
 
 def end(db: sqlite3.Connection, one: Waiting, told: str) -> None:
     """It was taken, or given up; what is told of the day says so."""
-    with _transaction(db):
+    with transaction(db):
         db.execute("delete from post where day=? and domain=? and url=?", (one.day, one.domain, one.url))
         db.execute(
             "update sent set result=result || '; ' || ? where day=? and domain=?", (told, one.day, one.domain)
@@ -216,25 +217,12 @@ def again(db: sqlite3.Connection, one: Waiting, now: float) -> bool:
     if now >= last:
         return False
     pause = FIRST_PAUSE * 2 ** min(one.tries, 10)
-    with _transaction(db):
+    with transaction(db):
         db.execute(
             "update post set tries=tries+1, next_at=? where day=? and domain=? and url=?",
             (min(now + pause, last), one.day, one.domain, one.url),
         )
     return True
-
-
-class _transaction:
-    """begin immediate ... commit, or rollback."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("begin immediate")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._db.execute("rollback" if kind is not None else "commit")
 
 
 async def send_waiting(

@@ -4,9 +4,10 @@
 per account in a run-time directory; the file keeps the time of the last log-in as well, in decimal seconds (LOGIN-DELAY,
 RFC 2449 6.5). IMAP sessions are not kept out: they cannot disturb message numbers, which are frozen when the maildrop is opened.
 
-``SurrogateSizes`` knows the sizes of what clients get that did not say UTF8 (RFC 6856 2.1: LIST shall say what RETR brings). The
-index tells which messages have octets outside ASCII in a field that it keeps or in a part's parameters; only those are
-read, once. The size of a message that has them in an odd field alone is that of the message as it is (RFC 6858 4 allows it).
+``SurrogateSizes`` knows the sizes of what clients get that did not say UTF8 (RFC 6856 2.1: LIST shall say what RETR brings). What
+came since the last log-in is read, once; where that is much, of the older ones only those of which the index tells octets outside
+ASCII, in a field that it keeps or in a part's parameters. The size of an old message that has them in an odd field alone is that
+of the message as it is (RFC 6858 4 allows it).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from filterd.imap.render import NOT_CACHED, header_lines
@@ -33,6 +35,7 @@ INBOX = "INBOX"
 AHEAD = 262_144  # octets read ahead for a client that fetches one message after the other
 BLOCK = 1000  # rows asked for at once (store contract)
 SMALL_BLOCK = 250  # of those whose messages may be read
+EXACT_MESSAGES, EXACT_OCTETS = 1000, 1 << 25  # of a log-in, that are read for their size
 ACCOUNTS_KNOWN = 1000  # sizes of surrogates kept
 
 
@@ -144,13 +147,18 @@ class SurrogateSizes:
         known = self._known.pop(account, None)
         if known is None or known.uidvalidity != drop.uidvalidity:
             known = _Looked(drop.uidvalidity, 0, {})
-        uids = drop.uids[bisect_right(drop.uids, known.last) :]
+        begin, end = bisect_right(drop.uids, known.last), len(drop.uids)
+        exact, octets = end, 0
+        while exact > begin and end - exact < EXACT_MESSAGES and octets < EXACT_OCTETS:
+            exact -= 1
+            octets += drop.sizes[exact]
         found = dict(known.sizes)
-        for start in range(0, len(uids), SMALL_BLOCK):
-            block = uids[start : start + SMALL_BLOCK]
-            found |= await jobs.run(account, lambda store, block=block: _surrogate_sizes(store, block))  # type: ignore[misc]  # mypy cannot infer lambdas with defaults
+        for first, behind, sizes_of in ((begin, exact, _sizes_by_index), (exact, end, _sizes)):
+            for start in range(first, behind, SMALL_BLOCK):
+                block = drop.uids[start : min(start + SMALL_BLOCK, behind)]
+                found |= await jobs.run(account, partial(sizes_of, uids=block))
         places = {uid: place for place, uid in enumerate(drop.uids) if uid in found} if found else {}
-        last = max(known.last, drop.uids[-1] if len(drop.uids) else 0)
+        last = max(known.last, drop.uids[-1] if end else 0)
         self._known[account] = _Looked(drop.uidvalidity, last, {uid: found[uid] for uid in places})
         while len(self._known) > ACCOUNTS_KNOWN:
             self._known.popitem(last=False)
@@ -162,16 +170,23 @@ class SurrogateSizes:
         return replace(drop, sizes=sizes)
 
 
-def _surrogate_sizes(store: AccountStore, uids: Sequence[int]) -> dict[int, int]:
+def _sizes(store: AccountStore, uids: Sequence[int]) -> dict[int, int]:
+    """Of the surrogates of those that are not sent as they are."""
     found: dict[int, int] = {}
+    for uid in uids:
+        text = store.read(INBOX, uid)
+        if text is not None and (made := downgrade.surrogate(text)) is not text:
+            found[uid] = len(made)
+    return found
+
+
+def _sizes_by_index(store: AccountStore, uids: Sequence[int]) -> dict[int, int]:
+    odd: list[int] = []
     for uid, structure, headers in store.fields(INBOX, uids, ("bodystructure", "headers")):
         assert isinstance(uid, int) and isinstance(structure, bytes) and isinstance(headers, bytes)
-        if structure.isascii() and headers != NOT_CACHED and header_lines(headers).isascii():
-            continue
-        text = store.read(INBOX, uid)
-        if text is not None:
-            found[uid] = len(downgrade.surrogate(text))
-    return found
+        if not structure.isascii() or headers == NOT_CACHED or not header_lines(headers).isascii():
+            odd.append(uid)
+    return _sizes(store, odd)
 
 
 async def read_messages(

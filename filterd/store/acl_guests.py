@@ -47,12 +47,12 @@ class Guests:
         self._let_go()
 
     @contextlib.contextmanager
-    def _lane(self, account: str) -> Iterator[None]:
+    def _lane(self, account: str, patience: float = PATIENCE) -> Iterator[None]:
         with self._guard:
             lane = self._locks.setdefault(account, _Lock())
             lane.users += 1
         try:
-            if not lane.lock.acquire(timeout=PATIENCE):
+            if not lane.lock.acquire(timeout=patience):
                 raise StoreUnavailable(f"{account} is in use by other guests")
             try:
                 yield
@@ -73,7 +73,7 @@ class Guests:
             if (
                 account not in self._locks
             ):  # not under the guard: to close takes its time, and all others would wait
-                with contextlib.suppress(StoreUnavailable), self._lane(account):
+                with contextlib.suppress(StoreUnavailable), self._lane(account, 0.0):
                     bounded.close_account(account)
 
     def close(self) -> None:

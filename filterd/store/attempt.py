@@ -21,8 +21,9 @@ under way all the same, though nobody here sees its process, then finds no file 
 what is gone.
 
 Names of new messages are unique (time, process, number), UIDs are not: those of a command that failed are given out again, and so
-are the names of its copies. What it left named, because its end failed as well, is then in the index. One message needs none of this. An mbox account has no such file names: it marks its messages (``mbox_delivery``), each ``append`` by itself,
-so that of a copy from another account that goes in several a crash may leave the first ones.
+are the names of its copies. What it left named, because its end failed as well, is then in the index.
+One message needs none of this. An mbox account has no such file names: it marks its messages (``mbox_delivery``), each
+``append`` by itself, so that of a copy from another account that goes in several a crash may leave the first ones.
 """
 
 from __future__ import annotations

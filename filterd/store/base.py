@@ -394,6 +394,11 @@ class AccountStore(Protocol):
         """The client went on after our reply: these delivery keys suppress nothing any more. Need not be durable."""
         ...
 
+    def delivered(self, mailbox: str, key: bytes) -> bool:
+        """Has a delivery with this key stored a message, here or in another mailbox, that nobody acknowledged? ``mailbox``: where
+        it would be, which is healed first; it need not be there any more."""
+        ...
+
     # -- what else belongs to the account -----------------------------------------------------------------------------
     def remembered(self, key: bytes, now: float) -> bool:
         """Sieve state: was ``key`` remembered, and is it not expired?"""

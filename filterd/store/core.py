@@ -7,7 +7,8 @@ Clocks, races and broken neighbours (read this before changing anything in the M
   next holder marks those mailboxes *stale*. They are healed (``rescan``) before anybody believes or extends them.
 * **Power failure.** The index may lose its last commits (WAL, synchronous=NORMAL), the files what was not synced. The kernel's
   boot id, kept in the index, tells: after a new boot all mailboxes are stale, numbering goes on at the reserved marks, and
-  files that the index has forgotten come back under the UIDs in their names.
+  files that the index has forgotten come back under the UIDs in their names. Likewise when the index's files are not those that
+  we left (``witness``).
 * **The index was deleted or put aside**: each call compares the inode of the database; a new one starts with all stale.
 * **Other programs** rename in ``cur`` and drop into ``new`` at any time. They are noticed by the directories' mtimes. An mtime
   is only as fine as the kernel's tick, and our own changes move it too: ``unsure`` says that a foreign change may hide behind
@@ -24,7 +25,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from filterd.store import adopt_journal, attempt, durable, mounts, names, snapshot, textpack
+from filterd.store import adopt_journal, attempt, durable, mounts, names, snapshot, textpack, witness
 from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
@@ -128,9 +129,15 @@ class Core:
         self._looked = self._guarded
         return self._index
 
+    @property
+    def opened_index(self) -> Index | None:
+        """As it is; nothing is looked at."""
+        return self._index
+
     def _forget_index(self) -> None:
         if self._index is not None:
             self._index.close()
+            witness.note(self._index.path)
             self._index = None
             self.own = OwnChanges()
         self._forget_folders()
@@ -144,6 +151,7 @@ class Core:
     def _open_index(self) -> Index:
         path = f"{self.index_path}/{INDEX_FILE}"
         disk = self.settings.disk
+        intact = witness.intact(path)
         try:
             index = Index(path, disk)
         except sqlite3.DatabaseError as error:
@@ -160,10 +168,11 @@ class Core:
             with index.transaction():
                 index.set_meta("layout", layout)
         self._index = index
-        if index.meta("boot") != disk.boot_id():
+        if not intact or index.meta("boot") != disk.boot_id():
             with index.transaction():
                 index.execute("update mailbox set stale=?", (AFTER_POWER,))
                 index.set_meta("boot", disk.boot_id())
+        witness.note(path)
         return index
 
     def put_aside_index(self) -> None:

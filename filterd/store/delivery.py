@@ -264,16 +264,7 @@ class Batch:
         return row
 
     def _known(self, key: bytes) -> Stored | None:
-        if key in self.core.acks:
-            return None
-        found = self.core.index.query(
-            "select mailbox, uidvalidity, uid, at from delivery where key=? and at>?",
-            (key, self.seconds - KEY_LIFE),
-        )
-        if not found:
-            return None
-        mailbox, uidvalidity, uid, at = found[0]
-        return Stored(str(mailbox), int(uidvalidity or 0), int(uid or 0), duplicate=True, at=float(at or 0))
+        return known(self.core, key, self.seconds)
 
     def _number(self, accepted: list[Draft], keywords: dict[int, tuple[str, ...]]) -> None:
         counts: dict[int, int] = {}
@@ -379,6 +370,19 @@ class Batch:
 
 def _cold(draft: Draft) -> Cold:
     return intake.cold_of(draft.record, draft.message.trace, draft.message.decision)
+
+
+def known(core: Core, key: bytes, now: float) -> Stored | None:
+    """What a delivery with this key (its ``fingerprint``) has stored that nobody acknowledged."""
+    if key in core.acks:
+        return None
+    found = core.index.query(
+        "select mailbox, uidvalidity, uid, at from delivery where key=? and at>?", (key, now - KEY_LIFE)
+    )
+    if not found:
+        return None
+    mailbox, uidvalidity, uid, at = found[0]
+    return Stored(str(mailbox), int(uidvalidity or 0), int(uid or 0), duplicate=True, at=float(at or 0))
 
 
 def remember(core: Core, state: SieveState) -> None:

@@ -4,7 +4,8 @@ Format (documented nowhere else): ``index.db``, WAL, synchronous=NORMAL, ``user_
 HOUSE item 12 lists can be made anew from the files, and that from the text beside them (``snapshot``); it may lose its last
 transactions in a power failure.
 
-``meta(key, value)``        ``boot``: the boot in which the index was last healed; ``uidvalidity``: the last one given out
+``meta(key, value)``        ``boot``: the boot in which the index was last healed; ``uidvalidity``: the last one given out;
+                            ``left A B``: rows A to B of ``cold`` are of messages that went, and wait for ``sweep``
 ``mailbox``                 one a mailbox, columns as in ``MailboxRow``; ``id`` is never used again
 ``hot(mbox, uid, ...)``     one a message, what FETCH FLAGS and the file need; ``name`` the file name as it is on disk
 ``cold(id, ...)``           one a message, ``id`` = mbox << 32 | uid: rendered ENVELOPE, BODY, BODYSTRUCTURE, headers, trace
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from filterd.store.base import COLD_FIELDS, DELETED, SEEN, StoreUnavailable
 from filterd.store.durable import Disk
-from filterd.store.rowsets import IN_LIST, Key, Ways, cold_id, runs, shifts
+from filterd.store.rowsets import IN_LIST, LONG_RUN, Key, Ways, cold_id, runs, shifts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,11 +43,13 @@ _UPGRADES = {
 }  # other fields are kept: messages from before are read for them
 BUSY_SECONDS = 10.0
 BUSY_STEP = 0.0005
-CHECKPOINT_PAGES = 2000
+CHECKPOINT_PAGES = 8000  # of the log, when nobody finds the time (``upkeep``) before
 EXPUNGED_SECONDS = 90 * 86_400
 EXPUNGED_ROWS = 50_000  # per mailbox
 PRUNE_EVERY = 64  # modseqs
 FEW = 8  # rows that are changed one by one
+SWEPT = 2000  # rendered rows removed in one go
+LEFT, LEFT_END = "left ", "left!"  # keys in ``meta``: all that begin with the first
 
 FRESH, AFTER_KILL, AFTER_POWER = 0, 1, 2  # MailboxRow.stale
 
@@ -183,6 +186,8 @@ class Index:
             self._db.close()
             raise
         self.inode = os.stat(path).st_ino
+        self.leftovers = bool(self._left())
+        self._checked = self._db.total_changes
 
     def _open(self) -> None:
         self.retry("pragma journal_mode=wal")
@@ -290,6 +295,35 @@ class Index:
     def execute_many(self, statement: str, values: Iterable[Sequence[SqlValue]]) -> None:
         self._db.executemany(statement, values)
 
+    # -- upkeep: when nobody waits for it ---------------------------------------------------------------------------------
+    def changes(self) -> int:
+        """Rows written by this connection since its last checkpoint."""
+        return self._db.total_changes - self._checked
+
+    def checkpoint(self) -> None:
+        """As far as readers let it."""
+        self._checked = self._db.total_changes
+        self.retry("pragma wal_checkpoint(passive)").fetchall()
+
+    def _left(self) -> list[str]:
+        found = self.retry(
+            "select key from meta where key>=? and key<? order by key limit 1", (LEFT, LEFT_END)
+        )
+        return [str(key) for (key,) in found]
+
+    def sweep(self) -> None:
+        """Rendered rows of messages that went, SWEPT at most. Inside a transaction."""
+        for key in self._left():
+            first, last = map(int, key.removeprefix(LEFT).split())
+            end = min(last, first + SWEPT - 1)
+            # A file that somebody has put back under its UID is a message again.
+            back = "exists (select 1 from hot where mbox = id >> 32 and uid = id & 4294967295)"
+            self._db.execute(f"delete from cold where id between ? and ? and not {back}", (first, end))
+            self._db.execute("delete from meta where key=?", (key,))
+            if end < last:
+                self.set_meta(f"{LEFT}{end + 1} {last}", "")
+        self.leftovers = bool(self._left())
+
     # -- meta -----------------------------------------------------------------------------------------------------------
     def meta(self, key: str) -> str:
         row = self.retry("select value from meta where key=?", (key,)).fetchone()
@@ -333,7 +367,7 @@ class Index:
     def add(self, box: MailboxRow, messages: Sequence[tuple[HotRow, Cold]]) -> None:
         self._db.executemany(_ADD_HOT, [_hot_values(hot) for hot, _ in messages])
         self._db.executemany(
-            "insert into cold values(?, ?, ?, ?, ?, ?, ?)",
+            "insert or replace into cold values(?, ?, ?, ?, ?, ?, ?)",
             [(cold_id(hot.mbox, hot.uid), *cold) for hot, cold in messages],
         )
         for hot, _ in messages:
@@ -388,12 +422,17 @@ class Index:
         self.add(box, [(new, cold)])
 
     def remove(self, box: MailboxRow, gone: Sequence[HotRow | GoneRow], modseq: int, now: int) -> None:
+        """Rendered rows that lie side by side wait for ``sweep``: to remove them is half of the work."""
         for block in runs(sorted(hot.uid for hot in gone)):
             for key, act in (
                 (Key.hot(box.id), "insert or replace into expunged select mbox, ?, uid, born, ? from hot"),
                 (Key.hot(box.id), "delete from hot"),
                 (Key.cold(box.id), "delete from cold"),
             ):
+                if act == "delete from cold" and len(block) >= LONG_RUN and block[-1] - block[0] < len(block):
+                    self.set_meta(f"{LEFT}{cold_id(box.id, block[0])} {cold_id(box.id, block[-1])}", "")
+                    self.leftovers = True
+                    continue
                 chosen, bound = key.among(block)
                 first = (modseq, now) if act.startswith("insert") else ()
                 self._db.execute(f"{act} where {chosen}", (*first, *bound))

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -28,6 +28,7 @@ from filterd.store import (
     transfer,
     tree,
     uidl,
+    upkeep,
     views,
 )
 from filterd.store.acl import ENTRY
@@ -43,6 +44,7 @@ from filterd.store.base import (
     HeaderTexts,
     MailboxInfo,
     NewMessage,
+    NoSuchMailbox,
     Quota,
     Row,
     SieveState,
@@ -211,13 +213,15 @@ class MaildirAccount(AccountStore):
 
     @property
     def unfinished(self) -> float | None:
-        """Call ``step`` in so many seconds, when there is nothing better to do: texts wait to be packed, snapshots to be written.
-        None: nothing waits."""
-        return 0.0 if self._texts.unfinished else self._snapshots.due()
+        """Call ``step`` in so many seconds, when there is nothing better to do: texts wait to be packed, snapshots to be written,
+        leftovers to be removed. None: nothing waits."""
+        return 0.0 if self._texts.unfinished or upkeep.due(self._core) else self._snapshots.due()
 
     def step(self, seconds: float) -> None:
         with self._core.guard():
-            if self._texts.unfinished:
+            if upkeep.due(self._core):
+                upkeep.step(self._core)
+            elif self._texts.unfinished:
                 self._texts.step(seconds)
             else:
                 self._snapshots.step(seconds)
@@ -249,6 +253,13 @@ class MaildirAccount(AccountStore):
                 return stored
         except StoreError as error:
             return [error] * len(items)
+
+    def delivered(self, mailbox: str, key: bytes) -> bool:
+        with self._core.guard():
+            with suppress(NoSuchMailbox):
+                self._core.box(mailbox)
+            now = self._core.settings.clock.time()
+            return delivery.known(self._core, delivery.fingerprint(key), now) is not None
 
     def attempt(self) -> Attempt:
         return FileAttempt(self._core)

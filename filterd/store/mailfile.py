@@ -213,7 +213,10 @@ def _there(fd: int, mail: FileMail, new: bytes) -> int | None:
             begun = rest.rstrip(b"\0")  # no mbox ends so: room that a crash left empty
             end -= len(rest) - len(begun)
             for size in range(len(head) - 1, 4, -1):
-                if begun.endswith(head[:size]) and octets[max(0, end - size - 2) : end - size] in (b"", b"\n\n"):
+                if begun.endswith(head[:size]) and octets[max(0, end - size - 2) : end - size] in (
+                    b"",
+                    b"\n\n",
+                ):
                     return end - size  # where we begin a message, not in the middle of somebody's line
             return end
         if octets[start : start + len(new)] == new:

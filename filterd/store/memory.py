@@ -263,6 +263,9 @@ class MemoryAccount(AccountStore):
             self._keys.pop(key, None)
             self._state.pop(fingerprint(key), None)
 
+    def delivered(self, mailbox: str, key: bytes) -> bool:
+        return key in self._keys and self._clock.time() - self._keys[key][1] < KEY_LIFE
+
     # -- what else belongs to the account -----------------------------------------------------------------------------
     def remembered(self, key: bytes, now: float) -> bool:
         return self._state.get(key, 0.0) > now

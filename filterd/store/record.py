@@ -7,17 +7,15 @@ virtual: of the text with CRLF line ends. The memory store and the Maildir store
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 
 from filterd.imap.render import cached_headers, render_body, render_envelope
-from rules.mail.lineends import as_lf, only_crlf
+from rules.mail.lineends import as_lf, only_crlf, with_crlf
 from rules.mail.message import Message
 
 CRLF_FORM, LF_FORM, MIXED_FORM = 0, 1, 2
 EMAIL_ID_OCTETS = 12
 KEY_OCTETS = 8  # of a delivery key
-_LONE_LF = re.compile(rb"(?<!\r)\n")
 
 
 @dataclass(slots=True)
@@ -57,7 +55,7 @@ def to_crlf(data: bytes, form: int | None = None) -> bytes:
         form = form_of(data)
     if form == CRLF_FORM:
         return data
-    return data.replace(b"\n", b"\r\n") if form == LF_FORM else _LONE_LF.sub(b"\r\n", data)
+    return data.replace(b"\n", b"\r\n") if form == LF_FORM else with_crlf(data)
 
 
 def to_disk(data: bytes, newline: str) -> tuple[bytes, int]:

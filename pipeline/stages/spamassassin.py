@@ -9,6 +9,12 @@ asked next is asked only where it is not sure.
 The decision is made here: from ``junk_at`` on a message is spam (``result`` "spam", tag ``spam.flag``) and the recipient's
 Sieve script decides; from ``reject_at`` on it is refused.
 
+Copies of one mail are scored once (``remember``): several transactions for several people, a client that tries again. Which
+mails are copies of each other, and why that is safe, is told in ``pipeline.spam.copies``. An answer is used again only where
+its score is further than a margin from every threshold, for the same person's preferences, and until something is learned;
+``evidence["remembered"]`` says of which message it was told and how long ago. Answers that rewrite the message, rspamd's
+wish to defer, and failures are never remembered.
+
 Writes X-Spam-Status, X-Spam-Score, X-Spam-Level and, for spam, X-Spam-Flag; tags ``spam.score``, ``spam.threshold``,
 ``spam.flag``; of the builtin classifier also ``spam.score.ACCOUNT``: where recipients differ, the fields and the plain tags
 say what the mildest says. Every X-Spam field that came along is removed, unless another MTA of ours hands us the mail and
@@ -20,9 +26,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from pipeline import endpoint, received
 from pipeline.edits import render_field
@@ -32,8 +39,9 @@ from pipeline.presence import Presence
 from pipeline.registry import StageContext, setting
 from pipeline.reply import Reply
 from pipeline.reverse import verified_name
-from pipeline.spam import bayes, rewritten, rspamd
+from pipeline.spam import bayes, copies, rewritten, rspamd
 from pipeline.spam.allow import AllowList
+from pipeline.spam.memory import Mail, Memory, Remembered
 from pipeline.stage import OnError, Phase
 from pipeline.transaction import Transaction
 from pipeline.verdict import Disposition, HeaderEdit, Verdict
@@ -98,6 +106,11 @@ class SpamassassinSettings:
         True,
         "Moves into and out of Junk by IMAP, and $Junk and $NotJunk, teach the engine and the builtin one.",
     )
+    remember: float = setting(
+        600.0,
+        "How long the engine's answer counts for further copies of the same mail; 0 = every copy is scored.",
+        "duration",
+    )
     allow: tuple[str, ...] = setting(
         (),
         "Not scored: networks, and addresses or domains in From where DMARC, SPF or DKIM vouches for them.",
@@ -107,6 +120,16 @@ class SpamassassinSettings:
 SURE_LEARNED = 200  # of spam and of ham, before the builtin classifier can be sure of anything
 WHOLE = frozenset({"HEADERS", "PROCESS"})  # commands whose answer is the message
 REWROTE = "spamassassin.rewrote"
+KEY = "spamassassin.key"
+# What copies of one mail may differ by for the engine: rules about the characters of a Message-ID (1.4); of exact copies about
+# signatures (0.2) and about ids in Received. A score nearer to a threshold is not used again.
+MARGIN, EXACT_MARGIN = 1.5, 0.3
+KEPT_ACTIONS = frozenset({"no action", "add header", "rewrite subject", "reject"})  # of rspamd
+Answer = Judgement | wire.Answer
+
+
+class _Absent(Exception):
+    """The daemon of an "auto" stage is not there; the reason."""
 
 
 class SpamassassinStage:
@@ -121,7 +144,9 @@ class SpamassassinStage:
         settings: SpamassassinSettings,
         context: StageContext,
         classifier: bayes.Classifier | None = None,
+        lessons: Callable[[], int] | None = None,
     ) -> None:
+        """``lessons``: a number that changes whenever something was learned."""
         self.settings = settings
         self._classifier = classifier
         self._allow = AllowList(settings.allow)
@@ -137,6 +162,12 @@ class SpamassassinStage:
         )
         self._presence = Presence(settings.enabled, context.clock)
         self._turn = asyncio.Semaphore(max(1, settings.parallel))
+        whole = not self._rspamd and settings.command.upper() in WHOLE
+        self._memory: Memory[Answer] | None = None
+        if settings.remember > 0 and settings.engine != "builtin" and not whole:
+            patience = settings.timeout / 2
+            self._memory = Memory(context.clock, settings.remember, patience, self._fits, lessons)
+            self._mark = context.ids.token(16).encode()
 
     def quick(self, transaction: Transaction) -> Verdict | None:
         """What needs no engine."""
@@ -158,6 +189,9 @@ class SpamassassinStage:
             return None
         if self._presence.skipped() and not self._stands_in(transaction):
             return self._skipped(transaction, self._absent)
+        if self._memory is not None and not self.settings.sure and not self._presence.skipped():
+            known = self._memory.recall(self._mail(transaction))
+            return self._concluded(transaction, known) if known is not None else None
         return None
 
     async def check(self, transaction: Transaction) -> Verdict:
@@ -171,21 +205,85 @@ class SpamassassinStage:
         sure = await self._surely(transaction)
         if sure is not None:
             return sure
+        ask = partial(self._ask, transaction)
+        try:
+            if self._memory is None:
+                found = Remembered(await ask(), Mail(b"", b"", transaction.trace_id), 0.0)
+            else:
+                found = await self._memory.ask(self._mail(transaction), ask)
+        except _Absent as absent:
+            return await self._in_place(transaction, str(absent))
+        return self._concluded(transaction, found)
+
+    async def _ask(self, transaction: Transaction) -> Answer:
+        """What the engine says. Raises StageFault, _Absent."""
         async with self._turn:
             try:
                 reader, writer = await rspamd.dial(self._endpoint)
             except OSError as error:
                 if self._presence.nobody(error) and self._presence.missing():
-                    return await self._in_place(transaction, str(error))
+                    raise _Absent(str(error)) from error
                 raise StageFault(
                     "unavailable", f"cannot reach {self._endpoint}: {error.strerror or error}"
                 ) from error
-            if self._rspamd:
-                return await self._ask_rspamd(transaction, reader, writer)
-            judgement = await self._ask_spamd(transaction, reader, writer)
+            asked = self._ask_rspamd if self._rspamd else self._ask_spamd
+            answer = await asked(transaction, reader, writer)
         self._presence.answered()
-        verdict = self._verdict(transaction, judgement)
-        return self._taken_over(transaction, verdict, judgement.text) if judgement.text else verdict
+        return answer
+
+    def _concluded(self, transaction: Transaction, found: Remembered[Answer]) -> Verdict:
+        """The verdict on this message."""
+        answer = found.answer
+        if isinstance(answer, Judgement):
+            verdict = self._verdict(transaction, answer)
+            if answer.text:
+                verdict = self._taken_over(transaction, verdict, answer.text)
+        elif answer.skipped:
+            return self._skipped(transaction, "rspamd's settings leave it out")
+        else:
+            verdict = self._rspamd_verdict(transaction, answer)
+        if found.mail.trace_id == transaction.trace_id:
+            return verdict
+        age = self._context.clock.monotonic() - found.at
+        told = f"{found.mail.trace_id}, {age:.0f} s ago"
+        summary = f"{verdict.summary}  (remembered from {told})"
+        return replace(verdict, summary=summary, evidence={**verdict.evidence, "remembered": told})
+
+    def _mail(self, transaction: Transaction) -> Mail:
+        """Which mail this is a copy of (``pipeline.spam.copies``); worked out once for a message."""
+        message, envelope = transaction.message, transaction.envelope
+        known = transaction.state.get(KEY)
+        if isinstance(known, tuple) and known[0] is message:
+            found: Mail = known[1]
+            return found
+        user, client = self._user(transaction), envelope.client
+        addresses = [one.address for one in envelope.recipients]
+        told = [envelope.profile.value, user]
+        if self._rspamd:  # its settings may be about recipients
+            told += [f"{name} {value}" for name, value in wire.question(transaction, "", user)[1:]]
+        elif client.ip is not None and client.facts_trusted:
+            line = received.line(client, envelope.profile, "", "", datetime.fromtimestamp(0, UTC))
+            told += [envelope.reverse_path.rpartition("@")[2].lower(), line.decode()]
+        extra = [one.encode("utf-8", "replace") for one in told]
+        alike, exact = copies.keys(message, addresses, extra, self._context.clock.time(), self._mark)
+        made = Mail(alike, exact, transaction.trace_id)
+        transaction.state[KEY] = (message, made)
+        return made
+
+    def _fits(self, answer: Answer, exact: bool) -> bool:
+        """May the answer be used for a copy?"""
+        margin = EXACT_MARGIN if exact else MARGIN
+        limits = [self.settings.junk_at]
+        if self.settings.reject_at > 0:
+            limits.append(self.settings.reject_at)
+        if isinstance(answer, Judgement):
+            score = answer.score
+        elif answer.skipped or answer.action not in KEPT_ACTIONS:
+            return False
+        else:
+            score = answer.judgement.score
+            limits.append(answer.judgement.threshold)
+        return all(abs(score - limit) >= margin for limit in limits)
 
     def _taken_over(self, transaction: Transaction, verdict: Verdict, text: bytes) -> Verdict:
         """The verdict with what spamd wrote in place of our words."""
@@ -215,15 +313,11 @@ class SpamassassinStage:
 
     async def _ask_rspamd(
         self, transaction: Transaction, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> Verdict:
+    ) -> wire.Answer:
         fields = wire.question(transaction, self._context.hostname, self._user(transaction))
         host = self._endpoint.host or "localhost"
         data = transaction.message.data
-        answer = wire.judged(await rspamd.post(reader, writer, "/checkv2", host, fields, data))
-        self._presence.answered()
-        if answer.skipped:
-            return self._skipped(transaction, "rspamd's settings leave it out")
-        return self._rspamd_verdict(transaction, answer)
+        return wire.judged(await rspamd.post(reader, writer, "/checkv2", host, fields, data))
 
     async def close(self) -> None:
         if self._classifier is not None:

@@ -34,7 +34,8 @@ COMMENT_DEPTH: Final = 100
 # params.py
 PARAMETERS: Final = 1_000
 MESSAGE_PARAMETERS: Final = 10_000
-"""Of all parts of a message together; where they are used up the fields of further parts are read without theirs."""
+"""Of all parts of a message together; where they are used up, FEW_PARAMETERS of each further field are read."""
+FEW_PARAMETERS: Final = 4
 PARAMETER_VALUE_OCTETS: Final = 1 << 16
 PARAMETER_COMMENTS: Final = 1_000
 

@@ -33,7 +33,8 @@ class Part:
     """One part: data[start:body_start] is its header with the blank line, data[body_start:end] its body."""
 
     __slots__ = (
-        "_disposition", "_lines", "body_start", "budget", "children", "content_type", "ctype", "encoding", "end", "findings", "header",
+        "_disposition", "_lines",
+        "body_start", "budget", "children", "content_type", "ctype", "encoding", "end", "findings", "header",
         "is_multipart", "message", "start", "subtype",
     )  # fmt: skip
 

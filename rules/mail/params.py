@@ -49,9 +49,9 @@ class Budget:
 
 
 def parse(value: bytes, budget: Budget | None = None) -> Parameterised:
-    """Read a field's value; linear, never raises. Without its parameters when the ``budget`` is used up."""
+    """Read a field's value; linear, never raises. Only the first few parameters when the ``budget`` is used up."""
     if budget is not None and budget.left <= 0:
-        return _parse(value, 0)
+        return _parse(value, limits.FEW_PARAMETERS)
     found = _parse_short(value) if len(value) <= 200 else _parse(value, limits.PARAMETERS)
     if budget is not None:
         budget.left -= len(found.raw)

@@ -327,9 +327,11 @@ resolver = ["{resolver}"]
                 client.logout()
 
     @contextlib.contextmanager
-    def pop3(self, person: str) -> Iterator[poplib.POP3_SSL]:
+    def pop3(self, person: str, utf8: bool = False) -> Iterator[poplib.POP3_SSL]:
         client = poplib.POP3_SSL("127.0.0.1", self.ports["pop3s"], context=INSECURE, timeout=60)
         try:
+            if utf8:
+                client.utf8()
             client.user(f"{person}@{DOMAIN}")
             client.pass_(PASSWORD)
             yield client

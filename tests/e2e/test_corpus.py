@@ -15,6 +15,7 @@ import pytest
 
 from filterd.explain.traces import TraceReader
 from pipeline.trace import MessageTrace, RecipientTrace
+from rules.mail import downgrade
 from rules.mail.header import scan
 from tests import corpus
 from tests.e2e.server import DOMAIN, Server, mail, wait_for
@@ -203,16 +204,20 @@ def test_octets_are_kept_but_for_lines_added_on_top(story: tuple[Server, list[Se
             assert names[:2] == [b"return-path", b"delivered-to"] and b"received" in names
 
 
+@pytest.mark.parametrize("utf8", (True, False))
 def test_pop3_gives_the_same_octets(
-    story: tuple[Server, list[Sent]], monkeypatch: pytest.MonkeyPatch
+    story: tuple[Server, list[Sent]], monkeypatch: pytest.MonkeyPatch, utf8: bool
 ) -> None:
+    """To who says UTF8; to others the surrogates of mail with other octets in its header, of the size that LIST says."""
     server, sent = story
     for person in SCRIPTS:
         inbox = {
             data for one in sent if one.person == person for folder, data in one.copies if folder == "INBOX"
         }
         inbox |= {data for data in server.read(person)["INBOX"].values() if NOTICE in data}
-        with server.pop3(person) as pop:
+        if not utf8:
+            inbox = set(map(downgrade.surrogate, inbox))
+        with server.pop3(person, utf8) as pop:
             monkeypatch.setattr(
                 poplib, "_MAXLINE", 1 << 20
             )  # poplib's own limit is below what the corpus has

@@ -119,7 +119,8 @@ def play(daemon: Engine, story: Callable[[Bench], Awaitable[None]], **settings: 
     async def main(where: str) -> None:
         bench = Bench(where, **settings)
         try:
-            await story(bench)
+            async with asyncio.timeout(60):
+                await story(bench)
         finally:
             await bench.runner.close()
 
@@ -188,6 +189,18 @@ def test_what_the_engine_is_told_of_the_sender_makes_another_mail(other: Envelop
 
     play(engine, story)
     assert len(engine.asked) == 2
+
+
+def test_a_copy_for_somebody_else_is_asked_about_with_his_preferences() -> None:
+    engine = Engine()
+
+    async def story(bench: Bench) -> None:
+        for _ in range(2):
+            await bench.ask()
+            await bench.ask(MAIL.replace(b"ann@", b"bob@"), for_(BOB))
+
+    play(engine, story)
+    assert [b"User: bob@x.example\r\n" in data for data in engine.asked] == [False, True]
 
 
 def test_without_preferences_a_verdict_counts_for_everybody() -> None:

@@ -55,6 +55,7 @@ def take_over(
     for domain in domains:
         if draft.domain(domain) is None:
             raise Unusable(f'"{domain}" is not a domain')
+    draft.asked = tuple(draft.domains())
     for name, file, text in texts:
         one = source(name)
         assert one is not None

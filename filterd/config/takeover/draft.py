@@ -84,6 +84,7 @@ class Draft:
     names: tuple[str, ...] = ()  # of all programs that are taken over together
     settings: dict[str, Setting] = field(default_factory=dict)
     tables: list[Table] = field(default_factory=list)
+    asked: tuple[str, ...] = ()  # domains that are ours because the person said so
     outcomes: list[Outcome] = field(default_factory=list)
     accounts: list[str] = field(default_factory=list)  # addresses that need `filterd account add`
     done: set[str] = field(default_factory=set)  # programs that were read

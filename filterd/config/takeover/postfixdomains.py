@@ -236,6 +236,9 @@ def remaining(draft: Draft, values: Values, of: Of) -> None:
         table = next((one for one in draft.tables if (one.head, one.name) == _at(name)), None)
         if table is None or name in ours:
             continue
+        if "relay" not in table.settings and name in draft.asked:
+            draft.left(line, f"{name} is relayed by MX there; its mail is kept here, as you asked for")
+            continue
         if "relay" not in table.settings:
             draft.left(
                 line, f"{name} is relayed by MX, and domain.relay needs the host: its mail would be kept here"

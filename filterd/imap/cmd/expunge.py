@@ -23,7 +23,9 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
     def run(call: Call) -> str:
         view = call.writable()
         # Only what the client has seen may go: a message that arrived meanwhile has no number here.
-        uids = view.uids if wanted is None else limit.expunged(call, numset.pick(view.uids, call.spans(wanted)))
+        uids = (
+            view.uids if wanted is None else limit.expunged(call, numset.pick(view.uids, call.spans(wanted)))
+        )
         removed = call.store.expunge(view.mailbox, uids)
         if removed and session.qresync:
             for line in view.refresh(call.store, expunge=True, style=session.style(True)):

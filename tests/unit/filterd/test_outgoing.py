@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from filterd.outgoing import LARGE, aside
+from filterd.outgoing import HARD_FIELDS, HARD_LINES, HARD_OCTETS, LARGE, aside
 from pipeline.adapters import dkimpy
 from pipeline.adapters.crypto import PrivateKey, generate
 from pipeline.envelope import Client, Envelope, Profile
@@ -144,3 +144,18 @@ def test_the_loop_is_not_held_while_30_megabytes_are_signed(key: PrivateKey) -> 
         parts.append(gap / took)
         print(f"signed in {took * 1000:.0f} ms, the loop was held for {gap * 1000:.0f}")
     assert min(parts) < 0.5, parts
+
+
+@pytest.mark.parametrize(
+    ("data", "beside"),
+    [
+        (b"Subject: x\r\n\r\n" + b"--\r\n" * HARD_LINES, False),
+        (b"Subject: x\r\n\r\n\r\n" + b"--\r\n" * (HARD_LINES + 1), True),
+        (b"a: b\r\n" * (HARD_FIELDS + 1) + b"\r\n", True),
+        (b"To: " + b"x" * HARD_OCTETS + b"\r\n\r\n", True),
+    ],
+)
+def test_what_is_hard_to_read_is_read_in_a_thread(data: bytes, beside: bool) -> None:
+    work = Transaction(Message(data), Envelope("a@b.example", (), Client(), Profile.MX), "T", 0.0)
+    made = asyncio.run(aside(work, len(data), threading.get_ident))
+    assert (made != threading.get_ident()) is beside

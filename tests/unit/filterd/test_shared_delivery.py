@@ -194,5 +194,27 @@ def test_what_waits_in_a_record_goes_where_it_may_go_then(house: House) -> None:
     assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 0)
     bob = house.store.account(BOB)
     bob.set_metadata("Work", ENTRY, f"{ANN}\tl")
+    asyncio.run(performer.redo(pending))  # nor now, when it may go there no more
+    assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 0)
     asyncio.run(performer.redo(replace(pending, message=replace(message, key=b"l" * 16))))
     assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 1)
+
+
+def test_what_was_stored_before_a_crash_is_not_stored_anew_elsewhere(house: House) -> None:
+    """Nobody struck the record out; meanwhile the right was taken away, or given, or the mailbox has another name."""
+    message = NewMessage(b"A: b\r\n\r\ntext\r\n", key=b"k" * 16, decision="why")
+    there = PendingStore(ANN, BOX, message)
+    here = replace(there, message=replace(message, key=b"l" * 16))
+    performer, bob = house.delivery.performer, house.store.account(BOB)
+    grant(house, "i")
+    asyncio.run(performer.redo(there))
+    grant(house, "l")
+    asyncio.run(performer.redo(here))
+    for _ in range(2):
+        asyncio.run(performer.redo(there))
+        asyncio.run(performer.redo(here))
+        assert (count(house, BOB, "Work"), count(house, ANN, "INBOX")) == (1, 1)
+        grant(house, "i")
+    bob.rename("Work", "Play")
+    asyncio.run(performer.redo(there))
+    assert (count(house, BOB, "Play"), count(house, ANN, "INBOX")) == (1, 1)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from filterd.local_text import Qualifier
 from filterd.submitted import fixed_up
 from pipeline.edits import apply
 from pipeline.envelope import Profile
@@ -124,3 +125,11 @@ def test_a_submission_leaves_with_it() -> None:
 def test_any_header(pieces: list[str]) -> None:
     block = scan(fixed("".join(pieces)).encode())
     assert all(name in block for name in (b"from", b"date", b"message-id"))
+
+
+def test_a_list_without_end_is_completed_as_far_as_its_pieces_go() -> None:
+    qualifier = Qualifier(b"h.example")
+    value = b"(((a))) x " * 20_000 + b","
+    assert qualifier.whole(value) == value  # an item is completed whole or not at all
+    assert qualifier.whole(b" ann, bob") == b" ann, bob"  # one budget for all fields of a message
+    assert Qualifier(b"h.example").whole(b"a,<b@c>," * 4_000) == b"a@h.example,<b@c>," * 4_000

@@ -16,7 +16,7 @@ from filterd.greylist import SqliteTriplets
 from filterd.ports import SystemClock
 from filterd.reports import data
 from filterd.store.durable import Dir, RealDisk
-from filterd.wal import enter_wal, open_wal
+from filterd.wal import enter_wal, open_wal, transaction
 from pipeline.stages.greylist import Limits
 
 PROCESSES = 4
@@ -111,3 +111,20 @@ def test_the_name_of_its_folder_is_on_disk_too(tmp_path: Path, monkeypatch: pyte
     open_wal(tmp_path / "a" / "b" / "held.db", 1.0, "full", "create table one(two)").close()
     assert synced == [str(tmp_path), str(tmp_path / "a")]
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_transaction_is_done_whole_or_not_at_all(tmp_path: Path) -> None:
+    db = open_wal(tmp_path / "x.db", 1.0, "off", "create table t(n unique)")
+    with transaction(db):
+        db.execute("insert into t values(1)")
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), transaction(db):
+            db.execute("insert into t values(2)")
+            raise error
+        assert not db.in_transaction
+    with pytest.raises(sqlite3.IntegrityError), transaction(db):
+        db.execute("insert into t values(3)")
+        db.execute("insert or rollback into t values(1)")  # an error that ends the transaction itself
+    with transaction(db, "begin"):
+        assert db.execute("select n from t").fetchall() == [(1,)]
+    db.close()

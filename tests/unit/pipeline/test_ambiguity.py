@@ -301,3 +301,11 @@ def test_any_octets() -> None:
         data = b"".join(chance.choice(pieces)[chance.randrange(20) :] for _ in range(chance.randrange(8)))
         reading = looked(data, 1 << 16)
         assert sum(map(len, reading.views)) <= 1 << 16
+
+
+def test_parameters_that_are_not_read_make_a_message_ambiguous() -> None:
+    field = b"Content-Type: a/b" + b"".join(b";p%d=v" % at for at in range(100)) + b"\r\n\r\n"
+    head = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+    few = head + (b"--b\r\n" + field) * 90
+    assert LIMIT not in looked(few).words
+    assert LIMIT in looked(head + (b"--b\r\n" + field) * 110).words

@@ -33,6 +33,24 @@ def test_what_is_followed(text: str, outlet: Outlet) -> None:
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        "\"|/usr/lib/filters/take 'a, b' c\"",
+        "|\"/usr/lib/filters/take 'a, b' c\"",
+        '| "take \\"a, b\\" c"',
+        '"|take \\"a, b\\" c"',
+        '|"take a\\\\,\\\\ b c"',
+    ],
+)
+def test_the_two_ways_to_quote_a_command_in_an_alias(written: str) -> None:
+    """sendmail and Postfix take the quotes, and the backslashes in them, away wherever they stand."""
+    table = aliasfile.read("aliases", f"list: {written}, ann\n", "/etc/aliases", "us.example", permits=OPEN)
+    entry = table.find("list", "us.example")
+    assert entry is not None and entry.targets == ("ann@us.example",)
+    assert entry.outlets == (Outlet("take", ("a, b", "c")),)
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
         ("|", "names no program"),

@@ -39,6 +39,16 @@ def test_what_left_has_a_now(events: list[tuple[str, str]], told: str) -> None:
     assert _way("far@b.example", "D216", [span(*one) for one in events]) == told
 
 
+def test_two_copies_for_one_address_are_two_ways() -> None:
+    sent, refused = (
+        Span("send", 0.0, 0.0, result, "far@b.example at mx: 250", {"item": item})
+        for result, item in (("sent", "D216"), ("bounced", "D217"))
+    )
+    assert _way("far@b.example", "D216", [sent, refused]) == "handed over for far@b.example"
+    assert "given up" in _way("far@b.example", "D217", [refused, sent])
+    assert "filterd queue why D218" in _way("far@b.example", "D218", [sent, refused])
+
+
 def test_the_places_of_the_trace_are_understood() -> None:
     match = QUEUED_PLACE.match("queued for far@b.example (D216WGCE6SGG)")
     assert match is not None and (match["address"], match["id"]) == ("far@b.example", "D216WGCE6SGG")

@@ -183,3 +183,11 @@ def test_every_key_can_be_set_and_taken_out_again(base: str) -> None:
             above = out.splitlines()[out.splitlines().index(added[-1]) - 1]
             assert key.name.rpartition(".")[2] in above, key.name
         assert tomllib.loads(removed(out, path)).keys() >= tomllib.loads(text).keys()
+
+
+def test_each_line_keeps_its_own_end() -> None:
+    text = '[server]\r\nhostname = "a.example"\n# note\n[store]\nnewline = "crlf"\n'
+    new = changed(text, ("server", "hostname"), "b.example")
+    assert new == text.replace("a.example", "b.example").replace('b.example"\r', 'b.example"')
+    windows = text.replace("\r\n", "\n").replace("\n", "\r\n")
+    assert changed(windows, ("server", "hostname"), "b.example") == windows.replace("a.example", "b.example")

@@ -31,6 +31,18 @@ def test_nothing_of_other_recipients() -> None:
     assert len(trace.recipients) == 2  # the trace itself is as it was
 
 
+def test_who_sends_to_the_same_address_sees_his_own_tries() -> None:
+    ann, bob = (
+        RecipientTrace(name, name, places=[f"queued for x@away.example ({item})"])
+        for name, item in (("ann@here.example", "Q1"), ("bob@here.example", "Q2"))
+    )
+    events = [
+        Span("send", 2.0, 0.1, "sent", "x@away.example at mx.away.example: 250", {owner.ITEM: item})
+        for item in ("Q1", "Q2")
+    ]
+    assert owner.events_of([ann], events) == events[:1] and owner.events_of([bob], events) == events[1:]
+
+
 def test_a_copy_for_somebody_else_is_not_named() -> None:
     told = "CCCCC-DDDDD, 35 s ago"
     span = Span(

@@ -15,6 +15,7 @@ from filterd.proto.pop3 import (
     Pop3Core,
     Refusal,
     Retrieve,
+    StartTls,
     Update,
     stuffed,
     top,
@@ -91,3 +92,15 @@ def test_stuffing_is_undone_by_the_rfc(data: bytes) -> None:
     assert all(line != b"." for line in lines)
     plain = b"".join((line[1:] if line.startswith(b".") else line) + b"\r\n" for line in lines)
     assert plain == (data if data.endswith(b"\r\n") or not data else data + b"\r\n")
+
+
+def test_utf8_said_in_clear_is_forgotten() -> None:
+    """RFC 2595 4, RFC 6856 2.1: a client says UTF8 behind STLS."""
+    core = Pop3Core(Pop3Config(starttls=True))
+    core.receive_data(b"UTF8\r\nSTLS\r\n")
+    assert core.next_event() == StartTls()
+    assert not core.utf8
+    core.tls_started()
+    core.receive_data(b"UTF8\r\n")
+    assert core.next_event() is None
+    assert core.utf8

@@ -68,7 +68,10 @@ def test_who_is_told_of_each_host_that_relays_it(
     item = journal.items()[0]
     with journal.transaction():
         good = RemoteReply(250, ("2.0.0 taken",))
-        ends.record(journal, Result([item], {item.recipient: good}, "mx.b.example", by_taken=promised))
+        ((_, _, span),) = ends.record(
+            journal, Result([item], {item.recipient: good}, "mx.b.example", by_taken=promised)
+        )
+    assert span.evidence == {"item": item.id}  # ``explain`` goes by it
     found = [journal.body(one.body) for one in journal.items() if one.kind == "dsn"]
     wanted = 0 if notify == "NEVER" else 1 if notify == "SUCCESS" else told
     assert len(found) == wanted and all(b"Action: relayed" in text for text in found)
@@ -148,6 +151,23 @@ def test_the_next_host_hears_what_is_left(lab: Lab) -> None:
     talk.features = features_of(RemoteReply(250, ("them.example", "DELIVERBY 30")))
     steps = talk.send(Mail("a@us.example", ["a@b.example"], b"x", [params]))
     assert b"BY=500;RT" in next(steps).data  # type: ignore[union-attr]  # the first thing said is MAIL
+
+
+@pytest.mark.parametrize(
+    ("argument", "by", "goes"),
+    [("30", "30;R", True), ("31,X", "30;R", False), ("31", "30;N", True), ("", "1;R", True), ("soon", "1;R", True)],
+)  # fmt: skip
+def test_a_host_that_needs_longer_promises_nothing(argument: str, by: str, goes: bool) -> None:
+    """RFC 2852 4.1.4.1: its fixed minimum must not be greater than what is left."""
+    talk = Conversation("us.example")
+    talk.features = features_of(RemoteReply(250, ("them.example", f"DELIVERBY {argument}")))
+    mail = Mail("a@us.example", ["a@b.example"], b"x", [{"BY": by}])
+    steps = talk.send(mail)
+    if goes:
+        assert f"BY={by}".encode() in next(steps).data  # type: ignore[union-attr]  # the first thing said is MAIL
+    else:
+        assert list(steps) == []
+        assert list(mail.results.values()) == [deliverby.NO_PROMISE]
 
 
 @pytest.mark.parametrize("by", ["", "x;R", "600", "600;Q", "9999999999;R"])

@@ -5,14 +5,24 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
-from filterd.servers.maildrop import AHEAD, FileLocks, TooSoon, open_maildrop, read_messages, update
+from filterd.servers import maildrop
+from filterd.servers.maildrop import (
+    AHEAD,
+    FileLocks,
+    SurrogateSizes,
+    TooSoon,
+    open_maildrop,
+    read_messages,
+    update,
+)
 from filterd.store.base import AccountStore, NewMessage
 from filterd.store.durable import Dir, FlockLock, Lock, RealDisk
 from filterd.store.memory import MemoryStore
+from rules.mail import downgrade
 from tests.doors import CountingIds, FixedClock
 
 T = TypeVar("T")
@@ -129,3 +139,56 @@ def test_a_full_disk_keeps_nobody_out(tmp_path: Path, caplog: pytest.LogCaptureF
 
     asyncio.run(body())
     assert "cannot be noted" in caplog.text
+
+
+class WatchedJobs(CountedJobs):
+    """``read``: the UIDs of the messages that were read."""
+
+    def __init__(self, messages: list[bytes]) -> None:
+        super().__init__(messages)
+        self.read: list[int] = []
+
+    async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
+        return await super().run(
+            account, lambda store: work(cast(AccountStore, WatchedStore(store, self.read)))
+        )
+
+
+class WatchedStore:
+    def __init__(self, store: AccountStore, seen: list[int]) -> None:
+        self._store, self._seen = store, seen
+
+    def read(self, mailbox: str, uid: int) -> bytes | None:
+        self._seen.append(uid)
+        return self._store.read(mailbox, uid)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize(("exact", "read"), ((1000, [1, 2, 3, 4, 5, 6]), (2, [1, 3, 5, 6]), (0, [1, 3, 5])))
+def test_sizes_of_surrogates(monkeypatch: pytest.MonkeyPatch, exact: int, read: list[int]) -> None:
+    """What came since is looked at once; of a heap of old mail by what the index tells."""
+    monkeypatch.setattr(maildrop, "EXACT_MESSAGES", exact)
+    known = "Subject: ü\r\n\r\n".encode()
+    odd, body = "X-Odd: ü\r\n\r\n".encode(), "Subject: a\r\n\r\nü\r\n".encode()
+    texts = [known, b"Subject: a\r\n\r\n", known, odd, known, body]
+    jobs = WatchedJobs(texts)
+    sizes = SurrogateSizes()
+
+    def look() -> list[int]:
+        return list(asyncio.run(sizes.applied(jobs, ANN, asyncio.run(open_maildrop(jobs, ANN)))).sizes)
+
+    wanted = [len(downgrade.surrogate(text)) for text in texts]
+    if 4 not in read:
+        wanted[3] = len(odd)  # RFC 6858 4
+    assert look() == wanted
+    assert sorted(jobs.read) == read
+    jobs.read.clear()
+    inbox = jobs.store.account(ANN)
+    inbox.append("INBOX", [NewMessage(known)])
+    assert look() == [*wanted, wanted[0]]
+    inbox.set_flags("INBOX", [1, 2], "add", ["\\Deleted"])
+    inbox.expunge("INBOX", [1, 2])
+    assert look() == [*wanted[2:], wanted[0]]
+    assert jobs.read == [7]

@@ -248,10 +248,14 @@ def test_delivery_key_suppresses_until_acknowledged_or_old(world: World) -> None
     again = account.deliver("INBOX", NewMessage(text(1), key=b"key"))
     assert (again.uid, again.uidvalidity, again.duplicate) == (first.uid, first.uidvalidity, True)
     assert not account.deliver("b", NewMessage(text(1), key=b"other")).duplicate
+    assert account.delivered("INBOX", b"key") and account.delivered("nowhere", b"other")
+    assert not account.delivered("INBOX", b"unknown")
     account.acknowledge([b"key", b"unknown"])
+    assert not account.delivered("INBOX", b"key")
     assert not account.deliver("INBOX", NewMessage(text(1), key=b"key")).duplicate
     assert account.deliver("INBOX", NewMessage(text(1), key=b"key")).duplicate
     world.clock.now += 86_401
+    assert not account.delivered("INBOX", b"key")
     assert not account.deliver("INBOX", NewMessage(text(1), key=b"key")).duplicate
     assert len(account.snapshot("INBOX").uids) == 3
 

@@ -153,4 +153,6 @@ def test_any_set_is_removed_and_copied_whole(ann: MaildirAccount, seed: int) -> 
     assert (status.messages, status.deleted, status.unseen) == (len(left), 0, len(left))
     assert status.size == sum(len(text(uid)) for uid in left)
     assert len(moved.uids) == len(doomed) and ann.status("other").messages == ann.status("other").size == 0
+    while ann.unfinished == 0.0:  # rendered rows of what went wait for idle times
+        ann.step(1.0)
     assert ann._core.index.query("select count(*) from cold") == [(len(uids),)]

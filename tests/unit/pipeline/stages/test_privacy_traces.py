@@ -12,8 +12,9 @@ from pipeline.edits import splice
 from pipeline.envelope import Client, Profile
 from pipeline.stages.privacy import PrivacySettings, strip
 from pipeline.stages.privacy_client import Sender
-from pipeline.stages.privacy_traces import Machine
+from pipeline.stages.privacy_traces import MOST_NAMED, MOST_PLACES, Machine, content_ids, identifiers
 from rules.mail.message import Message
+from rules.mail.mime import walk
 from tests.house import DOMAIN, House
 
 ANN = f"ann@{DOMAIN}"
@@ -449,3 +450,38 @@ def test_any_pieces(pieces: list[bytes]) -> None:
     sender = Sender((b"annslaptop.lan",), b"here.example")
     out = splice(data, strip(Message(data), PrivacySettings(), sender=sender).splices)
     assert len(out) <= len(data) + 100 * len(pieces)
+
+
+def test_identifiers_without_end_go_as_a_field() -> None:
+    ids = b"<a@annslaptop.lan> " * (MOST_NAMED + 1)
+    message = Message(
+        b"From: a@b.example\r\nReferences: " + ids + b"\r\nIn-Reply-To: <a@annslaptop.lan>\r\n\r\n"
+    )
+    removed: dict[str, None] = {}
+    cuts = list(identifiers(message, b"b.example", Machine.of((b"annslaptop.lan",)), removed))
+    assert [message.data[cut.start : cut.end][:10] for cut in cuts] == [b"References", b"annslaptop"]
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "2001:db8:0:a0::77",
+        "2001:0db8::00A0:0:0:0:77",
+        "2001:db8:0:a0::0.0.0.119",
+        "2001:DB8:0000:00a0:0:0:0.0.0.119",
+    ],
+)
+def test_a_spelling_is_found_among_many_of_others(spelling: str) -> None:
+    machine = Machine.of((b"2001:db8:0:a0::77",))
+    others = b"2001:db8:0:a0::78 1:2:3:4:5:6:7:8 " * 1000
+    assert machine.search(others + f"[IPv6:{spelling}].".encode() + others) and not machine.search(others)
+    assert machine.is_host(f"[IPv6:{spelling}]".encode()) and not machine.is_host(b"[IPv6:2001:db8::77]")
+
+
+def test_content_ids_in_too_many_places_keep_their_names() -> None:
+    head = b"Content-Type: multipart/related; boundary=b\r\n\r\n--b\r\nContent-ID: <a@annslaptop.lan>\r\n\r\n"
+    for count, cuts in ((5, 6), (MOST_PLACES, 0)):
+        message = Message(head + b"cid:a@annslaptop.lan " * count)
+        parts = list(walk(message.root))
+        found = content_ids(message, parts, b"b.example", Machine.of((b"annslaptop.lan",)), {})
+        assert len(list(found)) == cuts

@@ -251,3 +251,28 @@ def test_children_lie_inside_their_parents() -> None:
         assert part.start <= part.body_start <= part.end
         for child in part.children:
             assert part.body_start <= child.start and child.end <= part.end
+
+
+def test_all_parts_share_one_budget_of_parameters() -> None:
+    field = b"Content-Type: a/b" + b"".join(b";p%d=v" % at for at in range(100)) + b"\r\n"
+    count = limits.MESSAGE_PARAMETERS // 100
+    root = parse(MIXED + (b"--b\r\n" + field + b"Content-Disposition: x; filename=y\r\n\r\n") * (count + 50))
+    assert len(root.children[0].params) == 100 and root.children[0].filename() == "y"
+    last = root.children[-1]
+    assert last.content_type.value == "a/b" and list(last.params) == ["p0", "p1", "p2", "p3"]
+    assert last.filename() == "y"  # what is written as people's programs write it is still read
+    assert Finding.PARAMETERS in last.findings
+
+
+def test_a_disposition_is_read_once() -> None:
+    part = parse(b"Content-Disposition: attachment; filename=y\r\n\r\nx")
+    assert part.disposition() is part.disposition() is not None
+    assert parse(b"\r\nx").disposition() is None
+
+
+def test_lines_of_dashes_are_found_in_any_order_of_boundaries() -> None:
+    inner = (
+        b"--out\nContent-Type: multipart/mixed; boundary=in\n\n--in\n\na\n--x\n--in--\n--out\n\nb\n--out--\n"
+    )
+    root = parse(b"Content-Type: multipart/mixed; boundary=out\n\n" + inner)
+    assert [len(part.children) for part in walk(root)] == [2, 1, 0, 0]

@@ -295,6 +295,20 @@ def test_a_whole_postfix(folder: Path) -> None:
     )
 
 
+def test_a_domain_that_was_asked_for_stays_though_postfix_only_relays_it(folder: Path) -> None:
+    texts = [("postfix", str(folder / "main.cf"), (folder / "main.cf").read_text())]
+    text, draft = take_over(
+        texts, str(folder / "filterd.toml"), nothing, domains=("Other.example", "behind.example")
+    )
+    domains = {one.name: one for one in parse(text, str(folder / "filterd.toml")).domain}
+    assert domains["other.example"].relay is None
+    assert str(domains["behind.example"].relay) == "lmtp://192.0.2.9:24"
+    assert any(
+        "other.example is relayed by MX there; its mail is kept" in told
+        for _, told in why(draft, "relay_domains")
+    )
+
+
 def test_postfix_and_dovecot_together_are_one_server(folder: Path) -> None:
     config, draft, _ = take(folder, ("postfix", "main.cf"), ("dovecot", "dovecot.conf"))
     assert all(one.relay is None for one in config.domain if one.name != "behind.example")
