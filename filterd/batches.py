@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-import time
+import threading
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -14,6 +14,7 @@ class Waiting(Generic[T]):
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._ended = threading.Event()
 
     def __len__(self) -> int:
         return self._queue.qsize()
@@ -24,11 +25,16 @@ class Waiting(Generic[T]):
     def end(self) -> None:
         """Tell the one who takes that nothing more comes."""
         self._queue.put(None)
+        self._ended.set()
 
     def gathered(self, seconds: float) -> tuple[list[T], bool]:
-        """Wait for the first, then ``seconds`` for more. False: it is the end."""
+        """Wait for the first, then ``seconds`` for more, no longer than to the end. False: it is the end."""
         batch = [self._queue.get()]
-        time.sleep(seconds if batch[0] is not None else 0)
+        if batch[0] is not None:
+            self._ended.wait(seconds)
         while not self._queue.empty():
             batch.append(self._queue.get())
-        return [one for one in batch if one is not None], None not in batch
+        going = None not in batch
+        if not going:
+            self._ended.clear()
+        return [one for one in batch if one is not None], going

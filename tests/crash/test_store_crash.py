@@ -93,6 +93,7 @@ def test_every_prefix_of_deliveries(quick_path: Path) -> None:
     assert next(run(short_story, quick_path, per_prefix=12), None) is None
 
 
+@pytest.mark.slow
 def test_prefixes_of_everything(quick_path: Path) -> None:
     assert next(run(whole_story, quick_path, per_prefix=4, every=3), None) is None
 
