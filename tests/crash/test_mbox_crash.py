@@ -94,6 +94,7 @@ def test_what_others_append_after_the_crash_is_kept(
         assert all(found.count(text) <= copies for text in kept), f"{what}: doubled"
 
 
+@pytest.mark.slow
 def test_what_others_append_to_a_message_cut_anywhere_is_kept(quick_path: Path) -> None:
     """The first one of a mailbox; the index has not heard of it."""
     original = quick_path / "original"
@@ -173,6 +174,7 @@ def test_every_prefix_of_a_short_story(quick_path: Path, tell: Callable[[Path, s
     assert next(run(mbox(tell), quick_path, per_prefix=6), None) is None
 
 
+@pytest.mark.slow
 def test_prefixes_of_everything(quick_path: Path) -> None:
     assert next(run(mbox(whole_story), quick_path, per_prefix=3, every=5), None) is None
 

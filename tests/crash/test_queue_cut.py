@@ -126,6 +126,7 @@ def check(lab: Lab, state: Path, promised: int, whole: int) -> None:
     journal.close()
 
 
+@pytest.mark.slow
 def test_every_cut_of_the_log(lab: Lab) -> None:
     sizes = run(lab)
     source, state = lab.directory / "cut", lab.directory / "state"

@@ -97,6 +97,7 @@ def pay(account: MaildirAccount, kept: Kept) -> None:
         assert set(WORDS[26 : 25 + kept.number]) <= set(words), (words, kept)
 
 
+@pytest.mark.slow
 def test_every_prefix_of_three_snapshots(quick_path: Path) -> None:
     assert next(failures(quick_path), None) is None
 

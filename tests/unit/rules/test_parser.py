@@ -113,6 +113,7 @@ _COMMANDS = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(_COMMANDS, max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_print_then_parse(commands: list[Command]) -> None:

@@ -263,6 +263,7 @@ def test_all_is_kept(world: tuple[str, Callable[[], tuple[Path, Path]]]) -> None
     assert go(mail, source, mode).again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_every_step(world: tuple[str, Callable[[], tuple[Path, Path]]], stride: int) -> None:
     mode, make = world
