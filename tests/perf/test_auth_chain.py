@@ -79,7 +79,7 @@ def mail() -> tuple[list[tuple[str, str, str]], list[bytes]]:
     [
         pytest.param(
             True,
-            1.4,
+            1.6,
             id="dovecot",
             marks=pytest.mark.skipif(bool(NO_PIGEONHOLE), reason=f"not here: {', '.join(NO_PIGEONHOLE)}"),
         ),

@@ -15,7 +15,7 @@ from filterd.store.maildir import MaildirStore
 from tests.crash.story import ACCOUNT, Counter, StillClock
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root hands files over")
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: files cannot be given away (CAP_CHOWN)")
 def test_the_index_needs_no_healing_for_it(tmp_path: Path) -> None:
     def store() -> MaildirStore:
         return MaildirStore(

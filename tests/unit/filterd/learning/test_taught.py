@@ -6,21 +6,11 @@ from pathlib import Path
 
 from filterd.learning.journal import FOLDER, Journal, journal_path
 from filterd.learning.taught import LOOK_SECONDS, Taught
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.house import TestClock
 
 
 def test_each_lesson_changes_it(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = TestClock()
     taught = Taught(tmp_path, clock)
     seen = [taught()]
     (tmp_path / FOLDER).mkdir()

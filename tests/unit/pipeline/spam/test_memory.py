@@ -8,19 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from pipeline.spam.memory import Mail, Memory, Remembered
+from tests.house import TestClock
 
 SECONDS, PATIENCE = 600.0, 30.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 def fits(answer: int, exact: bool) -> bool:
@@ -31,7 +21,7 @@ class Bench:
     """A memory of numbers, and an engine that answers when it is told to."""
 
     def __init__(self, patience: float = PATIENCE, limit: int = 100) -> None:
-        self.clock = Clock()
+        self.clock = TestClock()
         self.taught = 0
         self.memory: Memory[int] = Memory(self.clock, SECONDS, patience, fits, lambda: self.taught, limit)
         self.answers: list[asyncio.Future[int]] = []
