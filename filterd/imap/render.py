@@ -121,6 +121,7 @@ def _octets(text: str) -> bytes:
 
 
 # -- BODY and BODYSTRUCTURE -------------------------------------------------------------------------------------------------
+GLOBAL = b"lobal"  # Global, global: one search finds every message/global
 
 
 def render_body(message: Message, international: bool = True) -> tuple[bytes, bytes]:
@@ -139,8 +140,10 @@ def render_body(message: Message, international: bool = True) -> tuple[bytes, by
 
 
 def _types(part: Part) -> tuple[bytes, bytes]:
-    """Type and subtype, in the letters of the message."""
+    """Type and subtype, in the letters of the message, but that ``GLOBAL`` is always one that ends in the same letters."""
     kind, _, subtype = part.content_type.main.partition(b"/")
+    if subtype.lower() == b"global" and not subtype.endswith(GLOBAL):
+        subtype = b"global"
     return string(kind), string(subtype)
 
 

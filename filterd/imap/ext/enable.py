@@ -28,6 +28,7 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
 
     def run(call: Call) -> str:
         done = [word for word in wanted if _enable(session, word)]
+        session.fetch_memo = None  # the same words may ask for something else now
         call.write(b"* ENABLED%b\r\n" % b"".join(b" " + word for word in done))
         return "ENABLE completed"
 
