@@ -30,6 +30,7 @@ from filterd.store.base import NoSuchMailbox, StoreUnavailable
 from filterd.store.durable import EVERYTHING, LOCK_SECONDS, Dir, Disk
 from filterd.store.folder import Folder, safe_host
 from filterd.store.index import AFTER_KILL, AFTER_POWER, Index, MailboxRow
+from filterd.store.latenotes import LateNotes
 from filterd.store.layout import Layout, MaildirLayout
 from filterd.store.nowait import CachedOpen
 from filterd.store.ownchanges import OwnChanges
@@ -74,6 +75,7 @@ class Core:
     root: Dir = field(init=False)
     index_dir: Dir = field(init=False)
     lock: durable.Lock = field(init=False)
+    late: LateNotes = field(default_factory=LateNotes)
     adopting: bool = False  # ``adopt`` is at work through this object
     acks: set[bytes] = field(default_factory=set)  # delivery keys to forget with the next transaction
     root_seen: int = 0  # mtime of the root when its folders were last listed; 0: list them

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from filterd.store import adopt_journal, durable, names, rescan, tree
+from filterd.store import adopt_journal, durable, laternames, names, rescan, tree
 from filterd.store import flags as fl
 from filterd.store.adopt import digest_of
 from filterd.store.adopt_dovecot import KEYWORDS, PARTS, SUBSCRIPTIONS, UIDLIST, UIDVALIDITY
@@ -37,6 +37,7 @@ MARK = "filterd-export"
 ASIDE = "filterd-index"  # what our index directory is called while Dovecot has the folder
 MAILDIR, FS = "maildir++", "fs"
 LAYOUTS = (MAILDIR, FS)
+NAMES_SECONDS = 600.0  # for what changes of flags have left to do: a million renames take ten
 
 Progress = Callable[[str, int, int], None]
 
@@ -251,6 +252,8 @@ def _octets(folder: Folder, hot: HotRow) -> bytes:
 def _contents(core: Core, mailbox: str) -> tuple[Folder, MailboxRow, list[HotRow]]:
     """As it is now, changes of other programs taken in."""
     folder, _ = core.box(mailbox)
+    if not laternames.finish(core, NAMES_SECONDS):
+        raise AdoptError(f"{core.path}: files cannot be renamed: see the log")
     row = rescan.force(core, folder)
     return folder, row, core.index.hot_all(row.id)
 

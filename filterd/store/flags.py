@@ -100,6 +100,15 @@ def mask_of_letters(letters: str, keywords: int = LETTER_KEYWORDS) -> tuple[int,
     return mask, unknown
 
 
+def merged(flags: int, before: int, after: int) -> int:
+    """A row's flags when its file's name, which said ``before``, says ``after``: what the name changed, changes.
+
+    File names are the truth of what they can say; the index of the rest (HOUSE item 12) and of what its names do not say yet.
+    """
+    named = flags & NAMED_MASK & ~(before & ~after) | after & ~before
+    return named | flags & ~NAMED_MASK
+
+
 def clean(letters: str) -> str:
     """What a file name may keep behind ``:2,`` (others' flags too)."""
     return "".join(letter for letter in letters if letter.isascii() and letter.isalnum())

@@ -31,6 +31,7 @@ RIDE_SECONDS = 0.05
 MAX_BATCH = 128
 STEP_SECONDS = 0.04  # of background work at a time
 PAUSE_SECONDS = 0.06  # between two steps
+BUSY_SECONDS = 2.0  # an account that is never at rest does a step of it all the same
 MAX_RUNS = 8  # pieces of other work a thread does for one account before others come to their turn
 
 log = logging.getLogger("filterd.store")
@@ -161,6 +162,7 @@ class AccountJobs:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: dict[str, float] = {}  # account -> when its background work goes on, in the loop's time
+        self._busy: dict[str, float] = {}  # account -> since when its work has found it busy
 
     async def run(self, account: str, work: Callable[[AccountStore], T]) -> T:
         """Do ``work`` with the account's store in the pool; its result or exception."""
@@ -302,18 +304,26 @@ class AccountJobs:
                     log.warning("acknowledgements wait: %s", error)
 
     def _idle(self, account: str) -> None:
-        """On the loop, after a pause: nobody else wants the account, go on with its background work."""
+        """On the loop, after a pause: nobody else wants the account, or somebody always does: go on with its background work."""
+        loop = asyncio.get_running_loop()
         with self._lock:
             self._wakes.pop(account, None)
+            since = self._busy.pop(account, loop.time())
             if is_bounded(self._store) and self._store.opened(account) is None:
                 return  # closed since: whoever opens it finds the rest
-            if not self._closed and account not in self._lanes:
+            if self._closed:
+                return
+            if account not in self._lanes or loop.time() - since >= BUSY_SECONDS:
                 self._lane(account).idle = True
+                return
+            self._busy[account] = since
+            self._wakes[account] = loop.time() + PAUSE_SECONDS
+            loop.call_later(PAUSE_SECONDS, self._idle, account)
 
     def _done(self, account: str, lane: _Lane, pause: float | None) -> None:
         surplus = self._store.surplus() if is_bounded(self._store) else []
         with self._lock:
-            if lane.deliveries or lane.runs:
+            if lane.deliveries or lane.runs or lane.idle:
                 self._pool.submit(partial(self._work, account, lane))
             else:
                 lane.running = False

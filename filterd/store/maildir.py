@@ -20,6 +20,7 @@ from typing import ClassVar, Protocol
 from filterd.store import (
     delivery,
     facts,
+    laternames,
     names,
     quota,
     ready,
@@ -220,7 +221,7 @@ class MaildirAccount(AccountStore):
     def step(self, seconds: float) -> None:
         with self._core.guard():
             if upkeep.due(self._core):
-                upkeep.step(self._core)
+                upkeep.step(self._core, seconds)
             elif self._texts.unfinished:
                 self._texts.step(seconds)
             else:
@@ -385,6 +386,7 @@ class MaildirAccount(AccountStore):
             self._core.acks.clear()  # need not be durable
         try:
             with self._core.guard():
+                laternames.finish(self._core, seconds)
                 self._snapshots.finish(seconds)
         except StoreError as error:
             log.warning("snapshots of %s wait for the next time: %s", self._core.account, error)

@@ -331,17 +331,15 @@ class _Apply:
             quota.count(core, sum(added) - sum(hot.disk_size for hot in gone), len(added) - len(gone))
         return taken
 
-    def _mask(self, letters: str, old: int) -> int:
-        """File names are the truth of what they can say; the index of the rest (HOUSE item 12)."""
-        mask, _ = fl.mask_of_letters(letters, min(self.keywords, fl.LETTER_KEYWORDS))
-        return mask | old & ~fl.NAMED_MASK
+    def _mask(self, letters: str) -> int:
+        return fl.mask_of_letters(letters, min(self.keywords, fl.LETTER_KEYWORDS))[0]
 
     def _renamed(self, hot: HotRow, name: str, fresh: int) -> tuple[HotRow, int, int, int, str]:
         base, letters = fl.split_name(name)
         clean = base + fl.MARK + fl.clean(letters)
         if letters and clean != name and self._rename(name, fresh, clean):
             name = clean
-        mask = self._mask(letters, hot.flags)
+        mask = fl.merged(hot.flags, self._mask(fl.split_name(hot.name)[1]), self._mask(letters))
         return hot, mask, hot.modseq if mask == hot.flags else self.modseq, fresh, name
 
     def _arrived(self, name: str, fresh: int, uid: int) -> tuple[HotRow, Cold] | None:
@@ -359,7 +357,7 @@ class _Apply:
         if not name:
             return None
         record = render(found.text)
-        mask = self._mask(fl.split_name(name)[1], 0)
+        mask = self._mask(fl.split_name(name)[1])
         seconds = found.mtime // 1_000_000_000
         hot = HotRow(
             mbox=self.row.id,

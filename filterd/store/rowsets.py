@@ -82,13 +82,20 @@ class Ways:
     """What one change makes of flags and of the ends of names, by the flags that a message had.
 
     ``ends``: flags -> the end its name has and the end it gets. False ``plain``: messages of the same flags had different ends
-    (letters of other programs), or there are too many: then each row is told its name.
+    (letters of other programs), or there are too many: then each row is told its name. ``named`` False: names stay as they are.
     """
 
     modseq: int
     masks: dict[int, int]
     ends: dict[int, tuple[str, str]] = field(default_factory=dict)
     plain: bool = True
+    named: bool = True
+
+    def keep_names(self) -> None:
+        """Change flags and nothing else."""
+        self.named = False
+        self.ends = dict.fromkeys(self.masks, ("", ""))
+        self.plain = len(self.ends) <= MOST_WAYS
 
     def note(self, flags: int, old: str, new: str) -> None:
         if self.ends.setdefault(flags, (old, new)) != (old, new) or len(self.ends) > MOST_WAYS:
@@ -98,6 +105,8 @@ class Ways:
         """The update without its condition."""
         pick = " ".join(["when ? then ?"] * len(self.ends))
         masks = [value for flags in self.ends for value in (flags, self.masks[flags])]
+        if not self.named:
+            return f"update hot set modseq=?, flags = case flags {pick} end", [self.modseq, *masks]
         cut = [value for flags, (old, _) in self.ends.items() for value in (flags, len(old))]
         add: list[SqlInt] = [value for flags, (_, new) in self.ends.items() for value in (flags, new)]
         text = (

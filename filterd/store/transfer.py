@@ -1,7 +1,8 @@
 """Messages that are there already: flags, copies, moves, removal.
 
 Order: names on disk, then the index (HOUSE item 12). Copies and removals are synced before the index commits, so that what was
-answered survives; changes of flags are not (no protocol asks for it), a power failure may undo the last seconds of them.
+answered survives; changes of flags are not (no protocol asks for it), a power failure may undo the last seconds of them. The names
+of many messages whose flags change follow the index (``laternames``).
 Whatever was not where the index said (ENOENT: another program renamed it) is looked for once by a scan and tried once more.
 Long lists go in blocks of BLOCK messages, each its own lock and transaction, but for ``copy``, which is all or none.
 """
@@ -20,6 +21,8 @@ from filterd.store.base import DELETED, Copied, FlagChange, StoreError
 from filterd.store.core import touched
 from filterd.store.folder import Folder, stem
 from filterd.store.index import FlagRow, GoneRow, HotRow, MailboxRow
+from filterd.store.latenotes import MANY
+from filterd.store.manyfiles import syncing_dirs
 from filterd.store.memory import new_mask
 from filterd.store.rowsets import Ways
 
@@ -115,6 +118,31 @@ def _flag_block(
     folder.reserve(row, 0)
     before = row.modseq
     ways = Ways(before + 1, masks)
+    missing: list[int] = []
+    if len(todo) >= MANY and not any([hot.fresh for hot in todo]):
+        renamed = [(hot, hot.name) for hot in todo]
+        ways.keep_names()
+        row.modseq = ways.modseq
+        with core.index.transaction():
+            core.index.reflag(row, renamed, ways)
+            core.late.put(core.index, row.id, [hot.uid for hot in todo])
+            core.index.save(row)
+    else:
+        renamed, missing = _flag_names(core, folder, row, todo, ways)
+    if renamed:
+        core.changed(row)
+        modseq = ways.modseq
+        now = [(hot.uid, masks[hot.flags], modseq) for hot, _ in renamed]
+        core.own.note(row.id, before, modseq, [uid for uid, _, _ in now], [flags for _, flags, _ in now])
+        changed += now
+        out.made.append(modseq)
+    return missing
+
+
+def _flag_names(
+    core: Core, folder: Folder, row: MailboxRow, todo: list[FlagRow], ways: Ways
+) -> tuple[list[tuple[FlagRow, str]], list[int]]:
+    """Names first, then the index: what has its new name, and the UIDs of what was not found."""
     with core.publishing(row.id):
         times = folder.times()
         renamed, missing = _rename_for_flags(core, folder, todo, ways)
@@ -124,14 +152,7 @@ def _flag_block(
         with core.index.transaction():
             core.index.reflag(row, renamed, ways)
             core.index.save(row)
-    if renamed:
-        core.changed(row)
-        modseq = ways.modseq
-        now = [(hot.uid, masks[hot.flags], modseq) for hot, _ in renamed]
-        core.own.note(row.id, before, modseq, [uid for uid, _, _ in now], [flags for _, flags, _ in now])
-        changed += now
-        out.made.append(modseq)
-    return missing
+    return renamed, missing
 
 
 def _rename_for_flags(
@@ -203,20 +224,22 @@ def _expunge_block(core: Core, folder: Folder, uids: list[int], gone: list[int])
                 removed.append(hot)
             except FileNotFoundError:
                 missing.append(hot.uid)
-        for fresh in {hot.fresh for hot in removed}:
-            disk.sync_dir(folder.place(fresh))
         touched(row, before, folder.times())
-        _forget(core, row, removed)
-    quota.count(core, -sum(hot.disk_size for hot in removed), -len(removed))
+        _forget(core, folder, row, removed)
+    quota.count(core, -sum([hot.disk_size for hot in removed]), -len(removed))
     gone += [hot.uid for hot in removed]
     return missing
 
 
-def _forget(core: Core, row: MailboxRow, removed: list[GoneRow]) -> None:
+def _forget(core: Core, folder: Folder, row: MailboxRow, removed: list[GoneRow]) -> None:
+    """The directories are on disk before the index commits."""
+    places = [folder.place(fresh) for fresh in {hot.fresh for hot in removed}]
     with core.index.transaction():
+        with syncing_dirs(core.settings.disk, places, aside=len(removed) >= MANY):
+            if removed:
+                row.modseq += 1
+                core.index.remove(row, removed, row.modseq, core.now())
         if removed:
-            row.modseq += 1
-            core.index.remove(row, removed, row.modseq, core.now())
             core.changed(row)
         core.index.save(row)
     if removed:

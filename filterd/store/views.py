@@ -20,6 +20,7 @@ from filterd.store import intake, rescan, rowcache, tree
 from filterd.store.base import Changes, Field, MailboxInfo, Row, Snapshot, Status, StoreUnavailable
 from filterd.store.folder import Folder, Place
 from filterd.store.index import HotRow, MailboxRow
+from filterd.store.latenotes import MANY
 from filterd.store.record import CRLF_FORM, email_id_text, render, to_crlf
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class Views:
             else:
                 since, arrays = start
                 moved, arrays = _forward(core, row, since, arrays)
+                if len(moved) >= MANY:  # another process: it may be killed before their names have followed
+                    core.late.asked = None
         if len(arrays[0]) >= VIEW_FROM and (start is None or (kept is None and len(moved) > VIEW_AGE)):
             self._keep(row, arrays)
         made = Snapshot(tree.info_of(core, row), row.modseq, row.uidnext, *arrays, row.keyword_list)

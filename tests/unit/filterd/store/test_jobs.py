@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from filterd.store.base import (
     StoreError,
 )
 from filterd.store.jobs import AccountJobs
+from filterd.store.latenotes import MANY
 from filterd.store.maildir import MaildirStore
 from filterd.store.memory import MemoryStore
 
@@ -180,3 +182,42 @@ def test_few_accounts_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         store.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_names_of_files_follow_their_flags_also_in_an_account_that_is_never_at_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    monkeypatch.setattr("filterd.store.jobs.BUSY_SECONDS", 0.2 if busy else 1e9)
+    folder = tmp_path / "example.org" / "ann" / "cur"
+
+    def fill(account: AccountStore) -> None:
+        stored = account.append("INBOX", [message(number) for number in range(MANY)])
+        account.set_flags("INBOX", [one.uid for one in stored], "add", ("\\Draft",))  # out of new
+        account.set_flags("INBOX", [one.uid for one in stored], "add", ("\\Seen",))
+
+    async def main() -> int:
+        store = maildir(tmp_path)
+        jobs = AccountJobs(store)
+        await jobs.run("ann@example.org", fill)
+        loop = asyncio.get_running_loop()
+        ends: list[str] = []
+        until = loop.time() + 20
+        waiting: set[asyncio.Future[None]] = set()
+        while loop.time() < until and ends.count("DS") < MANY:
+            if busy:  # three at any time: the lane is never empty
+                waiting |= {
+                    asyncio.ensure_future(jobs.run("ann@example.org", lambda account: time.sleep(0.01)))
+                    for _ in range(3 - len(waiting))
+                }
+                _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(0.01)
+            ends = [path.name.rpartition(":2,")[2] for path in folder.iterdir()]
+        if waiting:
+            await asyncio.wait(waiting)
+        jobs.close()
+        store.close()
+        return ends.count("DS")
+
+    assert asyncio.run(main()) == MANY
