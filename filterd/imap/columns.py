@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from filterd.imap import preview
 from filterd.imap.flags import FlagTable
 from filterd.imap.render import CACHED_FIELDS, GLOBAL, NOT_CACHED, Projection, render_body
 from filterd.imap.section import Body, Section, as_literal
@@ -90,8 +91,25 @@ def _plain(column: Column, which: int) -> Column:
 
 PLAIN_BODY = _plain(BODY, 0)
 PLAIN_BODYSTRUCTURE = _plain(BODYSTRUCTURE, 1)
-# RFC 8970 3.1: LAZY may be answered NIL; nothing is kept ready.
-LAZY_PREVIEW = Column(b"PREVIEW %b", (), lambda block: [b"NIL"] * len(block.uids))
+
+
+def _previews(block: Block) -> Sequence[bytes]:
+    """Rows of an index that came from version 2 have none: those messages are read."""
+    kept = block.octets_of("preview")
+    if all(kept):
+        return kept
+    return [value or _first_words(block.read(uid)) for uid, value in zip(block.uids, kept, strict=True)]
+
+
+def _first_words(text: bytes | None) -> bytes:
+    return b"NIL" if text is None else preview.rendered(Message(text).root)
+
+
+PREVIEW = Column(b"PREVIEW %b", ("preview",), _previews)
+# RFC 8970 3.1: LAZY may be answered NIL where it would mean to read the message.
+LAZY_PREVIEW = Column(
+    b"PREVIEW %b", ("preview",), lambda block: [value or b"NIL" for value in block.octets_of("preview")]
+)
 
 
 def _object_id(value: str) -> bytes:

@@ -29,6 +29,7 @@ class ImapLimits:
     set_parts: int = 16_384  # comma-separated parts of a sequence set
     fetch_items: int = 128
     header_fields: int = 256  # names in one BODY[HEADER.FIELDS (...)]
+    text_times: int = 4  # of a message's size, told of it in one answer: pieces may overlap
     search_keys: int = 1_024
     search_text: int = 4_096  # one string to look for
     flags: int = 128  # in one STORE or APPEND
@@ -38,7 +39,6 @@ class ImapLimits:
     bad: int = 100  # in a row
     step: int = 262_144  # octets of answer produced before the account is let go
     rows: int = 500  # index rows asked for at once
-    preview: int = 200  # characters, RFC 8970 section 3.1
     login_deadline: float = 60.0  # seconds, in all
     autologout: float = 1_860.0  # RFC 9051 5.4: at least 30 minutes
     upload: float = 3_600.0  # one literal, however slowly it comes

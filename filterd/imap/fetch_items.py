@@ -10,12 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from filterd.imap import columns as col
-from filterd.imap import names, section
+from filterd.imap import section
 from filterd.imap.columns import Column
 from filterd.imap.errors import Bad
 from filterd.imap.fetch import Plan, TextItem
 from filterd.imap.parse import Parser
-from filterd.imap.preview import preview
 from filterd.imap.section import Body, Section
 
 _WORD = re.compile(rb"[A-Za-z0-9.]+")
@@ -156,7 +155,4 @@ def _preview(p: Parser, plan: Plan) -> None:
             raise Bad("Unknown modifier of PREVIEW")
         plan.add(col.LAZY_PREVIEW)
         return
-    size = p.limits.preview
-    plan.add_text(
-        TextItem(b"PREVIEW", lambda body: (names.nstring(preview(body.root, size).encode("utf-8")),))
-    )
+    plan.add(col.PREVIEW)

@@ -151,7 +151,7 @@ class TextHits:
 
 Field = int | str | bytes
 HOT_FIELDS = frozenset(("flags", "modseq", "size", "date", "savedate", "header_size", "email_id"))
-COLD_FIELDS = frozenset(("envelope", "body", "bodystructure", "headers", "trace", "decision"))
+COLD_FIELDS = frozenset(("envelope", "body", "bodystructure", "headers", "trace", "decision", "preview"))
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class Row:
 
     ``size`` is the virtual (CRLF) size, RFC822.SIZE; ``date`` the INTERNALDATE in seconds; ``header_size`` virtual octets
     of the header with its blank line. ``headers`` are the cached fields as ``imap.render`` packs them, ``envelope``,
-    ``body`` and ``bodystructure`` the rendered IMAP values without the item's name.
+    ``body``, ``bodystructure`` and ``preview`` the rendered IMAP values without the item's name; no preview: one of before.
     """
 
     uid: int
@@ -177,6 +177,7 @@ class Row:
     headers: bytes = b""
     trace: str = ""
     decision: str = ""
+    preview: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ transactions in a power failure.
                             ``left A B``: rows A to B of ``cold`` are of messages that went, and wait for ``sweep``
 ``mailbox``                 one a mailbox, columns as in ``MailboxRow``; ``id`` is never used again
 ``hot(mbox, uid, ...)``     one a message, what FETCH FLAGS and the file need; ``name`` the file name as it is on disk
-``cold(id, ...)``           one a message, ``id`` = mbox << 32 | uid: rendered ENVELOPE, BODY, BODYSTRUCTURE, headers, trace
+``cold(id, ...)``           one a message, ``id`` = mbox << 32 | uid: ENVELOPE, BODY, BODYSTRUCTURE, PREVIEW rendered, headers, trace
 ``expunged``                what was removed, for ``changes``; ``mailbox.floor`` is the modseq it reaches back to
 ``delivery``                unacknowledged delivery keys (HOUSE item 11)
 ``state``                   Sieve state: remembered ids with their end
@@ -36,11 +36,12 @@ from filterd.store.rowsets import IN_LIST, LONG_RUN, Key, Ways, cold_id, runs, s
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 2
+VERSION = 3
 # What makes the next version of each older one.
 _UPGRADES = {
-    1: "update cold set headers=x'00'"
-}  # other fields are kept: messages from before are read for them
+    1: "update cold set headers=x'00'",  # other fields are kept: messages from before are read for them
+    2: "alter table cold add column preview blob default x''",  # and for their first words
+}
 BUSY_SECONDS = 10.0
 BUSY_STEP = 0.0005
 CHECKPOINT_PAGES = 8000  # of the log, when nobody finds the time (``upkeep``) before
@@ -67,7 +68,7 @@ create table hot(mbox integer, uid integer, flags integer not null, modseq integ
   disk_size integer not null, mtime integer not null, primary key(mbox, uid)) without rowid;
 create index hot_modseq on hot(mbox, modseq);
 create table cold(id integer primary key, envelope blob, body blob, bodystructure blob, headers blob, trace text,
-  decision text);
+  decision text, preview blob default x'');
 create table expunged(mbox integer, modseq integer, uid integer, born integer, at integer,
   primary key(mbox, modseq, uid)) without rowid;
 create table delivery(key blob primary key, mbox integer, mailbox text, uidvalidity integer, uid integer, at integer)
@@ -160,7 +161,9 @@ class GoneRow(NamedTuple):
 
 # What ``_make`` does, without its frame: a third of the time.
 _FLAG_ROW, _GONE_ROW = partial(tuple.__new__, FlagRow), partial(tuple.__new__, GoneRow)
-Cold = tuple[bytes, bytes, bytes, bytes, str, str]  # envelope, body, bodystructure, headers, trace, decision
+Cold = tuple[
+    bytes, bytes, bytes, bytes, str, str, bytes
+]  # envelope, body, bodystructure, headers, trace, decision, preview
 SqlValue = str | bytes | int | float | None
 
 MAILBOX_COLUMNS = ", ".join(field.name for field in fields(MailboxRow))
@@ -367,7 +370,7 @@ class Index:
     def add(self, box: MailboxRow, messages: Sequence[tuple[HotRow, Cold]]) -> None:
         self._db.executemany(_ADD_HOT, [_hot_values(hot) for hot, _ in messages])
         self._db.executemany(
-            "insert or replace into cold values(?, ?, ?, ?, ?, ?, ?)",
+            "insert or replace into cold values(?, ?, ?, ?, ?, ?, ?, ?)",
             [(cold_id(hot.mbox, hot.uid), *cold) for hot, cold in messages],
         )
         for hot, _ in messages:
@@ -377,7 +380,7 @@ class Index:
         """(source, copy); the cold part is copied inside the database."""
         self._db.executemany(_ADD_HOT, [_hot_values(hot) for _, hot in copies])
         self._db.executemany(
-            "insert into cold select id + ?, envelope, body, bodystructure, headers, trace, decision from cold"
+            "insert into cold select id + ?, envelope, body, bodystructure, headers, trace, decision, preview from cold"
             " where id between ? and ?",
             shifts(copies),
         )
@@ -522,7 +525,7 @@ class Index:
         columns = "mbox, uid, flags, modseq, size, date, savedate, header_size, email_id"
         if not cold:
             return self._chosen(f"select {columns} from hot", Key.hot(mailbox_id), uids, 1)
-        more = ", envelope, body, bodystructure, headers, trace, decision"
+        more = ", envelope, body, bodystructure, headers, trace, decision, preview"
         select = f"select {columns}{more} from hot join cold on cold.id = (hot.mbox << 32 | hot.uid)"
         return self._chosen(select, Key.hot(mailbox_id), uids, 1)
 

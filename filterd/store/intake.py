@@ -44,4 +44,5 @@ def read_file(at: Dir, name: str) -> Found | None:
 
 
 def cold_of(record: Record, trace: str = "", decision: str = "") -> Cold:
-    return (record.envelope, record.body, record.bodystructure, record.headers, trace, decision)
+    rendered = record.envelope, record.body, record.bodystructure, record.headers
+    return (*rendered, trace, decision, record.preview)

@@ -329,12 +329,12 @@ class AccountJobs:
                 lane.running = False
                 if not lane.acks:
                     del self._lanes[account]
-                if pause is not None and self._loop is not None and not self._closed:
-                    pause = max(pause, PAUSE_SECONDS)
-                    when = self._loop.time() + pause
-                    if when < self._wakes.get(account, float("inf")):
-                        self._wakes[account] = when
-                        _soon(self._loop, pause, lambda: self._idle(account))
+            if pause is not None and self._loop is not None and not self._closed:
+                pause = max(pause, PAUSE_SECONDS)
+                when = self._loop.time() + pause
+                if when < self._wakes.get(account, float("inf")):
+                    self._wakes[account] = when
+                    _soon(self._loop, pause, lambda: self._idle(account))
             for other in surplus:
                 if other not in self._lanes and not self._closed:
                     self._lane(other).closing = True

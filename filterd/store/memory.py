@@ -341,6 +341,7 @@ class MemoryAccount(AccountStore):
                 body=record.body,
                 bodystructure=record.bodystructure,
                 headers=record.headers,
+                preview=record.preview,
                 trace=message.trace,
                 decision=message.decision,
             )
@@ -409,7 +410,7 @@ def row_copy(row: Row, cold: bool) -> Row:
             row.bodystructure,
             row.headers,
         )
-        hot.trace, hot.decision = row.trace, row.decision
+        hot.trace, hot.decision, hot.preview = row.trace, row.decision, row.preview
     return hot
 
 

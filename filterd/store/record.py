@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from filterd.imap import preview
 from filterd.imap.render import cached_headers, render_body, render_envelope
 from rules.mail.lineends import as_lf, only_crlf, with_crlf
 from rules.mail.message import Message
@@ -29,6 +30,7 @@ class Record:
     body: bytes
     bodystructure: bytes
     headers: bytes
+    preview: bytes
 
 
 def fingerprint(key: bytes) -> bytes:
@@ -81,6 +83,7 @@ def render(data: bytes) -> Record:
         body=body,
         bodystructure=bodystructure,
         headers=cached_headers(message),
+        preview=preview.rendered(message.root),
     )
 
 

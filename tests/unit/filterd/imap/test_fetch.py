@@ -88,6 +88,17 @@ def test_binary(client: Client) -> None:
     assert len(answer) == 1 and answer[0].startswith("NO [UNKNOWN-CTE]")
 
 
+def test_pieces_of_one_message_that_overlap_are_not_gathered(
+    connect: Connect, account: MemoryAccount
+) -> None:
+    account.append("INBOX", [NewMessage(b"Subject: x\r\n\r\n" + b"a" * 1_000_000)])
+    client = connect()
+    for word in ("BODY.PEEK[]", "BODY.PEEK[TEXT]", "BINARY.PEEK[1]"):
+        pieces = [f"{word}<{first}.900000>" for first in range(10)]
+        assert client(f"FETCH 1 ({' '.join(pieces)})") == ["NO [LIMIT] Ask for less of one message at once"]
+        assert len(client.ok(f"FETCH 1 ({' '.join(pieces[:3])})")) > 3
+
+
 def test_seen(client: Client) -> None:
     lines = client.ok("FETCH 1 BODY[TEXT]<0.1>")
     assert lines == ["* 1 FETCH (FLAGS (\\Seen) BODY[TEXT]<0> {1}", "p)"]
@@ -107,7 +118,7 @@ def test_macros_and_items(client: Client) -> None:
     assert line == f'* 1 FETCH (INTERNALDATE "14-Nov-2023 22:13:20 +0000" RFC822.SIZE {len(MIXED)} UID 1)'
     assert client.ok("FETCH 1 (EMAILID THREADID)")[0].startswith("* 1 FETCH (EMAILID (E")
     assert client.ok("FETCH 2 PREVIEW") == ['* 2 FETCH (PREVIEW "Body 2")']
-    assert client.ok("FETCH 2 (PREVIEW (LAZY))") == ["* 2 FETCH (PREVIEW NIL)"]
+    assert client.ok("FETCH 2 (PREVIEW (LAZY))") == ['* 2 FETCH (PREVIEW "Body 2")']
 
 
 @pytest.mark.parametrize(
