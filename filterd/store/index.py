@@ -8,7 +8,7 @@ transactions in a power failure.
                             ``left A B``: rows A to B of ``cold`` are of messages that went, and wait for ``sweep``
 ``mailbox``                 one a mailbox, columns as in ``MailboxRow``; ``id`` is never used again
 ``hot(mbox, uid, ...)``     one a message, what FETCH FLAGS and the file need; ``name`` the file name as it is on disk
-``cold(id, ...)``           one a message, ``id`` = mbox << 32 | uid: ENVELOPE, BODY, BODYSTRUCTURE, PREVIEW rendered, headers, trace
+``cold(id, ...)``           one a message, ``id`` = mbox << 32 | uid: ENVELOPE, BODY, BODYSTRUCTURE, PREVIEW, headers, trace
 ``expunged``                what was removed, for ``changes``; ``mailbox.floor`` is the modseq it reaches back to
 ``delivery``                unacknowledged delivery keys (HOUSE item 11)
 ``state``                   Sieve state: remembered ids with their end

@@ -6,11 +6,10 @@ one sync after the other: ``publish`` comes after all of a batch are on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-from filterd.store.durable import Dir, Disk, NewFile
+from filterd.store.durable import Disk, NewFile
 
 BATCH = 128  # open descriptors
 THREADS = 16
@@ -25,18 +24,3 @@ def sync_all(disk: Disk, files: Sequence[NewFile]) -> None:
     with ThreadPoolExecutor(min(THREADS, len(files)), thread_name_prefix="sync") as pool:
         for _ in pool.map(disk.sync, files):
             pass
-
-
-@contextmanager
-def syncing_dirs(disk: Disk, places: Sequence[Dir], aside: bool) -> Iterator[None]:
-    """Directories are synced once this is left; with ``aside`` by a thread, while the body does what may be done before."""
-    if not aside:
-        for place in places:
-            disk.sync_dir(place)
-        yield
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
-        waiting = [pool.submit(disk.sync_dir, place) for place in places]
-        yield
-        for each in waiting:
-            each.result()

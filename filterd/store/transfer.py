@@ -22,7 +22,6 @@ from filterd.store.core import touched
 from filterd.store.folder import Folder, stem
 from filterd.store.index import FlagRow, GoneRow, HotRow, MailboxRow
 from filterd.store.latenotes import MANY
-from filterd.store.manyfiles import syncing_dirs
 from filterd.store.memory import new_mask
 from filterd.store.rowsets import Ways
 
@@ -224,22 +223,20 @@ def _expunge_block(core: Core, folder: Folder, uids: list[int], gone: list[int])
                 removed.append(hot)
             except FileNotFoundError:
                 missing.append(hot.uid)
+        for fresh in {hot.fresh for hot in removed}:
+            disk.sync_dir(folder.place(fresh))
         touched(row, before, folder.times())
-        _forget(core, folder, row, removed)
-    quota.count(core, -sum([hot.disk_size for hot in removed]), -len(removed))
+        _forget(core, row, removed)
+    quota.count(core, -sum(hot.disk_size for hot in removed), -len(removed))
     gone += [hot.uid for hot in removed]
     return missing
 
 
-def _forget(core: Core, folder: Folder, row: MailboxRow, removed: list[GoneRow]) -> None:
-    """The directories are on disk before the index commits."""
-    places = [folder.place(fresh) for fresh in {hot.fresh for hot in removed}]
+def _forget(core: Core, row: MailboxRow, removed: list[GoneRow]) -> None:
     with core.index.transaction():
-        with syncing_dirs(core.settings.disk, places, aside=len(removed) >= MANY):
-            if removed:
-                row.modseq += 1
-                core.index.remove(row, removed, row.modseq, core.now())
         if removed:
+            row.modseq += 1
+            core.index.remove(row, removed, row.modseq, core.now())
             core.changed(row)
         core.index.save(row)
     if removed:
