@@ -87,9 +87,10 @@ def _html(text: str) -> str:
 
 
 def _seen(text: str) -> str:
-    if not text.isascii() or not text.isprintable():
-        text = _UNSEEN.sub("", text)
-    return " ".join(text.split())
+    text = " ".join(text.split(None, CHARACTERS)[:CHARACTERS])  # as many words are enough
+    if text.isascii() and text.isprintable():
+        return text
+    return " ".join(_UNSEEN.sub("", text).split())
 
 
 def _visible(text: str) -> str:
