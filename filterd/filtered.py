@@ -58,6 +58,7 @@ async def readdress(
     held: set[int] = set()
     notes: list[str] = []
     refusal: Reply | None = None
+    nowhere: Reply | None = None
     for recipient, leads in zip(envelope.recipients, destinations, strict=True):
         name = recipient.address.lower()
         reply = refused.get(name)
@@ -93,6 +94,10 @@ async def readdress(
             notes.append(f"{address} put in by a filter")
         else:
             log.warning("a filter put in a recipient that leads nowhere: %s", address)
+            notes.append(f"{address}, put in by a filter, leads nowhere")
+            nowhere = Reply(550, "5.1.1", "No such recipient here")
+    if not recipients:  # nobody would have it, and nobody would be told
+        refusal = refusal or nowhere
     changed = replace(envelope, recipients=tuple(recipients))
     if edit is not None and edit.reverse_path is not None:
         notes.append(f"reverse-path <{edit.reverse_path}> set by a filter")

@@ -131,9 +131,10 @@ class ImapSieve:
     def filter(
         self, store: AccountStore, event: ImapEvent, name: str, scripts: list[CompiledScript]
     ) -> ImapOutcome:
-        """Runs these over a message at its owner's request (FILTER=SIEVE); nobody is answered, and nothing can be refused."""
+        """Runs these over a message at its owner's request (FILTER=SIEVE). Nobody is answered: a refusal leaves the message where
+        it is (draft-bosch-imap-filter-sieve 4.10: what runs at delivery must not fail here)."""
         items = {"location": "MS", "phase": "post", "imap.user": event.login, "imap.mailbox": event.mailbox}
-        return self._run(store, event, name, scripts, items, Reject)
+        return self._run(store, event, name, scripts, items, ())
 
     def _run(
         self,
@@ -142,7 +143,7 @@ class ImapSieve:
         name: str,
         scripts: list[CompiledScript],
         items: dict[str, str],
-        inapplicable: type | UnionType,
+        inapplicable: type | UnionType | tuple[()],
     ) -> ImapOutcome:
         host = self._host_of(store, event, items)
         envelope = ScriptEnvelope(mail_from=event.email, rcpt_to=event.email, auth=event.login)
@@ -163,7 +164,7 @@ class ImapSieve:
             name,
             digest,
             flags=keep.flags if keep is not None and changed else None,
-            delete=keep is None,
+            delete=keep is None and not any(isinstance(one, Reject) for one in result.actions),
             files=tuple(one for one in result.actions if isinstance(one, FileInto)),
             sends=tuple(one for one in result.actions if isinstance(one, Redirect | Notify | Report)),
             remember=tuple(one for one in result.actions if isinstance(one, Remember)),

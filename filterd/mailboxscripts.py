@@ -77,10 +77,11 @@ class MailboxScriptSettings:
 
 @dataclass(slots=True)
 class _Mark:
-    """What is done last: new flags, ``\\Deleted``, memory and lists."""
+    """What is done last: new flags, ``\\Deleted``, memory and lists. ``flags``: those that the script saw."""
 
     uid: int
     outcome: ImapOutcome
+    flags: tuple[str, ...] = ()
     data: bytes = b""  # for its pipes
     part: RecipientTrace | None = None
 
@@ -263,7 +264,7 @@ class MailboxScripts:
                     or outcome.lists
                     or outcome.pipes
                 ):
-                    block.marks.append(_Mark(uid, outcome, data, part))
+                    block.marks.append(_Mark(uid, outcome, flags, data, part))
         part.spans.append(
             Span(
                 "sieve",
@@ -335,7 +336,11 @@ class MailboxScripts:
             if outcome.lists:
                 change_lists(store, outcome.lists)
             if outcome.flags is not None:
-                store.set_flags(event.mailbox, [mark.uid], "set", outcome.flags)
+                # What a client has changed since the script ran stays.
+                if added := _beside(outcome.flags, mark.flags):
+                    store.set_flags(event.mailbox, [mark.uid], "add", added)
+                if removed := _beside(mark.flags, outcome.flags):
+                    store.set_flags(event.mailbox, [mark.uid], "remove", removed)
             if outcome.delete:
                 store.set_flags(event.mailbox, [mark.uid], "add", ("\\Deleted",))
 
@@ -467,3 +472,9 @@ def _ending(mailbox: str, outcome: ImapOutcome) -> tuple[str, str]:
     if outcome.delete:
         return "discarded", f"Marked as deleted in {mailbox} because {script} did not keep it."
     return "stored", f"{mailbox} because {script} left it there."
+
+
+def _beside(flags: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Those that are not among the others."""
+    known = {flag.lower() for flag in others}
+    return [flag for flag in flags if flag.lower() not in known]

@@ -41,7 +41,7 @@ from pipeline.stages.milters import HOP, HOPS
 from pipeline.stages.privacy import strip
 from pipeline.trace import MessageTrace, RecipientTrace, Span, trace_id
 from pipeline.transaction import Transaction
-from pipeline.verdict import AuthResult, Disposition, HeaderEdit, Verdict
+from pipeline.verdict import AuthResult, Disposition, EnvelopeEdit, HeaderEdit, Verdict
 from pipeline.wire import milter
 from pipeline.wire.milter import Bare, Packet
 from rules.mail.message import Message
@@ -181,7 +181,7 @@ class MilterReception(MilterService):
             trace.spans.extend([span] if span is not None else [])
         writer = Writer(message.actions, message.exact, work.message)
         writer.header(own, [(cut.start, cut.end) for cut in forged])
-        self._rest(writer, verdict)
+        self._rest(writer, verdict, work.envelope)
         return self._end(trace, work, verdict, writer)
 
     async def _at_rcpt(self, runner: Runner, work: Transaction) -> Verdict | None:
@@ -218,7 +218,7 @@ class MilterReception(MilterService):
                 trace.spans.append(span)
         own = (HeaderEdit("remove", TRACE_FIELD), *verdict.edits)
         writer.header(own, cuts)
-        self._rest(writer, verdict)
+        self._rest(writer, verdict, work.envelope)
         sign = partial(_signed, self._departure, writer, verdict, _from_domain(work.message))
         signed = await aside(work, len(work.message.data), sign)
         if signed:
@@ -228,19 +228,19 @@ class MilterReception(MilterService):
 
     # -- ends ---------------------------------------------------------------------------------------------------------
 
-    def _rest(self, writer: Writer, verdict: Verdict) -> None:
+    def _rest(self, writer: Writer, verdict: Verdict, envelope: Envelope) -> None:
         """What is not the header."""
         if verdict.body is not None:
             writer.body(verdict.body)
         if verdict.envelope is not None:
-            writer.envelope(verdict.envelope)
+            writer.envelope(_as_told(verdict.envelope, envelope))
         if verdict.disposition is Disposition.QUARANTINE:
             writer.quarantine(f"{verdict.stage}: {verdict.summary}")
 
     def _end(
         self, trace: MessageTrace, work: Transaction, verdict: Verdict, writer: Writer | None = None
     ) -> Sequence[Packet]:
-        packets, outcome, reply, why = _last(verdict, writer)
+        packets, outcome, reply, why = _last(verdict, writer, "SMTPUTF8" in work.envelope.mail_params)
         trace.outcome, trace.reply = outcome, reply
         if writer is not None:
             for note in writer.notes:
@@ -306,7 +306,17 @@ class MilterReception(MilterService):
         return trace
 
 
-def _last(verdict: Verdict, writer: Writer | None) -> tuple[list[Packet], str, str, str]:
+def _as_told(edit: EnvelopeEdit, envelope: Envelope) -> EnvelopeEdit:
+    """Recipients that go, as the MTA wrote them: Postfix and Sendmail find no other spelling (a filter that we asked may have
+    folded their case)."""
+    told: dict[str, list[str]] = {}
+    for recipient in envelope.recipients:
+        told.setdefault(recipient.address.lower(), []).append(recipient.address)
+    gone = [one for address in edit.remove for one in told.get(address.lower(), [address])]
+    return replace(edit, remove=tuple(dict.fromkeys(gone)))
+
+
+def _last(verdict: Verdict, writer: Writer | None, utf8: bool) -> tuple[list[Packet], str, str, str]:
     """The packets, the trace's outcome and reply, and the sentence for each recipient."""
     reply = verdict.reply
     match verdict.disposition:
@@ -316,7 +326,7 @@ def _last(verdict: Verdict, writer: Writer | None) -> tuple[list[Packet], str, s
             shown = f"{reply.code} {reply.enhanced_code} {reply.text}"
             word = "Deferred" if reply.temporary else "Refused"
             return (
-                [milter.reply_code(reply)],
+                [milter.reply_code(reply, utf8)],
                 outcome,
                 shown,
                 f"{word} at the door by {verdict.stage}: {reply.text}",

@@ -1,8 +1,8 @@
 """Our edits of a message as the changes an MTA understands.
 
 Order matters: an MTA counts the fields as they are at that moment. First all removals, of each name the last one first;
-then what goes to the end or between other fields, from below to above; then what goes on top, the lowest first, always as
-field number 1: that is below the Received line the MTA adds itself, where our own door puts it too.
+then what goes to the end, in its order, and between other fields, from below to above; then what goes on top, the lowest
+first, always as field number 1: that is below the Received line the MTA adds itself, where our own door puts it too.
 What the MTA did not allow at the negotiation is left out and noted for the trace.
 """
 
@@ -17,6 +17,7 @@ from pipeline.wire.milter import (
     Actions,
     AddHeader,
     AddRecipient,
+    AddRecipientWith,
     ChangeFrom,
     ChangeHeader,
     DeleteRecipient,
@@ -66,7 +67,10 @@ class Writer:
             at = block.fields[edit.place - 1].start if edit.place <= len(block.fields) else block.end
             self._inserted.append((at, edits.whole_field(edit.raw)))
         if placed and self._may(Actions.ADDHDRS, "fields cannot be added"):
-            self._between = [self._insertion(at, raw) for at, raw in reversed(self._inserted)]
+            self._between = [AddHeader(*self._pair(raw)) for at, raw in self._inserted if at >= block.end]
+            self._between += [
+                self._insertion(at, raw) for at, raw in reversed(self._inserted) if at < block.end
+            ]
         self._top = edits.added_lines(own)
 
     def on_top(self, raw: bytes) -> None:
@@ -79,11 +83,13 @@ class Writer:
 
     def envelope(self, edit: EnvelopeEdit) -> None:
         if edit.add and self._may(Actions.ADDRCPT, "recipients cannot be added"):
-            self._rest += [AddRecipient(_path(address)) for address in edit.add]
+            params = {address.lower(): text for address, text in edit.rcpt_params}
+            self._rest += [self._recipient(address, params.get(address.lower(), "")) for address in edit.add]
         if edit.remove and self._may(Actions.DELRCPT, "recipients cannot be removed"):
             self._rest += [DeleteRecipient(_path(address)) for address in edit.remove]
         if edit.reverse_path is not None and self._may(Actions.CHGFROM, "the sender cannot be changed"):
-            self._rest.append(ChangeFrom(_path(edit.reverse_path)))
+            words = milter.octets(edit.mail_params) or None
+            self._rest.append(ChangeFrom(_path(edit.reverse_path), words))
 
     def quarantine(self, reason: str) -> None:
         if self._may(Actions.QUARANTINE, "the MTA has no quarantine: the message goes on, marked"):
@@ -104,6 +110,12 @@ class Writer:
 
     # -- small steps --------------------------------------------------------------------------------------------------
 
+    def _recipient(self, address: str, params: str) -> Packet:
+        """Put in, with the parameters that another filter gave where the MTA takes them."""
+        if params and self._may(Actions.ADDRCPT_PAR, f"the parameters of {address} cannot be told"):
+            return AddRecipientWith(_path(address), milter.octets(params))
+        return AddRecipient(_path(address))
+
     def _may(self, action: Actions, note: str) -> bool:
         allowed = bool(self._actions & action)
         if not allowed and note not in self.notes:
@@ -122,8 +134,6 @@ class Writer:
 
     def _insertion(self, at: int, raw: bytes) -> Packet:
         block = self._message.header
-        if at >= block.end:
-            return AddHeader(*self._pair(raw))
         before = sum(
             1 for field in block.fields if field.start < at and field.start not in self._gone and field.name
         )

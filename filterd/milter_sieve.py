@@ -7,7 +7,8 @@ while we run and has errors then leaves its last good text in force.
 
 A script runs once for each recipient; discard and redirect concern that recipient alone. A reject refuses the message when
 all recipients' runs reject it; else those recipients keep it, since nobody could be told (HOUSE item 5). One run that wants it
-held holds it: the other server's quarantine takes whole messages. Header edits count when all runs agree on them.
+held holds it: the other server's quarantine takes whole messages. Header edits count when all runs whose recipients get the
+message agree on them. However many recipients there are, none is left out: a rule that a hundred cannot pass nobody passes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from filterd.milter_profile import compile_for_milter
 from filterd.sieve_host import AccountHost
 from pipeline import edits
 from pipeline.envelope import Envelope, Recipient
+from pipeline.planner import reject_reply
 from pipeline.ports import Clock
 from pipeline.reply import Reply
 from pipeline.trace import Span
@@ -38,7 +40,10 @@ from rules.mail.message import Message
 
 log = logging.getLogger("filterd.milter")
 
-RUNS = 100  # recipients of one message for whom the scripts run; the others keep it
+# Capabilities by which a script tells recipients apart; without them one run speaks for all.
+PERSONAL = frozenset(
+    {"envelope", "envelope-deliverby", "envelope-dsn", "environment", "vnd.dovecot.environment"}
+)
 FIELDS = 2000  # fields of a header whose edits are looked for
 
 
@@ -72,7 +77,7 @@ class Screening:
         known = verdict.envelope or EnvelopeEdit()
         return replace(
             verdict,
-            envelope=EnvelopeEdit((*known.add, *self.add), (*known.remove, *self.remove), known.reverse_path),
+            envelope=replace(known, add=(*known.add, *self.add), remove=(*known.remove, *self.remove)),
         )
 
 
@@ -99,11 +104,14 @@ class Screen:
         started, clock = self._clock.time(), self._clock.monotonic()
         seen = Message(edits.apply(work.message.data, own, cuts, work.message.header))
         wishes = _Wishes()
-        for recipient in work.envelope.recipients[:RUNS]:
-            envelope = _script_envelope(work.envelope, recipient)
-            result = interpreter.run(scripts, seen, envelope, self._host(work), limits=self._limits)
+        one_for_all = not any(script.uses & PERSONAL for script in scripts)
+        result: RunResult | None = None
+        for recipient in work.envelope.recipients:
+            if result is None or not one_for_all:
+                envelope = _script_envelope(work.envelope, recipient)
+                result = interpreter.run(scripts, seen, envelope, self._host(work), limits=self._limits)
             wishes.note(recipient.address, result)
-        changed = wishes.text(len(work.envelope.recipients))
+        changed = wishes.text()
         edited = diff(work.message.header, Message(changed).header) if changed is not None else None
         span = Span("sieve", started, self._clock.monotonic() - clock, wishes.word, wishes.summary(scripts))
         everyone = len(work.envelope.recipients)
@@ -111,7 +119,9 @@ class Screen:
         all_gone = len(wishes.gone) == everyone and not wishes.added
         return Screening(
             span,
-            reject=Reply(550, "5.7.1", wishes.rejects[0]) if all_reject else None,
+            reject=reject_reply(wishes.rejects[0], "SMTPUTF8" in work.envelope.mail_params)
+            if all_reject
+            else None,
             discard=all_gone,
             add=tuple(dict.fromkeys(wishes.added)),
             remove=tuple(wishes.gone),
@@ -161,6 +171,20 @@ class Screen:
         return known[1]
 
 
+class _Text:
+    """The text that all runs agree on: one is held, however many there are."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self.text: bytes | None = None
+
+    def note(self, text: bytes | None) -> None:
+        if not self.seen:
+            self.seen, self.text = True, text
+        elif self.text is not None and text != self.text:
+            self.text = None
+
+
 class _Wishes:
     """What the runs for all recipients come to."""
 
@@ -170,7 +194,8 @@ class _Wishes:
         self.added: list[str] = []
         self.holds: list[str] = []
         self.notes: list[str] = []
-        self.texts: list[bytes | None] = []
+        self.kept = _Text()
+        self.sent = _Text()
         self.word = ""
         self.last = ""
 
@@ -183,18 +208,21 @@ class _Wishes:
             match action:
                 case Keep(message=text):
                     kept = True
-                    self.texts.append(text)
-                case Redirect(address=target, copy=copy):
+                    self.kept.note(text)
+                case Redirect(address=target, copy=copy, message=text):
                     self.added.append(target)
                     gone = gone or not copy
+                    self.sent.note(text)
                 case Discard():
                     gone = True
                 case Reject(reason=reason):
                     self.rejects.append(reason)
                     kept = True
-                case Quarantine(reason=reason):
+                    self.kept.note(None)
+                case Quarantine(reason=reason, message=text):
                     self.holds.append(reason)
                     kept = True
+                    self.kept.note(text)
                 case SetScore():
                     continue  # evidence only
                 case _:
@@ -206,10 +234,10 @@ class _Wishes:
         if step is not None:
             self.last = f"{step.script}:{step.line}  {step.what} {step.value}".rstrip()
 
-    def text(self, recipients: int) -> bytes | None:
-        """The edited message, when everybody's run edited it alike."""
-        alike = len(self.texts) == recipients and len(set(self.texts)) == 1
-        return self.texts[0] if alike else None
+    def text(self) -> bytes | None:
+        """The edited message, when all runs that let it through edited it alike; what is sent elsewhere counts only where
+        nobody keeps it."""
+        return (self.kept if self.kept.seen else self.sent).text
 
     def summary(self, scripts: Sequence[CompiledScript]) -> str:
         words = [self.last or f"{scripts[-1].name}: no rule applied", *dict.fromkeys(self.notes)]

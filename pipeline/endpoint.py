@@ -31,6 +31,7 @@ class Endpoint:
 def parse(text: str, default_port: int = 0) -> Endpoint:
     """Raises ValueError with a text for the operator."""
     kind, colon, rest = text.partition(":")
+    kind = kind.lower()
     if text.startswith("/"):
         return Endpoint(path=text)
     if colon and kind in ("unix", "local"):
@@ -45,6 +46,8 @@ def parse(text: str, default_port: int = 0) -> Endpoint:
         if not colon or rest.endswith("]"):
             host, port = rest, str(default_port)
     host = host.removeprefix("[").removesuffix("]")
+    if host.isdigit():  # ``inet:8891`` is where a filter listens, but nowhere to connect to
+        raise ValueError(f"{text!r} names no host: write inet:{host}@127.0.0.1")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{text!r} is neither unix:PATH nor HOST:PORT nor inet:PORT@HOST")
     return Endpoint(host=host, port=int(port))

@@ -172,10 +172,11 @@ class ListStore:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """vnd.filterd.quarantine: hold the message, one line says why."""
+    """vnd.filterd.quarantine: hold the message, one line says why. ``message``: as the run left it, when it was edited."""
 
     reason: str
     place: Place | None = None
+    message: bytes | None = None
 
 
 Action = (

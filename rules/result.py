@@ -10,7 +10,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rules.actions import Action, Discard, FileInto, Keep, Notify, Pipe, Redirect, Reject, Remember, Vacation
+from rules.actions import (
+    Action,
+    Discard,
+    FileInto,
+    Keep,
+    Notify,
+    Pipe,
+    Quarantine,
+    Redirect,
+    Reject,
+    Remember,
+    Vacation,
+)
 from rules.errors import RunError
 from rules.limits import Limits
 
@@ -141,6 +153,12 @@ class Result:
             keep = Keep(flags or self.keep_flags or (), implicit=True, message=message)
             if not any(isinstance(action, FileInto) and _same_store(action, keep) for action in self.actions):
                 self.actions.append(keep)
+        if (
+            message is not None
+        ):  # the whole message is held, with all that the script did to it, before or after
+            for index, action in enumerate(self.actions):
+                if isinstance(action, Quarantine):
+                    self.actions[index] = replace(action, message=message)
         return self.actions
 
     def remembered(self) -> list[Remember]:

@@ -75,9 +75,14 @@ class NextHop(threading.Thread):
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(30)
-                self._serve(connection)
+            # A sender with many messages opens several connections and keeps them open for a while (Postfix): one at a time
+            # made the others wait for up to 47 seconds.
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(30)
+            self._serve(connection)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

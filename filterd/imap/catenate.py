@@ -57,7 +57,9 @@ def parse(p: Parser) -> Piece:
 def _piece(p: Parser) -> Piece:
     if p.take(b"TEXT"):
         p.sp()
-        data, _ = p.literal()
+        data, wide = p.literal()
+        if b"\0" in data and not wide:
+            raise No("A text with NUL needs a literal8", "UNKNOWN-CTE")
         return lambda call: data
     p.expect(b"URL")
     p.sp()

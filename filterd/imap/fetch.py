@@ -270,9 +270,14 @@ def _write_whole(call: Call, label: bytes, numbers: Sequence[int], group: list[t
 
 
 def _write_texts(call: Call, plan: Plan, head: bytes, body: Body) -> None:
-    rendered = [
-        item.render(body) for item in plan.texts
-    ]  # all before the first octet: one of them may be refused
+    limits = call.session.config.limits
+    left = limits.text_times * len(body.data) + limits.step
+    rendered = []  # all before the first octet: one of them may be refused
+    for item in plan.texts:
+        rendered.append(pieces := item.render(body))
+        left -= sum(map(len, pieces))
+        if left < 0:
+            raise No("Ask for less of one message at once", "LIMIT")
     for item, pieces in zip(plan.texts, rendered, strict=True):
         call.write(b"%b%b %b" % (head, item.label, pieces[0]))
         for piece in pieces[1:]:

@@ -210,7 +210,9 @@ class Notify:
 
 def _entries_of(store: AccountStore, mailbox: str | None) -> dict[str, int]:
     known = filter(None, (store.get_metadata(mailbox, INDEX) or "").split("\n"))
-    return {name: hash(store.get_metadata(mailbox, name)) for name in known}
+    # A name comes before its value and goes behind it: between the two there is nothing to tell.
+    found = ((name, store.get_metadata(mailbox, name)) for name in known)
+    return {name: hash(value) for name, value in found if value is not None}
 
 
 def _status(session: Session, name: str, status: Status) -> bytes:

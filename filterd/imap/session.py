@@ -8,13 +8,10 @@ Specification: RFC 9051 (IMAP4rev2) and RFC 3501 (IMAP4rev1) sections 3, 5 and 7
 
 Events: ``Work`` (run ``step(store)`` in the pool and send what it returns, again until ``done``, then ``work_done``),
 ``Authenticate`` (answer with ``authenticated``), ``StartTls``, ``StartCompress``, ``Idle``/``IdleEnd`` (watch the mailbox;
-``wake`` when it may have changed), ``Watch`` (call
-``mailbox_changed`` when one of these may have changed, NOTIFY), ``Filter`` (answer with ``filtered``), ``Close``. It is a core for
-``filterd.net.connection``.
-Commands run one after another: while an event is unanswered no further command is looked at.
-
-What is enabled only grows; a new login after UNAUTHENTICATE begins anew. Where the shell calls ``step`` in another thread
-it calls nothing else of the session but ``receive_data`` until the step has returned.
+``wake`` when it may have changed), ``Watch`` (call ``mailbox_changed`` when one of these may have changed, NOTIFY), ``Filter``
+(answer with ``filtered``), ``Pause`` (it is others' turn), ``Close``. It is a core for ``filterd.net.connection``.
+Commands run one after another, none while an event is unanswered. What is enabled only grows; a new login after UNAUTHENTICATE
+begins anew. While ``step`` runs in another thread the shell calls nothing else of the session but ``receive_data``.
 """
 
 from __future__ import annotations
@@ -39,9 +36,10 @@ from filterd.imap.shared import SharedStore
 from filterd.imap.state import State
 from filterd.imap.view import Style, View
 from filterd.imap.watching import Watching
-from filterd.imap.wire import Command, Continue, Line, Reader, Refused
+from filterd.imap.wire import Command, Continue, Line, Reader, Refused, WireEvent
 from filterd.imap.work import IdleWork, Work
 from filterd.proto import sasl
+from filterd.proto.lines import Pause
 from pipeline.ports import Clock
 
 if TYPE_CHECKING:
@@ -91,7 +89,8 @@ class Close:
     pass
 
 
-Event = Work | IdleWork | Filter | Authenticate | StartTls | StartCompress | Idle | IdleEnd | Watch | Close
+Unanswered = Idle | IdleEnd | Watch | Pause | Close
+Event = Work | IdleWork | Filter | Authenticate | StartTls | StartCompress | Unanswered
 Continuation = Callable[[bytes], None]
 
 
@@ -269,7 +268,7 @@ class Session:
         while True:
             if self._events:
                 event = self._events.popleft()
-                if not isinstance(event, (Idle, IdleEnd, Watch, Close)):
+                if not isinstance(event, Unanswered):
                     self._doing = event
                 return event
             if self._doing is not None or self._closed:
@@ -289,12 +288,14 @@ class Session:
             else:
                 return None
 
-    def _take(self, seen: Command | Line | Continue | Refused) -> None:
+    def _take(self, seen: WireEvent) -> None:
         match seen:
             case Command():
                 self._command(seen)
             case Continue():
                 self.write(b"+ OK\r\n")
+            case Pause():
+                self._events.append(seen)
             case Refused():
                 self.write(b"%b %b %b\r\n" % (seen.tag or b"*", seen.kind, seen.text))
                 if seen.fatal:

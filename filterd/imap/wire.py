@@ -7,15 +7,18 @@ that is too large is refused before ``+``, a non-synchronising one is read and t
 the limits are small. Only CRLF ends a line; a bare LF is answered BAD and nothing of the line is executed.
 
 Events of ``next()``: ``Command``, ``Line`` (while ``expect_line`` holds), ``Continue`` (send ``+``), ``Refused``
-(a tagged or untagged error, or the end of the connection), or None: more octets are needed.
+(a tagged or untagged error, or the end of the connection), ``Pause`` (after a row of them: thousands of short commands fit into
+one read, and other connections wait meanwhile), or None: more octets are needed.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from io import BytesIO
 
 from filterd.imap.config import ImapLimits
+from filterd.proto.lines import ROW, Pause
 
 _LITERAL = re.compile(rb"(~?)\{([0-9]{1,20})(\+?)\}\Z")
 _START = re.compile(
@@ -55,7 +58,7 @@ class Refused:
     fatal: bool = False
 
 
-WireEvent = Command | Line | Continue | Refused
+WireEvent = Command | Line | Continue | Refused | Pause
 
 
 class Reader:
@@ -71,6 +74,7 @@ class Reader:
         "_message_size",
         "_parts",
         "_refusal",
+        "_row",
         "_scan",
         "_text",
         "authenticated",
@@ -82,9 +86,10 @@ class Reader:
         self._message_size = message_size
         self._buffer = bytearray()
         self._scan = 0
+        self._row = 0  # events since the last pause
         self._parts: list[bytes] = []
         self._literal8: list[bool] = []
-        self._literal: bytearray | None = None
+        self._literal: BytesIO | None = None
         self._left = 0
         self._text = 0  # octets of text in this command so far
         self._literals = 0  # octets of its literals so far
@@ -130,9 +135,13 @@ class Reader:
                     return None
             if not self._buffer:
                 return None
+            if self._row >= ROW:
+                self._row = 0
+                return Pause()
             event = self._take_line()
             if event is None:
                 return None
+            self._row += 1
             if not isinstance(event, _More):
                 return event
 
@@ -141,13 +150,14 @@ class Reader:
         taken = min(self._left, len(self._buffer))
         if taken:
             if self._literal is not None:
-                self._literal += memoryview(self._buffer)[:taken]
+                with memoryview(self._buffer) as buffer, buffer[:taken] as part:
+                    self._literal.write(part)
             self._drop(taken)
             self._left -= taken
         if self._left:
             return False
         if self._literal is not None:
-            self._parts.append(bytes(self._literal))
+            self._parts.append(self._literal.getvalue())  # gives its own buffer away: nothing is copied
             self._literal = None
         return True
 
@@ -224,7 +234,7 @@ class Reader:
             return _More()
         self._parts.append(line[: marker.start()])
         self._literal8.append(bool(marker[1]))
-        self._literal = bytearray()
+        self._literal = BytesIO()
         self._left = count
         self._literals += count
         return Continue() if waits else _More()

@@ -159,8 +159,7 @@ class Work:
         call, now = self.call, self.call.session.clock.monotonic()
         if now >= self._report:
             self._report = now + call.session.config.limits.progress
-            far = b"NIL NIL" if call.progress is None else b"%d %d" % call.progress
-            call.write(b"* OK [INPROGRESS (%b %b)] Still working\r\n" % (astring(call.tag), far))
+            call.write(in_progress(call.tag, call.progress))
 
     def _finish(self, store: AccountStore, text: str) -> None:
         call, session = self.call, self.call.session
@@ -190,6 +189,12 @@ class Work:
         self.done = True
         if self._steps is not None:
             self._steps.close()
+
+
+def in_progress(tag: bytes, progress: tuple[int, int] | None = None) -> bytes:
+    """RFC 9585 4; ``progress``: how many messages are done, of how many."""
+    far = b"NIL NIL" if progress is None else b"%d %d" % progress
+    return b"* OK [INPROGRESS (%b %b)] Still working\r\n" % (astring(tag), far)
 
 
 class IdleWork:

@@ -27,6 +27,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar, cast
 
 from filterd.net.channel import channel_of
 from filterd.net.limits import Ticket, plain_ip
+from filterd.proto.lines import Pause
 from filterd.proto.sasl import Channel
 
 HIGH_WATER = 262_144  # octets waiting in a core before reading stops
@@ -59,7 +60,9 @@ class Core(Protocol):
     def internal_error(self) -> None:
         """The event performed last failed by a fault of ours: answer it with a temporary failure."""
 
-    def next_event(self) -> object | None: ...
+    def next_event(self) -> object | None:
+        """``Pause`` after a row of commands that needed no event."""
+        ...
 
     def data_to_send(self) -> bytes: ...
 
@@ -330,6 +333,10 @@ class Connection(asyncio.Protocol, ABC, Generic[C]):
             return True
 
     async def _guarded(self, event: object) -> None:
+        if type(event) is Pause:
+            self.flush()
+            await asyncio.sleep(0)
+            return
         try:
             await self.perform(event)
         except Exception:

@@ -13,7 +13,10 @@ Invariants others rely on:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
+
+ROW = 32  # lines or commands that a core answers by itself until it asks for a pause
 
 
 class LineFault(Enum):
@@ -23,6 +26,11 @@ class LineFault(Enum):
     BARE_LF = "bare LF"
     BARE_CR = "bare CR"
     NUL = "NUL"
+
+
+@dataclass(slots=True)
+class Pause:
+    """An event of every core: write what is ready, it is others' turn. Thousands of short commands fit into one read."""
 
 
 class LineReader:

@@ -19,7 +19,7 @@ from enum import Enum
 
 from filterd.accounts.directory import Account
 from filterd.proto import sasl
-from filterd.proto.lines import LineFault, LineReader
+from filterd.proto.lines import ROW, LineFault, LineReader, Pause
 from filterd.proto.managesieve_syntax import (
     BadSyntax,
     Partial,
@@ -225,8 +225,12 @@ class SieveCore:
         self._out.clear()
         return data
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> Event | Pause | None:
+        row = ROW
         while not self._queue:
+            row -= 1
+            if row < 0:
+                return Pause()
             if self._asked or self.state is State.CLOSED or self.state is State.TLS:
                 return None
             if not (self._read_literal() if self.in_text else self._read_line()):

@@ -53,6 +53,7 @@ WANTED = (
     | Actions.ADDRCPT
     | Actions.DELRCPT
     | Actions.CHGFROM
+    | Actions.ADDRCPT_PAR
     | Actions.QUARANTINE
     | Actions.SETSYMLIST
 )

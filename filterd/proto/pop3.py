@@ -21,7 +21,7 @@ from enum import Enum
 
 from filterd.accounts.directory import Account
 from filterd.proto import pop3_lang, sasl
-from filterd.proto.lines import LineFault, LineReader
+from filterd.proto.lines import ROW, LineFault, LineReader, Pause
 from rules.mail.lineends import dots_doubled
 
 
@@ -251,8 +251,12 @@ class Pop3Core:
         self._out.clear()
         return data
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> Event | Pause | None:
+        row = ROW
         while not self._queue:
+            row -= 1
+            if row < 0:
+                return Pause()
             if self._asked or self.state is State.CLOSED or self.state is State.TLS:
                 return None
             line = self._reader.next_line()

@@ -24,7 +24,7 @@ from __future__ import annotations
 from filterd.accounts.directory import Account
 from filterd.proto import sasl, smtp_parse, smtp_xclient
 from filterd.proto import smtp_states as fixed
-from filterd.proto.lines import LineFault
+from filterd.proto.lines import ROW, LineFault, Pause
 from filterd.proto.smtp_base import SmtpBase
 from filterd.proto.smtp_data import DotReader
 from filterd.proto.smtp_data import Text as TextOctets
@@ -52,9 +52,13 @@ class SmtpCore(SmtpBase):
 
     __slots__ = ()
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> Event | Pause | None:
         """The next event; None: more octets are needed (or an answer is outstanding)."""
+        row = ROW
         while not self._queue:
+            row -= 1
+            if row < 0:
+                return Pause()
             if self._asked is not None:
                 return None
             state = self.state

@@ -1,7 +1,8 @@
 """XCLIENT and XFORWARD: what a trusted hop of ours tells about the client that spoke to it.
 
 Specification: Postfix's XCLIENT_README (the whole session counts as that client's) and XFORWARD_README (facts about the next
-message only, which give no rights). Complete: yes; a client that is no host on the Internet is an unknown one.
+message only, which give no rights). Complete: yes; a client that is no host on the Internet is an unknown one, and so is a
+name that is none (a proxy hands on whatever its client said).
 
 Values are xtext; ``[UNAVAILABLE]`` and ``[TEMPUNAVAIL]`` become "". All functions raise ``SyntaxFault``.
 """
@@ -16,7 +17,7 @@ from filterd.proto.smtp_parse import HELO_NAME, XCHAR, SyntaxFault, printable, x
 XCLIENT_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 XFORWARD_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
 UNKNOWN = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
-MAX_VALUE = 255  # characters of an XFORWARD attribute, as Postfix has it
+MAX_VALUE = 255  # characters of an XFORWARD attribute, and of a name told by XCLIENT, as Postfix has it
 
 
 def _attributes(argument: bytes, command: str, names: Sequence[str]) -> dict[str, str]:
@@ -80,8 +81,10 @@ def _xclient_value(name: str, value: str) -> str:
         value = value.upper()
         if value not in ("", "SMTP", "ESMTP"):
             raise bad
-    if name in ("HELO", "NAME") and value and not HELO_NAME.fullmatch(value.encode("utf-8")):
-        raise bad
+    if name in ("HELO", "NAME"):
+        if len(value) > MAX_VALUE:
+            raise bad
+        return value if HELO_NAME.fullmatch(value.encode("utf-8")) else ""
     return value
 
 

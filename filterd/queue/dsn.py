@@ -221,9 +221,11 @@ def _plain(text: str) -> str:
 
 
 def status_of(reply_text: str, code: int | bool) -> str:
-    """The enhanced code of a remote reply when it fits its ``code``, or a general one."""
+    """The enhanced code of a remote reply when it fits its ``code``, or a general one. ``reply_text``: a line each; Cyrus says
+    the code in the last one only."""
     first = {True: "5", False: "4"}[code] if isinstance(code, bool) else str(code)[:1]
-    found = ENHANCED.search(reply_text[:40])
-    if found and found[1] == first:
-        return found[0]
+    begin, *more = reply_text.split("\n")
+    for found in (ENHANCED.search(begin[:40]), *map(ENHANCED.match, more)):
+        if found and found[1] == first:
+            return found[0]
     return f"{first}.0.0"

@@ -153,13 +153,13 @@ class Ends:
             action=action,
             reverse_path=item.reverse_path,
             recipient=item.recipient,
-            status=dsn.status_of(" ".join(reply.lines), reply.code),
+            status=dsn.status_of("\n".join(reply.lines), reply.code),
             diagnostic=reply.text,
             original=original,
             params=item.params,
             message_id=f"{self.ids.token(10)}@{self.schedule.hostname}",
             now=now,
-            remote="" if host == HERE else host.split(" ")[0],
+            remote="" if host == HERE or host.startswith("/") else host.split(" ")[0],  # no path of ours
             arrival=item.created,
             until=item.since + self.schedule.max_age,
         )

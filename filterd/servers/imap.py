@@ -13,11 +13,11 @@ An idle connection is this object, its core, one timer and, while it idles, a pl
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import zlib
-from asyncio import TimerHandle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +26,7 @@ from filterd.imap.config import ImapServerConfig
 from filterd.imap.ext.filter import told as filtered
 from filterd.imap.filtering import Filter
 from filterd.imap.session import Authenticate, Close, Idle, IdleEnd, Session, StartCompress, StartTls, Watch
-from filterd.imap.work import IdleWork, Work
+from filterd.imap.work import IdleWork, Work, in_progress
 from filterd.net.connection import HIGH_WATER, Connection
 from filterd.net.limits import Ticket
 from filterd.servers.direct import DirectSink
@@ -41,6 +41,7 @@ _INFLATE = 65_536  # octets decompressed in one go
 _INFLATE_PAUSE = 0.05  # seconds until the next look when the core has enough to do
 _HANDSHAKE = 30.0
 JOINED = 65_536  # octets that are rather copied than written as pieces
+PORTION = 131_072  # octets packed or encrypted on the loop before others come to their turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,28 @@ class ImapDoor:
 class ImapConnection(Connection[Session]):
     """One client."""
 
-    __slots__ = ("_alive", "_deflate", "_inflate", "_tail", "_unwatch", "_watches", "client", "door")
+    __slots__ = (
+        "_alive",
+        "_deflate",
+        "_half_closed",
+        "_inflate",
+        "_tail",
+        "_unwatch",
+        "_watches",
+        "client",
+        "door",
+    )
     close_event = Close
 
     def __init__(self, door: ImapDoor, ticket: Ticket | None = None) -> None:
         super().__init__(ticket)
         self.door = door
         self._unwatch: Callable[[], None] | None = None
-        self._alive: TimerHandle | None = None
+        self._alive: asyncio.TimerHandle | None = None
         self._deflate: zlib._Compress | None = None
         self._inflate: zlib._Decompress | None = None
-        self._tail = b""
+        self._tail = b""  # still to be inflated
+        self._half_closed = False  # nothing comes behind it
         self._watches: dict[str, Callable[[], None]] = {}  # of NOTIFY
 
     def begin(self) -> Session:
@@ -110,9 +122,7 @@ class ImapConnection(Connection[Session]):
             case Idle(mailbox):
                 self._watch(mailbox)
             case Filter():
-                assert self.door.config.filters is not None, "not offered"
-                result = await self.door.config.filters.filter(event)
-                self.core.filtered(filtered(self.core, event, result))
+                await self._filter(event)
             case IdleEnd():
                 self._end_watch()
             case Watch(mailboxes):
@@ -121,6 +131,15 @@ class ImapConnection(Connection[Session]):
                 await self._start_tls()
             case StartCompress(rest):
                 self._start_compress(rest)
+
+    async def _filter(self, request: Filter) -> None:
+        config = self.door.config
+        assert config.filters is not None, "not offered"
+        work = asyncio.ensure_future(config.filters.filter(request))
+        while not (await asyncio.wait((work,), timeout=config.limits.progress))[0]:
+            self.core.write(in_progress(request.tag))
+            self.flush()
+        self.core.filtered(filtered(self.core, request, work.result()))
 
     def at_once(self, event: object) -> bool:
         if not isinstance(event, (Work, IdleWork)) or not event.quick or self._lost:
@@ -153,9 +172,12 @@ class ImapConnection(Connection[Session]):
                 if sink is not None and rest and not slow and not work.done and not self._lost:
                     slow = True  # wait until all is taken, so that the thread may go on
                     self.transport.set_write_buffer_limits(high=0)
-                self._put(rest)
-                if self._drained is not None:
-                    await self.drain()
+                for portion in [rest] if sink is not None else portions(rest):
+                    self._put(portion)
+                    if self._drained is not None:
+                        await self.drain()
+                    elif portion is not rest:
+                        await asyncio.sleep(0)
         except StoreError as error:
             log.warning("the store of %s failed: %s", work.account, error)
             self.core.unavailable()
@@ -242,26 +264,40 @@ class ImapConnection(Connection[Session]):
             super().data_received(data)
         elif self._tail:
             self._tail += data
+            if len(self._tail) > HIGH_WATER:
+                self.transport.pause_reading()
         else:
             self._tail = data
             self._inflate_some()
 
+    def eof_received(self) -> bool:
+        if not self._tail:
+            return super().eof_received()
+        self._half_closed = True
+        return self.transport.get_extra_info("ssl_object") is None
+
     def _inflate_some(self) -> None:
-        """Feed the core as much as it takes: a small input may grow a thousandfold."""
+        """Feed the core as much as it takes, a piece at a time: a small input may grow a thousandfold, and others wait."""
         inflate = self._inflate
+        if not self._tail or inflate is None or self._lost:
+            return
+        if len(self.core) > HIGH_WATER:
+            self.loop.call_later(_INFLATE_PAUSE, self._inflate_some)
+            return
         try:
-            while self._tail and inflate is not None and not self._lost:
-                if len(self.core) > HIGH_WATER:
-                    self.loop.call_later(_INFLATE_PAUSE, self._inflate_some)
-                    return
-                data = inflate.decompress(self._tail, _INFLATE)
-                self._tail = inflate.unconsumed_tail
-                if data:
-                    super().data_received(data)
-                if inflate.eof:
-                    self._tail = b""
+            data = inflate.decompress(self._tail, _INFLATE)
         except zlib.error:
             self._cut()
+            return
+        self._tail = b"" if inflate.eof else inflate.unconsumed_tail
+        if data:
+            super().data_received(data)
+        if self._tail:
+            self.loop.call_soon(self._inflate_some)
+        elif self._half_closed:
+            super().eof_received()
+        elif self._reading and not (self._lost or self._closing):
+            self.transport.resume_reading()
 
     def flush(self) -> None:
         if self._deflate is None:
@@ -286,3 +322,23 @@ class ImapConnection(Connection[Session]):
             self.transport.write(pieces[0])
         else:
             self.transport.writelines(pieces)
+
+
+def portions(pieces: list[bytes]) -> Iterator[list[bytes]]:
+    """The same octets, at most ``PORTION`` at a time; the very same list when they are no more."""
+    if sum(map(len, pieces)) <= PORTION:
+        yield pieces
+        return
+    portion: list[bytes] = []
+    room = PORTION
+    for piece in pieces:
+        at = 0
+        while at < len(piece):
+            portion.append(piece[at : at + room])
+            at += len(portion[-1])
+            room -= len(portion[-1])
+            if not room:
+                yield portion
+                portion, room = [], PORTION
+    if portion:
+        yield portion

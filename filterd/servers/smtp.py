@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from filterd.accounts.directory import Account
 from filterd.net.connection import Connection
 from filterd.net.limits import Ticket
-from filterd.proto.sasl import NO_CHANNEL
+from filterd.proto.sasl import NO_CHANNEL, Proof
 from filterd.proto.smtp import SmtpCore
 from filterd.proto.smtp_events import (
     Abort,
@@ -126,11 +126,13 @@ class SmtpConnection(Connection[SmtpCore]):
                 self.ticket.told,
                 not self.ticket.unknown,
             )  # who came by a proxy that cannot tell has no rights
-        # By LMTP and unix sockets mail comes from a hop of ours: what we see of it says nothing about the sender. What a proxy
-        # tells does (HOUSE item 6), unless it tells of a hop of ours.
+        # By LMTP, by unix sockets and from our own mail servers mail comes from a hop of ours: what we see of it says nothing
+        # about the sender. What a proxy tells does (HOUSE item 6), unless it tells of a hop of ours.
         outside = self.ip is not None and (
             door.config.profile is not Profile.LMTP or (bool(told) and not door.hop(self.ip))
         )
+        if not told and door.config.profile is Profile.MX and self.ip is not None:
+            outside = outside and not door.trusts(self.ip, door.relay_trusted)
         client = Client(ip=self.ip, port=self.port, tls=tls, facts_trusted=outside and named, told=told)
         self.session = SmtpSession(door.config.profile, door.listener, client)
         core = SmtpCore(
@@ -181,7 +183,7 @@ class SmtpConnection(Connection[SmtpCore]):
             case StartTls():
                 await self._start_tls()
             case Xclient(facts):
-                self._speak_for(facts)
+                await self._speak_for(facts)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -254,7 +256,7 @@ class SmtpConnection(Connection[SmtpCore]):
             told=f"XFORWARD by {self.ip or 'a unix socket'}",
         )
 
-    def _speak_for(self, facts: Mapping[str, str]) -> None:
+    async def _speak_for(self, facts: Mapping[str, str]) -> None:
         """XCLIENT: the connection now counts as the named client's own (Postfix XCLIENT_README)."""
         told = f"XCLIENT by {self.ip or 'a unix socket'}"
         self.core.channel = NO_CHANNEL  # TLS and its certificate are the hop's, not the client's
@@ -274,3 +276,17 @@ class SmtpConnection(Connection[SmtpCore]):
         self.session.client = client
         self.session.account = None
         self.session.state = None
+        if facts.get("LOGIN") and self.session.profile is Profile.SUBMISSION:
+            await self._logged_in_there(facts["LOGIN"])
+
+    async def _logged_in_there(self, login: str) -> None:
+        """LOGIN of XCLIENT: a proxy of ours has checked the password; whose account it is, and whether it may log in, we know."""
+        session, account = self.session, None
+        if self.door.logins is not None:
+            try:
+                account = await self.door.logins.judge(Proof(login, True), session.client, self.door.listener)
+            except Exception:
+                log.exception("bug while taking over a log-in")
+        session.account = account
+        session.client = replace(session.client, auth=account.id if account is not None else "")
+        self.core.authenticated = account is not None

@@ -3,9 +3,9 @@
 Specification: the milter protocol, versions 2 to 6 (``pipeline/wire/milter*.py``).
 
 Every filter of the list is asked in its order, over a connection of its own, and sees the message as those before it
-left it: an MTA's order is kept. Authentication-Results that strangers wrote in our name are not shown. What they change
-comes back as edits of the message (whole fields, exactly as the filter wrote them, so that its signatures hold), a new
-body, and changes of the envelope. The first refusal ends the list.
+left it, without the recipients that they refused: an MTA's order is kept. Authentication-Results that strangers wrote in our
+name are not shown. What they change comes back as edits of the message (whole fields, exactly as the filter wrote them, so that
+its signatures hold), a new body, and changes of the envelope. The first refusal ends the list.
 
 A filter that is silent, slow, gone or breaks the protocol takes its ``on_error`` within its ``timeout``, its changes are
 not done at all, and after five faults in a row it is left alone for half a minute. Nothing a filter does ever counts as
@@ -20,13 +20,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline import authres, endpoint
 from pipeline.breaker import Breaker
 from pipeline.endpoint import Endpoint
-from pipeline.envelope import Envelope, Profile
+from pipeline.envelope import Envelope, Profile, Recipient
 from pipeline.errors import StageFault
 from pipeline.registry import StageContext, setting
 from pipeline.runner import fault_verdict
@@ -117,10 +117,11 @@ class MiltersStage:
         message = FilteredMessage(transaction.message.header, self._forged(transaction))
         verdicts: list[Verdict] = []
         evidence: dict[str, str] = {}
+        recipients = transaction.envelope.recipients
         for one in self._asked(transaction):
             began = self._context.clock.monotonic()
             try:
-                verdict = await self._ask(one, transaction, message)
+                verdict = await self._ask(one, transaction, message, recipients)
             except StageFault as fault:
                 log.info("milter %s, message %s: %s", one.settings.name, transaction.trace_id, fault)
                 verdict = fault_verdict(self.name, OnError(one.settings.on_error), fault)
@@ -132,7 +133,8 @@ class MiltersStage:
             verdicts.append(verdict)
             if verdict.disposition >= Disposition.DISCARD:
                 break
-        return self._sum(message, verdicts, evidence)
+            recipients = tuple(to for to in recipients if to.address not in verdict.recipients)
+        return _nobody_left(self._sum(message, verdicts, evidence), transaction.envelope)
 
     def _asked(self, transaction: Transaction) -> list[_Filter]:
         door = LISTENERS[transaction.envelope.profile]
@@ -166,11 +168,17 @@ class MiltersStage:
             envelope=message.envelope() if changed else None,
         )
 
-    async def _ask(self, one: _Filter, transaction: Transaction, message: FilteredMessage) -> Verdict:
+    async def _ask(
+        self,
+        one: _Filter,
+        transaction: Transaction,
+        message: FilteredMessage,
+        recipients: Sequence[Recipient],
+    ) -> Verdict:
         now = self._context.clock.monotonic()
         if not one.breaker.allow(now):
             raise StageFault("unavailable", f"not asked: {one.breaker.faults} faults in a row")
-        ask = Ask(self._question(transaction, message))
+        ask = Ask(self._question(transaction, message, recipients))
         try:
             answer = await self._converse(one, ask)
             count = self._do(answer, ask, message)
@@ -184,7 +192,7 @@ class MiltersStage:
             one.breaker.release()
             raise
         one.breaker.success()
-        return self._verdict(one, answer, count, transaction.envelope)
+        return self._verdict(one, answer, count, recipients)
 
     def _count(self, one: _Filter) -> None:
         if one.breaker.fault(self._context.clock.monotonic()):
@@ -226,14 +234,16 @@ class MiltersStage:
 
     # -- what it is told ----------------------------------------------------------------------------------------------
 
-    def _question(self, transaction: Transaction, message: FilteredMessage) -> Question:
+    def _question(
+        self, transaction: Transaction, message: FilteredMessage, recipients: Sequence[Recipient]
+    ) -> Question:
         envelope, original = transaction.envelope, transaction.message
         body = message.body if message.body is not None else original.data[original.header.body_start :]
         return Question(
             connect=_client(envelope),
             helo=milter.octets(envelope.client.helo),
             mail=_arguments(envelope.reverse_path, envelope.mail_params),
-            recipients=[_arguments(one.address, one.params) for one in envelope.recipients],
+            recipients=[_arguments(one.address, one.params) for one in recipients],
             fields=message.fields(),
             body=body,
             macros=self._macros(transaction),
@@ -277,7 +287,7 @@ class MiltersStage:
         message.become(trial)
         return count
 
-    def _verdict(self, one: _Filter, answer: Answer, count: int, envelope: Envelope) -> Verdict:
+    def _verdict(self, one: _Filter, answer: Answer, count: int, recipients: Sequence[Recipient]) -> Verdict:
         name = one.settings.name
         disposition = _DISPOSITIONS[answer.word]
         words = [f"{count} header change{'s' if count > 1 else ''}"] if count else []
@@ -291,7 +301,7 @@ class MiltersStage:
         if answer.reply is not None:
             words.append(f"{answer.reply.code} {answer.reply.enhanced_code} {answer.reply.text}"[:200])
         result = "quarantine" if disposition is Disposition.QUARANTINE else answer.word.value
-        addresses = [recipient.address for recipient in envelope.recipients]
+        addresses = [recipient.address for recipient in recipients]
         return Verdict(
             self.name,
             disposition,
@@ -303,6 +313,18 @@ class MiltersStage:
             tags={f"milters.{name}": result},
             recipients={addresses[at]: reply for at, reply in answer.refused.items()},
         )
+
+
+def _nobody_left(verdict: Verdict, envelope: Envelope) -> Verdict:
+    """All recipients are refused, some for now only: where there is one reply for all, they are asked for again."""
+    if envelope.profile is Profile.LMTP or any(
+        one.address not in verdict.recipients for one in envelope.recipients
+    ):
+        return verdict
+    later = next((reply for reply in verdict.recipients.values() if reply.temporary), None)
+    if later is None or verdict.disposition is not Disposition.REJECT:
+        return verdict
+    return replace(verdict, disposition=Disposition.TEMPFAIL, reply=later)
 
 
 async def _connect(where: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -509,10 +509,13 @@ _READERS: dict[bytes, Callable[[bytes], Packet]] = {
 # -- replies, macros, values --------------------------------------------------------------------------------------
 
 
-def reply_code(reply: Reply) -> ReplyCode:
-    """Our reply for an MTA. Postfix refuses one without an enhanced code; Sendmail and Postfix read ``%%`` as ``%``."""
+def reply_code(reply: Reply, utf8: bool = True) -> ReplyCode:
+    """Our reply for an MTA. Postfix refuses one without an enhanced code; Sendmail and Postfix read ``%%`` as ``%``.
+    RFC 6531 3.7.4.2: UTF-8 only for a client that asked for it (``utf8``); the MTA hands on what it is told."""
     enhanced = reply.enhanced_code or ("4.0.0" if reply.temporary else "5.0.0")
     lines = [_UNSAFE.sub(" ", line) for line in reply.text.split("\n")][:REPLY_LINES]
+    if not utf8:
+        lines = [line.encode("ascii", "replace").decode("ascii") for line in lines]
     last = len(lines) - 1
     out = [f"{reply.code}{' ' if at == last else '-'}{enhanced} {line}" for at, line in enumerate(lines)]
     return ReplyCode("\r\n".join(out).replace("%", "%%").encode("utf-8", "replace"))

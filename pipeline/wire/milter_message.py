@@ -4,10 +4,10 @@ Specification: libmilter's ``smfi_addheader``, ``smfi_insheader``, ``smfi_chghea
 ``smfi_addrcpt``, ``smfi_delrcpt``, ``smfi_chgfrom``; where its words leave room, as Postfix' cleanup(8) does it:
 
 * ADDHEADER goes to the end of the header.
-* INSHEADER counts the fields as they are now and the MTA's own Received as number 0: 0 and 1 are the top of what the
-  filter saw, a number behind the last field is the end.
+* INSHEADER counts the fields as they are now and the MTA's own Received among them, which is number 0 at first: 0 and 1 are
+  the top of what the filter saw, a number behind the last field is the end. What was put above that Received counts before it.
 * CHGHEADER counts the fields of that name as they are now; a number behind the last one adds a field, and an empty value
-  removes. A field keeps its place.
+  removes (blanks are a value). A field keeps its place.
 * Each filter sees what those before it left.
 
 Invariants: whatever a filter writes becomes exactly one field (a line that would begin another one is folded);
@@ -46,7 +46,7 @@ _LINE_ENDS = re.compile(rb"\r\n|\n|\r")
 @dataclass(slots=True)
 class _Field:
     """``origin``: the number of the field in the message as it came, from 1; 0 = a filter's own. ``hidden``: filters see
-    nothing of it; what becomes of it is somebody else's business."""
+    nothing of it; what becomes of it is somebody else's business. ``above``: it was put above the MTA's own Received."""
 
     name: bytes
     value: bytes
@@ -54,6 +54,7 @@ class _Field:
     changed: bool = False
     gone: bool = False
     hidden: bool = False
+    above: bool = False
 
     @property
     def visible(self) -> bool:
@@ -113,7 +114,7 @@ class FilteredMessage:
                 case InsertHeader(index, name, value):
                     self._insert(index, self._made(name, blank + value))
                 case ChangeHeader(index, name, value):
-                    self._change(index, name, blank + value)
+                    self._change(index, name, blank + value if value else b"")
                 case AddRecipient(address):
                     self._recipient(path(address), self.added, self.removed)
                     continue
@@ -153,7 +154,9 @@ class FilteredMessage:
             known.append(made)
 
     def _insert(self, index: int, made: _Field) -> None:
-        number = max(0, index - 1)
+        above = sum(1 for one in self._fields if one.above and not one.gone)
+        made.above = index <= above
+        number = index if made.above else index - 1
         seen = (at for at, one in enumerate(self._fields) if one.visible)
         place = next(islice(seen, number, None), None)
         if place is None:
@@ -176,11 +179,11 @@ class FilteredMessage:
         named = self._named(name)
         number = max(1, index)
         if number > len(named):
-            if value.strip():
+            if value:
                 self._append(made)
             return
         found = named[number - 1]
-        if value.strip(b" \t\r\n"):
+        if value:
             found.value, found.changed = value, True
         else:
             found.gone = True

@@ -85,9 +85,14 @@ def test_what_cannot_be_run(server: Server) -> None:
         assert run(imap, "FILTER SIEVE PERSONAL nowhere")[0].startswith("NO [NONEXISTENT]")
         assert run(imap, "FILTER SIEVE GLOBAL nowhere")[0].startswith("NO [NONEXISTENT]")
         assert run(imap, "FILTER SIEVE OTHER")[0].startswith("BAD")
-        end, told = run(imap, "FILTER SIEVE SCRIPT", 'require "reject"; reject "no";')
+        redirects = "".join(f'redirect "a{n}@elsewhere.example";' for n in range(9))
+        end, told = run(imap, "FILTER SIEVE SCRIPT", redirects)
         assert end.startswith("OK") and "* 1 FILTERED UID 1 ERRORS {" in told
         assert "Deleted" not in told
+        # draft-bosch-imap-filter-sieve 4.10: what answers or refuses new mail is passed over without an error, as by Pigeonhole
+        for passed_over in ('require "reject"; reject "no";', 'require "vacation"; vacation "away";'):
+            end, told = run(imap, "FILTER SIEVE SCRIPT", passed_over)
+            assert end.startswith("OK") and not told, told
         imap.select("INBOX", readonly=True)
         assert run(imap, "FILTER SIEVE DELIVERY")[0].startswith("NO")
 

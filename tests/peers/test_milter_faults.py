@@ -96,6 +96,7 @@ def ask(
     profile: Profile = Profile.MX,
     times: int = 1,
     login: str = "",
+    to: tuple[str, ...] = ("b@example.org",),
 ) -> RunOutcome:
     clock = SystemClock()
 
@@ -103,7 +104,7 @@ def ask(
         context = StageContext(clock, SystemIds(), ZoneResolver(Zone()), "mx.example.org")
         runner = Runner([MiltersStage(MiltersSettings(tuple(filters)), context)], clock)
         envelope = Envelope(
-            "a@example.net", (Recipient("b@example.org"),), Client("192.0.2.1", auth=login), profile
+            "a@example.net", tuple(map(Recipient, to)), Client("192.0.2.1", auth=login), profile
         )
         for _ in range(times):
             one = Transaction(Message(data), envelope, "TRACE-00001", clock.monotonic() + 25)
@@ -277,6 +278,55 @@ def test_filters_follow_each_other_and_the_first_refusal_ends_it() -> None:
         )
         assert outcome.verdict.reply == Reply(550, "5.7.1", "no") and not outcome.verdict.edits
         assert set(outcome.spans[0].evidence) == {"one", "three"}
+
+
+def refuses(told: list[bytes], **replies: bytes) -> faultserver.Behave:
+    """Answers RCPT by the local part; notes who is asked for."""
+
+    def behave(conn: socket.socket, stop: threading.Event) -> None:
+        while True:
+            seen = bytearray()
+            code = _packet(conn, seen)
+            if code in (b"D", b"A", b"Q"):
+                continue
+            reply: Packet = ALL if code == b"O" else Bare.CONTINUE
+            if code == b"R":
+                told.append(bytes(seen[2:].split(b"@")[0]))
+                text = replies.get(told[-1].decode())
+                reply = ReplyCode(text) if text else reply
+            conn.sendall(printed(reply))
+            if code == b"E":
+                return
+
+    return behave
+
+
+ALL_THREE = ("ann@example.org", "bob@example.org", "cy@example.org")
+NO, LATER = b"550 5.1.1 no", b"451 4.1.1 later"
+
+
+def test_a_filter_does_not_hear_of_whom_another_refused() -> None:
+    first, second = list[bytes](), list[bytes]()
+    with (
+        faultserver.serve(refuses(first, ann=NO)) as one_,
+        faultserver.serve(refuses(second, cy=LATER)) as two,
+    ):
+        outcome = ask(one(one_, name="one", timeout=5), one(two, name="two", timeout=5), to=ALL_THREE)
+    assert (first, second) == ([b"ann", b"bob", b"cy"], [b"bob", b"cy"])
+    codes = {address[:3]: reply.code for address, reply in outcome.verdict.recipients.items()}
+    assert codes == {"ann": 550, "cy@": 451} and outcome.verdict.disposition is Disposition.CONTINUE
+
+
+@pytest.mark.parametrize(("later", "code"), [("ann", 451), ("bob", 451), ("cy", 451), ("", 550)])
+def test_when_all_are_refused_one_for_now_is_asked_for_again(later: str, code: int) -> None:
+    replies = dict.fromkeys(("ann", "bob", "cy"), NO) | ({later: LATER} if later else {})
+    told: list[bytes] = []
+    with (
+        faultserver.serve(refuses(told, ann=replies["ann"])) as one_,
+        faultserver.serve(refuses(told, bob=replies["bob"], cy=replies["cy"])) as two,
+    ):
+        outcome = ask(one(one_, name="one", timeout=5), one(two, name="two", timeout=5), to=ALL_THREE)
+    assert outcome.verdict.reply is not None and outcome.verdict.reply.code == code
 
 
 def test_a_fault_that_is_accepted_costs_the_others_nothing() -> None:

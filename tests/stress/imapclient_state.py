@@ -18,12 +18,26 @@ _UID = re.compile(rb"\bUID (\d+)")
 _FLAGS = re.compile(rb"\bFLAGS \(([^)]*)\)")
 _SIZE = re.compile(rb"RFC822\.SIZE (\d+)")
 _SUBJECT = re.compile(rb"Subject: (\S+)")
+_CONTEXT = re.compile(rb'\* ESEARCH \(TAG "(\w+)"\) UID(?: (ALL) ([0-9:,]+)| ((?:ADDTO|REMOVEFROM) .*))?\Z')
+_CHANGE = re.compile(rb"(ADDTO|REMOVEFROM) \(0 ([0-9:,]+)\)")
 _LITERAL = re.compile(rb"\{(\d+)\}\r\n\Z")
 QUIET = (b"FETCH", b"STORE", b"SEARCH")  # no EXPUNGE during these (RFC 9051 7.5.1)
 
 
 class Broken(AssertionError):
     """The server broke a rule."""
+
+
+class Ended(Exception):
+    """The server said good-bye, where it may (``Session.volatile``)."""
+
+
+def numbers(text: bytes) -> set[int]:
+    found: set[int] = set()
+    for piece in text.split(b","):
+        first, _, last = piece.partition(b":")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 @dataclass
@@ -43,6 +57,10 @@ class Session:
     uids: list[int | None] = field(default_factory=list)
     flags: dict[int, frozenset[bytes]] = field(default_factory=dict)
     mailbox: str = ""
+    volatile: bool = False  # others may take the mailbox away: BYE is allowed
+    contexts: dict[bytes, tuple[bytes, set[int]]] = field(
+        default_factory=dict
+    )  # tag -> search keys, what they find
     command: bytes = b""
     count: int = 0
     said: deque[bytes] = field(default_factory=lambda: deque(maxlen=40))
@@ -57,10 +75,31 @@ class Session:
 
     async def select(self, mailbox: str) -> None:
         self.mailbox = ""
-        self.uids, self.flags = [], {}
-        await self(b'SELECT "%b"' % mailbox.encode())
-        self.mailbox = mailbox
-        await self(b"UID FETCH 1:* (FLAGS RFC822.SIZE)")
+        self.uids, self.flags, self.contexts = [], {}, {}
+        done = (await self(b'SELECT "%b"' % mailbox.encode()))[-1].split()[1] == b"OK"
+        if done or not self.volatile:
+            self.mailbox = mailbox
+            await self(b"UID FETCH 1:* (FLAGS RFC822.SIZE)")
+
+    async def follow(self, keys: bytes) -> None:
+        """Keep the result of this search current (RFC 5267)."""
+        tag = b"c%d" % (self.count + 1)
+        self.contexts[tag] = keys, set()
+        if b"NOUPDATE" in b"".join(await self(b"UID SEARCH RETURN (UPDATE ALL) " + keys)):
+            del self.contexts[tag]
+
+    async def forget(self, tag: bytes) -> None:
+        await self(b'CANCELUPDATE "%b"' % tag)
+        del self.contexts[tag]
+
+    async def compare(self) -> None:
+        """When nobody changes anything: what the kept results became is what a new search finds."""
+        await self(b"NOOP")
+        for tag, (keys, found) in self.contexts.items():
+            lines = await self(b"UID SEARCH " + keys)
+            now = {int(uid) for line in lines if line.startswith(b"* SEARCH") for uid in line.split()[2:]}
+            if found != now:
+                self.broken(f"{keys!r} of {tag!r} finds {sorted(now ^ found)} more or less than was told")
 
     async def __call__(self, command: bytes, literal: bytes = b"") -> list[bytes]:
         """Untagged responses. NO is no fault (a message may be gone); BAD is."""
@@ -68,13 +107,15 @@ class Session:
         tag = b"c%d" % self.count
         self.command = command
         line = tag + b" " + command
-        self.said.append(line)
+        self.said.append(line[:400])
         self.writer.write(line + (b" {%d+}\r\n" % len(literal) + literal if literal else b"") + b"\r\n")
         lines = []
         while True:
             response = await self._response()
             if response.startswith(tag):
-                if b" BAD" in response[:20]:
+                if self.volatile and b" BAD Not possible in the auth" in response:
+                    self.mailbox = ""  # it was deleted
+                elif b" BAD" in response[:20]:
                     self.broken(f"BAD to {line!r}")
                 self.command = b""
                 return [*lines, response]
@@ -113,6 +154,8 @@ class Session:
         while True:
             line = await self.reader.readline()
             if not line.endswith(b"\r\n"):
+                if self.volatile and any(said.startswith(b"* BYE") for said in self.said):
+                    raise Ended
                 self.broken("the connection ended")
             text += line
             literal = _LITERAL.search(line)
@@ -124,7 +167,7 @@ class Session:
 
     # -- the rules ------------------------------------------------------------------------------------------------
     def _untagged(self, line: bytes) -> None:
-        if line.startswith(b"* BYE"):
+        if line.startswith(b"* BYE") and not self.volatile:
             self.broken("BYE")
         if number := _NUMBER.match(line):
             if number[2] == b"EXISTS":
@@ -133,11 +176,22 @@ class Session:
                 self._expunged(int(number[1]))
         elif fetch := _FETCH.match(line):
             self._fetched(int(fetch[1]), fetch[2])
+        elif (context := _CONTEXT.match(line)) and context[1] in self.contexts:
+            self._found(self.contexts[context[1]][1], context)
 
     def _exists(self, count: int) -> None:
         if count < len(self.uids):
             self.broken(f"EXISTS {count} after {len(self.uids)}")
         self.uids += [None] * (count - len(self.uids))
+
+    def _found(self, known: set[int], told: re.Match[bytes]) -> None:
+        if told[2]:
+            known |= numbers(told[3])
+        for what, uids in _CHANGE.findall(told[4] or b""):
+            changed = numbers(uids)
+            if not (changed.isdisjoint(known) if what == b"ADDTO" else changed <= known):
+                self.broken(f"{what!r} {sorted(changed)} of {sorted(known)}")
+            known ^= changed
 
     def _expunged(self, number: int) -> None:
         if self.command.startswith(QUIET):
@@ -147,6 +201,8 @@ class Session:
         uid = self.uids.pop(number - 1)
         if uid is not None:
             self.flags.pop(uid, None)
+            if any(uid in found for _, found in self.contexts.values()):
+                self.broken(f"UID {uid} was expunged and not taken out of a kept result first (RFC 5267 4.3)")
 
     def _fetched(self, number: int, items: bytes) -> None:
         if not 1 <= number <= len(self.uids):

@@ -1,7 +1,9 @@
 """Many sessions on one mailbox, in several workers, doing everything at once while mail is delivered.
 
 Messages called ``keep-N`` are never deleted or copied, only moved to and fro: at the end each that was acknowledged is there
-exactly once. In the end all sessions have the same messages with the same flags. FILTERD_STRESS_SECONDS makes it longer.
+exactly once; what REPLACE took the place of is gone. In the end all sessions have the same messages with the same flags, and kept
+results of searches are what a new search finds. Beside them sessions read mailboxes that others rename and delete meanwhile.
+FILTERD_STRESS_SECONDS makes it longer.
 """
 
 from __future__ import annotations
@@ -12,16 +14,33 @@ import random
 import smtplib
 import threading
 import time
+from collections import Counter
 
 import pytest
 
 from tests.e2e.server import DOMAIN, PASSWORD, Server
-from tests.stress.imapclient_state import Known, Session
+from tests.stress.imapclient_state import Ended, Known, Session
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 SESSIONS = 20
 SECONDS = float(os.environ.get("FILTERD_STRESS_SECONDS", "20"))
 BOXES = ("INBOX", "Other")
+PASSING = ("P0", "P1", "P2")  # mailboxes that come and go
+KEYS = (
+    b"UNSEEN",
+    b"FLAGGED",
+    b"KEYWORD custom",
+    b"NOT ANSWERED",
+    b"SUBJECT keep",
+    b"OR SEEN FLAGGED",
+    b"BODY word7",
+)
+SCRIPTS = (
+    b'require "imap4flags"; addflag "custom";',
+    b'require "imap4flags"; if hasflag "\\Flagged" { removeflag "\\Flagged"; } else { addflag "\\Flagged"; }',
+    b'require "fileinto"; if header :matches "subject" "drop*" { fileinto "Other"; }',
+    b'if header :matches "subject" "drop*" { discard; }',
+)
 FLAGS = (b"\\Seen", b"\\Flagged", b"\\Answered", b"$Forwarded", b"custom")
 PLAIN = (
     b"NOOP", b"CHECK", b"FETCH 1:* (FLAGS)", b"FETCH 1:* (UID FLAGS INTERNALDATE RFC822.SIZE)", b"SEARCH ALL",
@@ -54,14 +73,14 @@ class Mail:
                 self.acknowledged.append(name)
 
 
-async def play(session: Session, pick: random.Random, until: float, kept: list[str]) -> int:
+async def play(session: Session, pick: random.Random, until: float, kept: list[str], gone: list[str]) -> int:
     done = 0
     await session.select("INBOX")
     while time.monotonic() < until:
         done += 1
         count = len(session.uids)
         number = pick.randint(1, count) if count else 0
-        match pick.randint(0, 12):
+        match pick.randint(0, 19):
             case 0 | 1 | 2:
                 await session(pick.choice(PLAIN))
             case 3 | 4 if number:
@@ -92,6 +111,22 @@ async def play(session: Session, pick: random.Random, until: float, kept: list[s
                 await session.idle(pick.random() * 0.1)
             case 12 if pick.random() < 0.2:
                 await session.select(pick.choice(BOXES))
+            case 13:
+                kept += await several(
+                    session, [f"keep-{id(session)}-{done}-{each}" for each in range(pick.randint(2, 5))]
+                )
+            case 14 if number:
+                await replace(session, session.uids[number - 1], f"keep-{id(session)}-{done}", kept, gone)
+            case 15 if number:
+                await run_script(session, pick.choice(SCRIPTS), session.uids[number - 1 : number + 20])
+            case 16 if len(session.contexts) < 5:
+                await session.follow(pick.choice(KEYS))
+            case 17 if session.contexts and pick.random() < 0.2:
+                await session.forget(pick.choice(list(session.contexts)))
+            case 18 if pick.random() < 0.3:
+                await passing(session.port, pick)
+            case 19:
+                await session(b"UID EXPUNGE %d:*" % (session.uids[-1] or 1) if count else b"CHECK")
             case _:
                 await session(b"NOOP")
     return done
@@ -114,8 +149,68 @@ async def drop(session: Session, pick: random.Random) -> None:
         await session(pick.choice([b"EXPUNGE", b"UID EXPUNGE " + chosen, b"NOOP"]))
 
 
+async def several(session: Session, names: list[str]) -> list[str]:
+    """MULTIAPPEND: all or none."""
+    texts = [text(name) for name in names]
+    command = b"APPEND INBOX" + b"".join(b" {%d+}\r\n%b" % (len(one), one) for one in texts)
+    return names if (await session(command))[-1].split()[1] == b"OK" else []
+
+
+async def replace(session: Session, uid: int | None, name: str, kept: list[str], gone: list[str]) -> None:
+    await session(b"UID FETCH %d BODY.PEEK[HEADER.FIELDS (SUBJECT)]" % (uid or 1))
+    old = session.known.subjects.get((session.mailbox, uid or 0))
+    if old is None:
+        return
+    target = BOXES[len(name) % 2].encode()
+    if (await session(b"UID REPLACE %d %b" % (uid, target), text(name)))[-1].split()[1] == b"OK":
+        kept.append(name)
+        gone.append(old.decode())
+
+
+async def run_script(session: Session, script: bytes, uids: list[int | None]) -> None:
+    """FILTER=SIEVE over some messages."""
+    quoted = script.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    chosen = b",".join(b"%d" % uid for uid in uids if uid)
+    if chosen:
+        for line in await session(b'UID FILTER SIEVE SCRIPT "%b" UID %b' % (quoted, chosen)):
+            if b"FILTERED" in line and not line.endswith(b" OK"):
+                session.broken(f"{script!r}: {line!r}")
+
+
+async def passing(port: int, pick: random.Random) -> None:
+    """Reads a mailbox that others rename and delete."""
+    reader = Session(port, f"ann@{DOMAIN}", PASSWORD, Known(), volatile=True)
+    try:
+        await reader.open()
+        name = pick.choice(PASSING)
+        await reader(b"CREATE %b" % name.encode())
+        await reader.select(name)
+        for _ in range(pick.randint(1, 10)):
+            one, other = (each.encode() for each in pick.sample(PASSING, 2))
+            match pick.randint(0, 7):
+                case 0 | 1:
+                    await reader(b"APPEND %b" % name.encode(), text("passing"))
+                case 2:
+                    await reader(b"RENAME %b %b" % (one, other))
+                case 3:
+                    await reader(b"DELETE %b" % one)
+                case 4 if reader.mailbox:
+                    await reader(b"STORE 1:* +FLAGS (\\Deleted)")
+                    await reader(b"EXPUNGE")
+                case 5 if reader.mailbox:
+                    await reader(b"FETCH 1:* (UID FLAGS BODY.PEEK[])")
+                case 6:
+                    await reader.idle(pick.random() * 0.1)
+                case _:
+                    await reader(b"NOOP")
+    except Ended:
+        pass
+    finally:
+        reader.close()
+
+
 async def story(server: Server, mail: Mail) -> list[str]:
-    known, kept = Known(), []
+    known, kept, gone = Known(), [], []
     sessions = [Session(server.ports["imap"], f"ann@{DOMAIN}", PASSWORD, known) for _ in range(SESSIONS)]
     for session in sessions:
         await session.open()
@@ -123,12 +218,17 @@ async def story(server: Server, mail: Mail) -> list[str]:
     until = time.monotonic() + SECONDS
     picks = [random.Random(number) for number in range(SESSIONS)]
     counts = await asyncio.gather(
-        *[play(session, pick, until, kept) for session, pick in zip(sessions, picks, strict=True)]
+        *[play(session, pick, until, kept, gone) for session, pick in zip(sessions, picks, strict=True)]
     )
     mail.stop.set()
     await asyncio.to_thread(mail.thread.join)
     kept += mail.acknowledged
-    print(f"{sum(counts)} commands, {len(kept)} messages by {SESSIONS} sessions")
+    print(f"{sum(len(session.contexts) for session in sessions)} results of searches kept")
+    for session in sessions:
+        await session.compare()
+    print(
+        f"{sum(counts)} commands, {len(kept)} messages, {len(gone)} of them replaced, by {SESSIONS} sessions"
+    )
     there: list[str] = []
     for box in BOXES:
         views = []
@@ -144,7 +244,12 @@ async def story(server: Server, mail: Mail) -> list[str]:
             views.append(now)
         assert all(view == views[0] for view in views)
         there += [known.subjects[box, uid].decode() for uid in views[0]]
-    lost = [name for name in kept if name.startswith("keep") and there.count(name) != 1]
+    count, replaced = Counter(there), set(gone)
+    lost = [
+        f"{name} is there {count[name]} times{' and was replaced' * (name in replaced)}"
+        for name in kept
+        if name.startswith("keep") and count[name] != (name not in replaced)
+    ]
     assert not lost, lost
     for session in sessions:
         session.close()

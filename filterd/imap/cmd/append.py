@@ -100,9 +100,13 @@ def _source(p: Parser) -> Source:
             raise Bad("Expected )")
         return lambda call: data
     data, wide = p.literal()
-    if b"\0" in data and not wide:
-        raise No("A message with NUL needs a literal8", "UNKNOWN-CTE")
-    return lambda call: data
+
+    def text(call: Call) -> bytes:
+        if not wide and b"\0" in data:
+            raise No("A message with NUL needs a literal8", "UNKNOWN-CTE")
+        return data
+
+    return text
 
 
 APPEND = Spec(b"APPEND", AFTER, parse)

@@ -1,10 +1,12 @@
 """REPLACE: a new text for a message, in one command. Specification: RFC 8508. Complete.
 
-The new message is stored first; only then the old one is removed, so a failure between the two leaves both.
+The new message is stored first; only then the old one is removed, so a failure between the two leaves both. Nobody takes the old
+one away meanwhile: when another session has moved it the client is told so, and nothing is stored.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from filterd.imap import acl, numset
@@ -36,10 +38,17 @@ def parse(p: Parser, session: Session, uid: bool) -> Run:
         if len(uids) != 1 or uids[0] in view.gone:
             raise No("No such message", "NONEXISTENT" if session.rev2 else "")
         acl.require(call, view.mailbox, "te")
-        stored = store(call, mailbox, [upload])[0]
-        call.write(b"* OK [APPENDUID %d %d] Stored\r\n" % (stored.uidvalidity, stored.uid))
-        call.store.set_flags(view.mailbox, uids, "add", ("\\Deleted",))
-        call.store.expunge(view.mailbox, uids)
+        shared = session.shared
+        own = shared is None or not (shared.foreign(view.mailbox) or shared.foreign(mailbox))
+        with (
+            call.store.hold() if own else nullcontext()
+        ):  # several accounts are held in an order of their own
+            if not call.store.fields(view.mailbox, uids, ("flags",)):
+                raise No("No such message", "NONEXISTENT" if session.rev2 else "")
+            stored = store(call, mailbox, [upload])[0]
+            call.write(b"* OK [APPENDUID %d %d] Stored\r\n" % (stored.uidvalidity, stored.uid))
+            call.store.set_flags(view.mailbox, uids, "add", ("\\Deleted",))
+            call.store.expunge(view.mailbox, uids)
         return "REPLACE completed"
 
     return run

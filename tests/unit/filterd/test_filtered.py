@@ -99,6 +99,14 @@ def test_parameters_that_a_filter_gives() -> None:
     }
 
 
+def test_one_put_in_who_does_not_exist_does_not_make_mail_vanish() -> None:
+    nobody = f"nobody@{DOMAIN}"
+    house = filtered(envelope=EnvelopeEdit((nobody,), (ANN,)))
+    assert send(house, ANN) == [550] and not house.box("ann")
+    beside = filtered(envelope=EnvelopeEdit((nobody,)))
+    assert send(beside, ANN) == [250] and len(beside.box("ann")) == 1
+
+
 def test_nobody_is_left() -> None:
     house = filtered(envelope=EnvelopeEdit(remove=(ANN,)))
     assert send(house, ANN) == [250]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from filterd.accounts.scripts import FileScriptStore, ScriptLimits
-from filterd.imap.events import APPEND, COPY, FLAG, MailboxEvent, MailboxEvents
+from filterd.imap.events import APPEND, COPY, FLAG, MailboxEvent, MailboxEvents, flag_names
 from filterd.imapsieve import ENTRY
 from filterd.mailboxscripts import MailboxScripts, MailboxScriptSettings
 from filterd.outgoing import Departure
+from filterd.queue.base import Outgoing, PendingChange, PendingStore
 from filterd.scripts import ScriptService
-from filterd.store.base import AccountStore, NewMessage, StoreUnavailable
+from filterd.store.base import SYSTEM_FLAGS, AccountStore, NewMessage, StoreUnavailable
 from filterd.store.durable import RealDisk
 from filterd.store.memory import MemoryStore
 from pipeline.runner import Runner
@@ -81,6 +83,30 @@ def test_a_queue_that_fails_leaves_the_message(tmp_path: Path) -> None:
     lab.spool.broken = True
     lab.append(MAIL)
     assert lab.flags() == [1]
+
+
+def test_what_a_client_changes_meanwhile_stays(tmp_path: Path) -> None:
+    """Between the script and its marks the queue is written: nobody's flags are taken back."""
+    lab = Lab(tmp_path, 'addflag "custom"; removeflag "\\\\Seen"; redirect :copy "x@a.example";')
+
+    class Slow(ListSpool):
+        async def enqueue(
+            self,
+            outgoing: Sequence[Outgoing],
+            stores: Sequence[PendingStore] = (),
+            changes: Sequence[PendingChange] = (),
+        ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+            lab.mail.set_flags("INBOX", [1], "add", ["\\Flagged", "$Important"])
+            return await super().enqueue(outgoing, stores, changes)
+
+    lab.listener._spool = Slow()
+    lab.append(MAIL)
+    snapshot = lab.mail.snapshot("INBOX")
+    assert set(flag_names(snapshot.flags[0], (*SYSTEM_FLAGS, *snapshot.keywords))) == {
+        "\\Flagged",
+        "$Important",
+        "custom",
+    }
 
 
 def test_filed_where_it_is(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pipeline.adapters.crypto import generate
 from pipeline.adapters.dkimpy import sign
 from pipeline.dkim.verify import Verification
 from pipeline.envelope import Profile
+from pipeline.planner import UNSAYABLE
 from pipeline.registry import StageContext
 from pipeline.reply import Reply
 from pipeline.runner import Runner
@@ -209,6 +210,16 @@ def test_body_and_envelope_changes_of_other_filters_are_handed_on() -> None:
     assert [one for one in packets if not isinstance(one, InsertHeader)] == [
         ReplaceBody(b"new\r\n"), AddRecipient(b"<x@y>"), DeleteRecipient(b"<z@y>"), ChangeFrom(b"<>"), Bare.CONTINUE,
     ]  # fmt: skip
+
+
+def test_who_goes_is_named_as_the_mta_wrote_him() -> None:
+    """Postfix and Sendmail compare octets; a filter that we asked may have folded the case."""
+    lab = Lab(Verdict("milters", envelope=EnvelopeEdit((), ("ANN@HERE.example", "z@y"))))
+    packets = lab.ask(judge(to=(b"<Ann@Here.example>", b"<bob@here.example>")))
+    assert [one.address for one in packets if isinstance(one, DeleteRecipient)] == [
+        b"<Ann@Here.example>",
+        b"<z@y>",
+    ]
 
 
 def test_placed_edits_end_in_their_place() -> None:
@@ -504,3 +515,18 @@ def test_removals_come_last_first() -> None:
     lab = Lab(Verdict("x", edits=(HeaderEdit("remove", "X-A"),)))
     packets = lab.ask(judge(b"X-A: 1\r\nx-a: 2\r\nX-A: 3\r\n" + MAIL))
     assert [one.index for one in packets if isinstance(one, ChangeHeader)] == [3, 2, 1]
+
+
+def test_a_reason_is_said_as_at_our_own_door(tmp_path: Path) -> None:
+    """UTF-8 only for who asked for it, lines that fit a reply."""
+    lab = scripted(tmp_path, 'require "reject"; reject "täglich";')
+    assert lab.ask(judge()) == [milter.reply_code(Reply(550, "5.7.1", UNSAYABLE))]
+    long = scripted(tmp_path, f'require "reject"; reject "{"word " * 500}";')
+    (reply,) = long.ask(judge())
+    assert isinstance(reply, ReplyCode) and len(reply.text) < 512
+    stage = Lab(Verdict("x", Disposition.REJECT, reply=Reply(550, "5.7.1", "größer")))
+    assert stage.ask(judge()) == [ReplyCode(b"550 5.7.1 gr??er")]
+    lab = scripted(tmp_path, 'require "reject"; reject "täglich";')
+    asked = judge()
+    asked.mail = (b"<a@away.example>", b"SMTPUTF8")
+    assert lab.ask(asked) == [ReplyCode("550 5.7.1 täglich".encode())]

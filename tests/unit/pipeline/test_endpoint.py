@@ -20,6 +20,8 @@ from pipeline.endpoint import Endpoint, parse
         ("localhost:783", Endpoint("localhost", 783)),
         ("[::1]:783", Endpoint("::1", 783)),
         ("[::1]", Endpoint("::1", 11)),
+        ("INET:783@localhost", Endpoint("localhost", 783)),
+        ("Local:/run/x", Endpoint(path="/run/x")),
         ("localhost", Endpoint("localhost", 11)),
     ],
 )
@@ -29,8 +31,21 @@ def test_spellings(text: str, expected: Endpoint) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "unix:", "unix:run/x", ":783", "localhost:", "localhost:x", "localhost:0", "h:65536", "h:٣"]
+    "text",
+    [
+        "",
+        "unix:",
+        "unix:run/x",
+        ":783",
+        "localhost:",
+        "localhost:x",
+        "localhost:0",
+        "h:65536",
+        "h:٣",
+        "inet:783",
+        "783",
+    ],
 )
 def test_nonsense(text: str) -> None:
-    with pytest.raises(ValueError, match=r"socket|neither"):
+    with pytest.raises(ValueError, match=r"socket|neither|names no host"):
         parse(text)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -129,6 +130,38 @@ def test_replace(connect: Connect, fill: Fill, account: MemoryAccount) -> None:
     assert account.read("INBOX", 3) == b"abc" and account.read("INBOX", 1) is None
     assert client(b"UID REPLACE 99 INBOX {3+}\r\nabc")[-1].startswith("NO")
     assert client(b"REPLACE 1:2 INBOX {3+}\r\nabc")[-1].startswith("BAD")
+
+
+def test_replace_or_move_by_another(connect: Connect, fill: Fill, account: MemoryAccount) -> None:
+    """Either has the message, never both: between the look and the store another process comes to its turn."""
+    fill(1)
+    account.create("Other")
+    client = connect()
+
+    class Store:
+        """The account as it is when somebody waits for it."""
+
+        held = False
+
+        def __getattr__(self, name: str) -> object:
+            if name in ("append", "expunge"):
+                assert self.held, "another session may move the message now"
+            return getattr(account, name)
+
+        @contextmanager
+        def hold(self) -> Iterator[None]:
+            if account.read("INBOX", 2) is None and not account.snapshot("Other").uids:
+                account.move("INBOX", [1], "Other")  # the other one was faster
+            self.held = True
+            yield
+            self.held = False
+
+    client.account = Store()  # type: ignore[assignment]  # all that is asked of it
+    assert client(b"REPLACE 1 INBOX {3+}\r\nabc")[-1] == "NO No such message"
+    assert not account.snapshot("INBOX").uids
+    fill(1, first=2)
+    client.ok("NOOP")
+    assert client(b"REPLACE 1 INBOX {3+}\r\nabc")[-1].startswith("OK")
 
 
 @pytest.mark.parametrize(

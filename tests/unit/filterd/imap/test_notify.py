@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from filterd.imap.config import ImapLimits, ImapServerConfig
-from filterd.imap.notify import ACCOUNT
+from filterd.imap.notify import ACCOUNT, INDEX
 from filterd.store.memory import MemoryAccount
 
 from .conftest import Client
@@ -128,6 +128,10 @@ def test_names_subscriptions_and_metadata(connect: Callable[..., Client], accoun
     other.ok('SETMETADATA "" (/shared/admin "y")')
     assert news(client, ACCOUNT) == ['* METADATA "" /shared/admin', '* METADATA "New" /shared/comment']
     assert news(client, ACCOUNT) == []
+    account.set_metadata("New", INDEX, "/shared/comment\n/shared/next")  # the value comes a moment later
+    assert news(client, ACCOUNT) == []
+    account.set_metadata("New", "/shared/next", "z")
+    assert news(client, ACCOUNT) == ['* METADATA "New" /shared/next']
 
 
 def test_the_first_group_that_has_a_mailbox_decides(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from filterd.imap.config import ImapLimits
 from filterd.imap.wire import Command, Continue, Reader, Refused, WireEvent
+from filterd.proto.lines import Pause
 
 LIMITS = ImapLimits(line_before_login=200, line=1000, literal_before_login=50, literal=300)
 SCRIPT = (
@@ -45,6 +46,12 @@ def test_script_of_commands() -> None:
     assert isinstance(events[7], Refused) and events[7].tag == b"a5" and not events[7].fatal
     assert events[8] == Command(b"a6", [b"a6 NOOP"], [])
     assert len(events) == 9
+
+
+def test_others_come_to_their_turn() -> None:
+    events = read(b"a NOOP\r\n" * 100 + b"\r\n" * 100, [])
+    rows = "".join("|" if isinstance(event, Pause) else "x" for event in events).split("|")
+    assert sum(map(len, rows)) == 200 and max(map(len, rows)) == 32
 
 
 def test_byte_by_byte_is_the_same() -> None:

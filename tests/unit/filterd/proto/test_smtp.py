@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from filterd.proto.lines import ROW, Pause
 from filterd.proto.smtp import SmtpCore
 from filterd.proto.smtp_events import (
     Abort,
@@ -43,6 +44,7 @@ class Driver:
             limits=SmtpLimits(errors=6, recipients=3, idle_commands=5, line_swallow=6000, swallow_floor=2000),
         )
         self.core = SmtpCore(config, tls=submission, xclient=True, xforward=True)
+        self.pauses = 0
         self.events: list[Event] = []
         self.out = b""
         self.feed(b"")
@@ -54,6 +56,9 @@ class Driver:
     def pump(self) -> None:
         core = self.core
         while (event := core.next_event()) is not None:
+            if isinstance(event, Pause):
+                self.pauses += 1
+                continue
             self.events.append(event)
             match event:
                 case Connected() | Helo():
@@ -193,3 +198,13 @@ def test_an_endless_command_is_cut_off() -> None:
     for _ in range(100):
         driver.feed(b"x" * 100)
     assert driver.out.endswith(b"421 4.5.2 Line far too long; closing\r\n")
+
+
+def test_others_come_to_their_turn() -> None:
+    """Thousands of commands that need nobody fit into one read."""
+    driver = Driver()
+    driver.core = SmtpCore(
+        SmtpConfig("mx.example", Profile.MX, limits=SmtpLimits(idle_commands=2000)), tls=False
+    )
+    driver.feed(b"EHLO c\r\n" + b"NOOP\r\n" * 1000)
+    assert driver.pauses == 1000 // ROW and driver.out.endswith(b"250 2.0.0 Ok\r\n")

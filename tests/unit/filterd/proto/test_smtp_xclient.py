@@ -16,9 +16,21 @@ def test_xclient() -> None:
         "PORT": "25",
     }
     assert smtp_xclient.xclient(b"ADDR=IPV6:::ffff:192.0.2.1") == {"ADDR": "192.0.2.1"}
-    for bad in (b"", b"ADDR", b"FOO=1", b"ADDR=x", b"PORT=-1", b"PROTO=X", b"NAME=a+0D+0Ab", b"HELO=a+20b"):
+    for bad in (
+        b"",
+        b"ADDR",
+        b"FOO=1",
+        b"ADDR=x",
+        b"PORT=-1",
+        b"PROTO=X",
+        b"NAME=a+0D+0Ab",
+        b"HELO=" + b"a" * 256,
+    ):
         with pytest.raises(SyntaxFault):
             smtp_xclient.xclient(bad)
+    # nginx hands on what its client said: a bad name is an unknown one, not the end of the mail
+    for odd in (b"*", b"a+20b", b"x!y"):
+        assert smtp_xclient.xclient(b"HELO=" + odd + b" NAME=" + odd) == {"HELO": "", "NAME": ""}
 
 
 def test_xforward() -> None:

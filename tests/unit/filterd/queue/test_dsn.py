@@ -150,6 +150,8 @@ def test_odd_originals(original: bytes) -> None:
         ("5.1.1 no", 550, "5.1.1"), ("no 5.7.1 x", 550, "5.7.1"), ("4.7.1 odd", 550, "5.0.0"), ("nothing", 451, "4.0.0"),
         ("5.1.10 x", 556, "5.1.10"), ("192.0.2.5 blocked", 554, "5.0.0"), ("5.1.1.1", 550, "5.0.0"), ("2.1.5 ok", 250, "2.1.5"),
         ("5.1234.1", 550, "5.0.0"), ("٥.١.١", 550, "5.0.0"),
+        ("Mailbox unknown.  Either there is no mailbox associated with this\nname.\n5.1.1 User unknown", 550, "5.1.1"),
+        ("no\nsee 5.1.1 there", 550, "5.0.0"), ("4.2.2 full\n5.2.2 full", 552, "5.2.2"),
     ],
 )  # fmt: skip
 def test_status_of(text: str, code: int, status: str) -> None:

@@ -67,6 +67,23 @@ def test_a_store_behind_us_that_is_down_keeps_its_mail_waiting_and_nothing_else(
     assert lab.states() == {"sent": 2}
 
 
+def test_a_bounce_names_no_path_of_ours(lab: Lab) -> None:
+    lab.sink.moods[""] = Mood(lmtp=True, rcpt={"no@behind.example": Reply(550, "5.1.1", "No such user")})
+    lab.settings["relay"] = Relay("198.51.100.99", 25)
+    lab.settings["relays"] = {"behind.example": Relay("", 0, lmtp=True, path="/run/store/lmtp")}
+
+    async def story() -> None:
+        lab.put(lab.out("no@behind.example", "x@elsewhere.example", kind="relay"))
+        async with lab.sending() as sender:
+            await lab.until(lambda: bool(lab.sink.taken))
+            await lab.quiet(sender)
+
+    asyncio.run(story())
+    ((_, to, text),) = lab.sink.taken
+    assert to == "x@elsewhere.example" and b"Status: 5.1.1\r\n" in text
+    assert b"/run" not in text and b"Remote-MTA" not in text
+
+
 def test_messages_of_different_clients_do_not_share_a_transaction(lab: Lab) -> None:
     lab.settings["relays"] = {"behind.example": Relay("198.51.100.24", 25)}
     facts = [json.dumps({"ADDR": f"203.0.113.{n}"}) for n in (1, 1, 2)]

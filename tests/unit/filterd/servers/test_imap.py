@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import imaplib
+import random
 import socket
 import threading
 import time
@@ -16,12 +18,13 @@ import imapclient
 import pytest
 
 from filterd.accounts.directory import Account
-from filterd.imap.config import ImapServerConfig
+from filterd.imap.config import ImapLimits, ImapServerConfig
+from filterd.imap.filtering import Filter, Filtered
 from filterd.net.limits import Admission, AdmissionLimits
 from filterd.net.listen import ListenAddress, Server, bind
 from filterd.ports import SystemClock, SystemIds
 from filterd.proto.sasl import Evidence
-from filterd.servers.imap import ImapDoor
+from filterd.servers.imap import PORTION, ImapDoor, portions
 from filterd.store.base import AccountStore, NewMessage
 from filterd.store.memory import MemoryStore
 from pipeline.envelope import Client
@@ -108,9 +111,10 @@ class Running:
     def stop(self) -> None:
         async def end() -> None:
             self.server.stop()
-            for task in asyncio.all_tasks():
-                if task is not asyncio.current_task():
-                    task.cancel()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), self.loop)
@@ -189,6 +193,68 @@ def test_compress(server: Running) -> None:
             out += inflate.decompress(sock.recv(4096))
 
 
+def compressed(server: Running, data: bytes) -> socket.socket:
+    """A connection on which these octets were sent, compressed."""
+    sock = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    sock.sendall(b"a LOGIN ann pw\r\nb COMPRESS DEFLATE\r\n")
+    out = b""
+    while b"DEFLATE active\r\n" not in out:
+        out += sock.recv(4096)
+    deflate = zlib.compressobj(wbits=-15)
+    sock.sendall(deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH))
+    return sock
+
+
+def test_what_a_few_octets_grow_to_is_done_in_turns_with_others(server: Running) -> None:
+    """200,000 commands in 3 KB: another client is served meanwhile."""
+    other = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    other.recv(4096)
+    with compressed(server, b"c NOOP\r\n" * 200_000) as sock, other:
+        inflate = zlib.decompressobj(wbits=-15)
+        done = inflate.decompress(sock.recv(4096)).count(b"c OK")
+        other.sendall(b"d NOOP\r\n")
+        assert other.recv(4096).startswith(b"d OK")
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                done += inflate.decompress(sock.recv(1 << 20)).count(b"c OK")
+        assert done < 200_000
+
+
+def test_scripts_that_take_long_are_heard_of() -> None:
+    """RFC 9585 beside FILTER, whose scripts run outside of the command's steps."""
+
+    class Scripts:
+        async def filter(self, request: Filter) -> Filtered:
+            while told < 2:
+                await asyncio.sleep(0.01)
+            return Filtered()
+
+    told = 0
+    limits = ImapLimits(progress=0.01)
+    running = Running(ImapServerConfig(allow_plaintext=True, filters=Scripts(), limits=limits))
+    try:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+            sock.sendall(b'a LOGIN ann pw\r\nb SELECT INBOX\r\nc FILTER SIEVE SCRIPT "keep;" ALL\r\n')
+            with sock.makefile("rb") as lines:
+                for line in lines:
+                    told += line == b'* OK [INPROGRESS ("c" NIL NIL)] Still working\r\n'
+                    if line.startswith(b"c "):
+                        break
+        assert line == b"c OK Filter completed\r\n" and told >= 2
+    finally:
+        running.stop()
+
+
+def test_all_that_was_sent_before_a_half_close_is_done(server: Running) -> None:
+    with compressed(server, b"c NOOP\r\n" * 30_000 + b"d NOOP\r\n") as sock:
+        sock.shutdown(socket.SHUT_WR)
+        inflate, out = zlib.decompressobj(wbits=-15), bytearray()
+        while data := sock.recv(1 << 20):
+            out += inflate.decompress(data)
+        assert out.count(b"c OK") == 30_000 and out.count(b"d OK") == 1
+
+
 def test_large_answers_reach_a_slow_client_whole(server: Running) -> None:
     body = MESSAGE + b"0123456789abcdef" * 60_000
     server.jobs.do("ann", lambda store: store.append("INBOX", [NewMessage(body)] * 12))
@@ -199,6 +265,28 @@ def test_large_answers_reach_a_slow_client_whole(server: Running) -> None:
         while b"\r\nd OK" not in out[-200:]:
             out += sock.recv(1 << 20)
         assert out.count(body) == 12
+
+
+@pytest.mark.parametrize(
+    "sizes", [[], [0], [5], [PORTION], [PORTION + 1], [3, 3 * PORTION, 0, 7, PORTION - 1, 9]]
+)
+def test_portions_of_an_answer(sizes: list[int]) -> None:
+    pieces = [random.randbytes(size) for size in sizes]
+    found = list(portions(pieces))
+    assert b"".join(map(b"".join, found)) == b"".join(pieces)
+    assert max(sum(map(len, portion)) for portion in found) <= PORTION
+    assert sum(sizes) > PORTION or found == [pieces]
+
+
+def test_a_large_answer_under_compression(server: Running) -> None:
+    """It is packed a portion at a time, so that others come to their turn."""
+    body = MESSAGE + random.randbytes(1_000_000).hex().encode()
+    server.jobs.do("ann", lambda store: store.append("INBOX", [NewMessage(body)] * 3))
+    with compressed(server, b"c SELECT INBOX\r\nd FETCH 1:* (UID BODY.PEEK[])\r\ne NOOP\r\n") as sock:
+        inflate, out = zlib.decompressobj(wbits=-15), bytearray()
+        while b"\r\ne OK" not in out[-200:]:
+            out += inflate.decompress(sock.recv(1 << 20))
+        assert out.count(body) == 3
 
 
 def test_byte_by_byte_and_cut(server: Running) -> None:

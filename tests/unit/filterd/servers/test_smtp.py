@@ -7,9 +7,13 @@ import ipaddress
 import ssl
 from collections.abc import Sequence
 
+import pytest
+
+from filterd.accounts.directory import Account
 from filterd.net.limits import Admission, AdmissionLimits
+from filterd.proto.sasl import Evidence, Proof
 from filterd.proto.smtp_limits import SmtpConfig
-from filterd.servers.ports import SmtpSession, SmtpTransaction
+from filterd.servers.ports import LoginService, SmtpSession, SmtpTransaction
 from filterd.servers.smtp import SmtpConnection, SmtpDoor
 from pipeline.envelope import Client, Profile
 from pipeline.reply import Reply
@@ -136,6 +140,72 @@ def test_login_sets_account_and_client() -> None:
     session = application.sessions[0]
     assert session.account is not None and session.account.id == "ann@example.org"
     assert session.client.auth == "ann@example.org"
+    door.close()
+
+
+def test_what_a_server_of_ours_passes_through_us_is_not_its_own() -> None:
+    """Without XFORWARD we know nothing of the sender: no SPF about the server in front."""
+    networks = [ipaddress.ip_network("192.0.2.0/24")]
+    for peer, told, trusted in (
+        ("192.0.2.7", b"", False),
+        ("203.0.113.5", b"", True),
+        ("192.0.2.7", b"XCLIENT ADDR=198.51.100.9\r\nEHLO c\r\n", True),
+    ):
+        log: list[str] = []
+        application = Recorder(log)
+        made = SmtpDoor(
+            SmtpConfig("mx.example.org", Profile.MX),
+            application,
+            relay_trusted=networks,
+            xclient_trusted=networks,
+        )
+        door = Door(lambda made=made: SmtpConnection(made), log, peer=(peer, 1))  # type: ignore[misc]  # bound now
+        door.feed(HELLO + told + b"MAIL FROM:<a@example.net>\r\n")
+        assert application.clients[0].facts_trusted is trusted, peer
+        door.close()
+
+
+class Judges(LoginService):
+    """Knows one account."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    async def authenticate(self, login: str, password: str, client: Client, service: str) -> Account | None:
+        return None
+
+    async def judge(self, evidence: Evidence, client: Client, service: str) -> Account | None:
+        self.asked.append((evidence, client.ip, service))
+        assert isinstance(evidence, Proof) and evidence.good
+        return Account("ann@example.org") if evidence.login.lower() == "ann@example.org" else None
+
+
+@pytest.mark.parametrize(
+    ("profile", "login", "account", "auth"),
+    [
+        (Profile.SUBMISSION, "Ann@example.org", "ann@example.org", "ann@example.org"),
+        (Profile.SUBMISSION, "stranger", "", ""),
+        (Profile.SUBMISSION, "[UNAVAILABLE]", "", ""),
+        (Profile.MX, "ann@example.org", "", "ann@example.org"),  # a fact about the sender, no right here
+    ],
+)
+def test_a_proxy_tells_who_has_logged_in_there(profile: Profile, login: str, account: str, auth: str) -> None:
+    config = SmtpConfig("mx.example.org", profile, auth=True, auth_required=profile is Profile.SUBMISSION)
+    log: list[str] = []
+    application, judges = Recorder(log), Judges()
+    networks = [ipaddress.ip_network("192.0.2.0/24")]
+    made = SmtpDoor(config, application, "submission", xclient_trusted=networks, logins=judges)
+    door = Door(lambda: SmtpConnection(made), log, peer=("192.0.2.7", 1), tls=True)
+    door.feed(HELLO + f"XCLIENT ADDR=198.51.100.9 LOGIN={login}\r\n".encode() + HELLO)
+    door.take()
+    door.feed(b"MAIL FROM:<ann@example.org>\r\n")
+    if profile is Profile.SUBMISSION and not account:
+        assert door.take().startswith(b"530 5.7.0 ") and not application.sessions
+    else:
+        session = application.sessions[0]
+        assert (session.account.id if session.account else "") == account
+        assert (session.client.auth, session.client.ip) == (auth, "198.51.100.9")
+    assert len(judges.asked) == (profile is Profile.SUBMISSION and login[0] != "[")
     door.close()
 
 

@@ -204,3 +204,10 @@ def test_any_reply_text_is_a_reply_or_an_error(text: bytes) -> None:
     except MilterError:
         return
     assert 400 <= reply.code < 600 and "\r" not in reply.text
+
+
+def test_a_client_that_did_not_ask_for_utf8_gets_none() -> None:
+    """RFC 6531 3.7.4.2; the MTA hands the octets on as they are."""
+    reply = Reply(550, "5.7.1", "täglich\n100 %")
+    assert milter.reply_code(reply).text == "550-5.7.1 täglich\r\n550 5.7.1 100 %%".encode()
+    assert milter.reply_code(reply, utf8=False).text == b"550-5.7.1 t?glich\r\n550 5.7.1 100 %%"

@@ -50,6 +50,13 @@ CASES = [
     ((AddHeader(b"X", b" y"), ChangeHeader(1, b"X", b" z")), MAIL.replace(b"4\r\n", b"4\r\nX: z\r\n")),
     ((AddHeader(b"X", b" y"), ChangeHeader(1, b"X", b"")), MAIL),
     ((ChangeHeader(1, b"A", b""), InsertHeader(1, b"A", b" 0")), MAIL.replace(b"A: 1", b"A: 0")),
+    # What stands above the MTA's own Received counts before it (Postfix 3.7 does the same with each of these).
+    ((InsertHeader(0, b"X", b" 0"), InsertHeader(1, b"Y", b" 1"), InsertHeader(2, b"Z", b" 2")),
+     b"X: 0\r\nY: 1\r\nZ: 2\r\n" + MAIL),
+    ((InsertHeader(0, b"X", b" 0"), InsertHeader(3, b"Y", b" 3")), MAIL.replace(b"A: 1\r\n", b"X: 0\r\nA: 1\r\nY: 3\r\n")),
+    ((InsertHeader(0, b"X", b" 0"), ChangeHeader(1, b"X", b""), InsertHeader(2, b"Y", b" 2")), MAIL.replace(b"B:", b"Y: 2\r\nB:")),
+    ((ChangeHeader(1, b"A", b" "),), MAIL.replace(b"A: 1", b"A: ")),
+    ((ChangeHeader(9, b"A", b" "),), MAIL.replace(b"4\r\n", b"4\r\nA: \r\n")),
 ]  # fmt: skip
 
 

@@ -21,6 +21,14 @@ def test_bare_line_ends_are_seen(data: bytes) -> None:
     assert as_lf(data) == (data.replace(b"\r\n", b"\n") if pure else None)
 
 
+def test_bare_line_ends_where_large_texts_are_cut() -> None:
+    for end in (b"\r\n", b"\n", b"\r", b"\n\r\n", b"\r\r\n", b"\r\n\r\n"):
+        for before in range((1 << 20) - 4, (1 << 20) + 2):
+            for behind in (b"", b"a", b"a" * (1 << 20)):
+                data = b"a" * before + end + behind
+                assert only_crlf(data) == (BARE.search(end) is None), (end, before, len(behind))
+
+
 @given(texts, st.integers(0, 6))
 def test_lines_that_begin_with_a_dot(data: bytes, start: int) -> None:
     assert dot_line(data, start) == data.find(b"\r\n.", start)
