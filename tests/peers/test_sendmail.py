@@ -1,7 +1,8 @@
 """Debian's Sendmail as the server that asks us: what Postfix shows us (test_milter.py), by the other implementation.
 
 Sendmail conflicts with Postfix as a package; it runs unpacked (tests/unpacked.py), from a folder of its own, with a
-configuration of three rulesets, in a UTS namespace whose host name has a dot (else it sleeps a minute at its start).
+configuration of three rulesets and the usual header lines (they count where a field goes), in a UTS namespace whose host name
+has a dot (else it sleeps a minute at its start).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ if header :contains "subject" "audit" { redirect :copy "audit@home.example"; }
 if header :contains "subject" "moved" { redirect "new@home.example"; stop; }
 if header :contains "subject" "strange" { quarantine "looks strange"; }
 addheader "X-Policy" "seen";
+addheader :last "X-Y" "1";
+addheader :last "X-Z" "2";
 deleteheader "X-Remove";
 """
 
@@ -90,7 +93,15 @@ O Milter.macros.envfrom=i, {facts}
 O Milter.macros.envrcpt={{rcpt_mailer}}, {{rcpt_host}}, {{rcpt_addr}}
 O Milter.macros.eom={{msg_id}}
 Xfilterd, S={milter}, F=T, T=C:10s;S:30s;R:30s;E:2m
+H?P?Return-Path: <$g>
 HReceived: $?sfrom $s $.$?_($?s$|from $.$_) $.by $j with $r id $i; $b
+H?D?Resent-Date: $a
+H?D?Date: $a
+H?F?Resent-From: $?x$x <$g>$|$g$.
+H?F?From: $?x$x <$g>$|$g$.
+H?x?Full-Name: $x
+H?M?Resent-Message-Id: <$t.$i@$j>
+H?M?Message-Id: <$t.$i@$j>
 Scanonify=3
 R$@\t\t$@ <@>
 R<>\t\t$@ <@>
@@ -177,7 +188,8 @@ class TestSendmail:
         assert len(results) == 2 and results[0].startswith(b"mx.home.example; ")
         assert results[1].startswith(b"elsewhere.example")
         names = [field.lname for field in block.fields]
-        assert names.index(b"received") < names.index(b"authentication-results")
+        assert names.index(b"received") < names.index(b"authentication-results") < names.index(b"from")
+        assert names[-2:] == [b"x-y", b"x-z"]
         assert block.get_all(b"x-policy") == [b"seen"] and not block.get_all(b"x-remove")
         (trace,) = block.get_all(b"x-filterd-trace")
         story = server.explain(trace.decode())
@@ -220,7 +232,7 @@ class TestSendmail:
         assert sendmail.send(MAIL.replace(b"Your order", b"strange") % 8)[0] == 250
         wait_for(lambda: list(sendmail.queue.glob("hf*")), 30, "the held message")  # quarantined queue files
         (held,) = sendmail.queue.glob("hf*")
-        assert "looks strange" in held.read_text()
+        assert b"looks strange" in held.read_bytes()
         assert not any(b"<8@shop" in one.data for one in sendmail.hop.arrivals)
         assert server.explain("<8@shop.example>")["outcome"] == "quarantined"
         held.unlink()
