@@ -48,6 +48,12 @@ _FROM = re.compile(
     rb"(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?(?: +(?P<zone>[A-Z]{1,5}|[+-][0-9]{4}))?"
     rb" +(?P<year>[0-9]{4}|[0-9]{2})(?: +(?P<after>[A-Z]{1,5}|[+-][0-9]{4}))?(?: remote from .{1,100})?[ \t]*\r?"
 )
+# As some programs write it: the date of a Date field.
+_FROM_5322 = re.compile(
+    rb"From (?:.{0,300}? )?(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), +(?P<day>[0-9]{1,2}) +(?P<month>[A-Z][a-z]{2}) +(?P<year>[0-9]{4}) +"
+    rb"(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?(?: +(?P<zone>[A-Z]{1,5}|[+-][0-9]{4}))?"
+    rb"(?P<after>(?!))?[ \t]*\r?"
+)
 _QUOTED = re.compile(rb"^>*From ", re.MULTILINE)
 _UNQUOTED_RD = re.compile(rb"^>(>*From )", re.MULTILINE)
 _UNQUOTED_O = re.compile(rb"^>(From )", re.MULTILINE)
@@ -109,7 +115,7 @@ def from_date(line: bytes) -> int | None:
     """The time of a good From_ line (without its LF), None for any other line. Without a zone it is UTC (RFC 4155)."""
     if not line.startswith(b"From ") or len(line) > MAX_FROM_OCTETS:
         return None
-    match = _FROM.fullmatch(line)
+    match = _FROM.fullmatch(line) or _FROM_5322.fullmatch(line)
     if match is None or match["month"] not in _MONTHS:
         return None
     year = int(match["year"])
