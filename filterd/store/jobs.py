@@ -315,10 +315,8 @@ class AccountJobs:
                 return
             if account not in self._lanes or loop.time() - since >= BUSY_SECONDS:
                 self._lane(account).idle = True
-                return
-            self._busy[account] = since
-            self._wakes[account] = loop.time() + PAUSE_SECONDS
-            loop.call_later(PAUSE_SECONDS, self._idle, account)
+            else:
+                self._busy[account] = since  # the job that is under way asks for the next wake
 
     def _done(self, account: str, lane: _Lane, pause: float | None) -> None:
         surplus = self._store.surplus() if is_bounded(self._store) else []

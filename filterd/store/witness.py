@@ -22,7 +22,7 @@ import time
 
 SUFFIX = ".seen"
 _LINE = b"%020d %020d %020d %020d\n"  # as long as the one it replaces: no block is given back and taken again
-PAUSES = (0.001, 0.01)  # somebody else is between his closing and his line
+PAUSES = (0.001, 0.01, 0.1)  # somebody else is between his closing and his line; on a busy machine for long
 
 
 def intact(path: str) -> bool:

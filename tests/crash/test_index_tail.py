@@ -131,6 +131,22 @@ def test_two_that_have_it_open_agree(tmp_path: Path) -> None:
     assert next_uid(tmp_path) == 3
 
 
+def test_who_writes_his_line_late_costs_no_healing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(tmp_path)
+    path = str(tmp_path / INDEX)
+    (tmp_path / f"{INDEX}{witness.SUFFIX}").write_bytes(b"1 2 3 0\n")
+    waited = 0.0
+
+    def busy(seconds: float) -> None:
+        nonlocal waited
+        waited += seconds
+        if waited > 0.05:  # the other worker had no processor until now
+            witness.note(path)
+
+    monkeypatch.setattr(witness.time, "sleep", busy)
+    assert witness.intact(path)
+
+
 @pytest.mark.parametrize("line", [b"", b"1 2", b"x y z 0\n"])
 def test_half_a_line_claims_nothing(tmp_path: Path, line: bytes) -> None:
     begun(tmp_path)
