@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from filterd.store import durable
+from filterd.store import durable, seldom
 from filterd.store.base import NoSuchMailbox, TextHits
 from rules.comparator import search_form
 from rules.mail.message import Message
@@ -249,8 +249,9 @@ class TextPacks:
             return hits
         places = starts if header else pack.bodies
         at, end, count, size = 0, pack.length, len(starts), len(needle)
+        rare = seldom.rarest(needle)
         while at < end:
-            found = data.find(needle, at, min(end, at + SLICE + size))
+            found = seldom.find(data, needle, rare, at, min(end, at + SLICE + size))
             if found < 0:
                 at += SLICE
                 continue
