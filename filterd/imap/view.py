@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from filterd.imap import numset
+from filterd.imap.ascending import flags_of, joined, missing
 from filterd.imap.errors import Fatal
 from filterd.imap.flags import FlagTable
 from filterd.store.acl import ALL, permitted
@@ -159,8 +160,7 @@ class View:
         arrived = len(new.uids) - first_new
         lost: set[int] = set()
         if first_new != len(old.uids):
-            lost = set(old.uids)
-            lost.difference_update(new.uids[:first_new])
+            lost = missing(old.uids, new.uids[:first_new])
         before = len(self.uids)
         yield from self.learn_keywords(new.keywords)
         self.gone |= lost
@@ -206,11 +206,9 @@ class View:
         if not self.gone:
             self.uids, self.flags = new.uids, new.flags
             return
-        known = dict(zip(self.uids, self.flags, strict=True))
-        known = {uid: known.get(uid, 0) for uid in self.gone}
-        known.update(zip(new.uids, new.flags, strict=True))
-        self.uids = array("I", sorted(known))
-        self.flags = array("Q", [known[uid] for uid in self.uids])
+        gone = sorted(self.gone)
+        kept = flags_of(self.uids, self.flags, gone)
+        self.uids, self.flags = joined(new.uids, new.flags, gone, kept)
 
     def _tell_flags(
         self,

@@ -493,8 +493,8 @@ class Index:
     def gone_rows(self, mailbox_id: int, uids: Sequence[int]) -> list[GoneRow]:
         """Of those of ``uids`` that exist and are \\Deleted, ascending."""
         select = "select uid, flags, fresh, size, disk_size, name from hot"
-        rows = map(_GONE_ROW, self._chosen(select, Key.hot(mailbox_id), uids, 0))
-        return [row for row in rows if row.flags & DELETED]
+        key = Key.hot(mailbox_id, f"flags & {DELETED} and ")
+        return list(map(_GONE_ROW, self._chosen(select, key, uids, 0)))
 
     def hot_all(self, mailbox_id: int) -> list[HotRow]:
         rows = self.retry(f"select {HOT_COLUMNS} from hot where mbox=? order by uid", (mailbox_id,))

@@ -35,8 +35,9 @@ class Key:
     shift: int
 
     @staticmethod
-    def hot(mailbox_id: int) -> Key:
-        return Key("mbox=? and uid", "uid", (mailbox_id,), 0)
+    def hot(mailbox_id: int, also: str = "") -> Key:
+        """``also``: a condition without values, and its "and"."""
+        return Key(f"{also}mbox=? and uid", "uid", (mailbox_id,), 0)
 
     @staticmethod
     def cold(mailbox_id: int) -> Key:

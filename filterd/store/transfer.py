@@ -188,12 +188,9 @@ def _rename_for_flags(
 
 
 def expunge(core: Core, mailbox: str, uids: Sequence[int] | None) -> tuple[int, ...]:
-    folder, row = core.box(mailbox)
-    if uids is None:
-        found = core.index.query(
-            "select uid from hot where mbox=? and flags & ? order by uid", (row.id, DELETED)
-        )
-        uids = [int(uid) for (uid,) in found if isinstance(uid, int)]
+    core.box(mailbox)
+    if uids is None or len(uids) > BLOCK:  # of a large mailbox few go: the others are not even read
+        uids = _marked(core, mailbox, uids)
     gone: list[int] = []
     for block in blocks(uids):
         with core.locked():
@@ -203,6 +200,19 @@ def expunge(core: Core, mailbox: str, uids: Sequence[int] | None) -> tuple[int, 
                 rescan.force(core, folder)
                 _expunge_block(core, folder, missing, gone)
     return tuple(sorted(gone))
+
+
+def _marked(core: Core, mailbox: str, uids: Sequence[int] | None) -> list[int]:
+    """Those of ``uids`` (None: of all) that are to go, ascending."""
+    with core.locked():
+        folder, _ = core.box(mailbox)
+        row = core.fresh_row(folder)
+    found = core.index.query("select uid from hot where mbox=? and flags & ? order by uid", (row.id, DELETED))
+    marked = [int(uid) for (uid,) in found if isinstance(uid, int)]
+    if uids is None or not marked:
+        return marked
+    wanted = frozenset(uids)
+    return [uid for uid in marked if uid in wanted]
 
 
 def _expunge_block(core: Core, folder: Folder, uids: list[int], gone: list[int]) -> list[int]:

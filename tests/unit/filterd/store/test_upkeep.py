@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,10 @@ from filterd.store import upkeep
 from filterd.store.base import AccountStore, NewMessage
 from filterd.store.index import SWEPT
 from filterd.store.maildir import MaildirAccount, MaildirStore
+from filterd.store.transfer import BLOCK
+
+if TYPE_CHECKING:
+    from tests.unit.filterd.store.conftest import World
 
 ACCOUNT = "ann@example.org"
 TEXT = b"From: a@b.example\r\nSubject: one of many\r\n\r\nwords\r\n"
@@ -109,3 +114,18 @@ def test_the_log_is_written_back(store: MaildirStore) -> None:
             database.execute("select modseq from mailbox where name='INBOX'").fetchone()[0]
             > upkeep.ROWS // 60
         )
+
+
+def test_of_a_large_mailbox_goes_what_is_marked_and_was_named(maildir: World) -> None:
+    account = maildir.account()
+    account.append(
+        "INBOX", [NewMessage(b"Subject: %d\r\n\r\n" % number, ("\\Seen",)) for number in range(BLOCK + 5)]
+    )
+    uids = list(account.snapshot("INBOX").uids)
+    marked = [uids[0], uids[7], uids[-2], uids[-1]]
+    account.set_flags("INBOX", marked, "add", ("\\Deleted",))
+    assert account.expunge("INBOX", uids[:-1]) == tuple(marked[:-1])
+    assert account.expunge("INBOX", uids[:-1]) == ()
+    assert account.expunge("INBOX", None) == (marked[-1],)
+    assert list(account.snapshot("INBOX").uids) == [uid for uid in uids if uid not in marked]
+    assert account.status("INBOX").deleted == 0
