@@ -27,7 +27,7 @@ HOT = (
     " 0, '17.P' || n.uid || '.h:2,', inode, disk_size, mtime from n, hot where hot.uid = 1"
 )
 COLD = (
-    "insert into cold select (id & ~4294967295) | n.uid, envelope, body, bodystructure, headers, '', '' from n, cold"
+    "insert into cold select (id & ~4294967295) | n.uid, envelope, body, bodystructure, headers, '', '', preview from n, cold"
     " where id & 4294967295 = 1"
 )
 BOX = "update mailbox set uidnext=?1+1, uid_mark=?1+1000, messages=?1, unseen=?1-?1/3, unsure=0 where name='INBOX'"
