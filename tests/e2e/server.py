@@ -279,14 +279,15 @@ resolver = ["{resolver}"]
         )
 
     def explain(self, what: str, *more: str) -> dict[str, object]:
-        """``filterd explain WHAT --json``; traces are written a moment after the reply."""
+        """``filterd explain WHAT --json``; traces are written a moment after the reply, and until then only the decision is known."""
         deadline = time.monotonic() + 5
         while True:
             done = self.command("explain", what, "--json", *more)
-            if done.returncode == 0:
+            late = time.monotonic() > deadline
+            if done.returncode == 0 and (late or b"the details are lost" not in done.stdout):
                 found: dict[str, object] = json.loads(done.stdout)
                 return found
-            if time.monotonic() > deadline:
+            if late:
                 raise AssertionError(done.stderr.decode())
             time.sleep(0.05)
 
