@@ -279,7 +279,7 @@ resolver = ["{resolver}"]
         )
 
     def explain(self, what: str, *more: str) -> dict[str, object]:
-        """``filterd explain WHAT --json``; traces are written a moment after the reply, and until then only the decision is known."""
+        """``filterd explain WHAT --json``; traces are written a moment after the reply, until then only the decision is known."""
         deadline = time.monotonic() + 5
         while True:
             done = self.command("explain", what, "--json", *more)
