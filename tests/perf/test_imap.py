@@ -34,10 +34,10 @@ one body had 0.41 of Dovecot's speed, when it is decided by who gets the process
 and the first time, or of a block in which something changed, they cost 0.13 us a message (FLAGS), Dovecot's 0.44.
 
 The bench's own client and corpus again (2026-11-24, quiet, 10,000 messages of 37 KB, 100 of them of 2 MB, three pairs, medians):
-FLAGS again 19, ENVELOPE and BODYSTRUCTURE 2.5-2.9 (new connection 2.7-3.3), header fields 1.05-1.24, bodies 0.61-0.92 (Dovecot 250-370
-ms, ours 350-430: of 0.35 s of CPU a third is page faults for the large ones, which Dovecot reads through one small buffer), SEARCH
-FROM/SUBJECT/SINCE again 16/31/12, first 0.44/0.35/2.5, TEXT 42, BODY 31, STORE 4.0, APPEND 0.88, COPY 1.2, MOVE 1.3, EXPUNGE
-1.07-1.46, SELECT warm 0.8 (0.5 ms).
+FLAGS again 19, ENVELOPE and BODYSTRUCTURE 2.5-2.9 (new connection 2.7-3.3), header fields 1.05-1.24, bodies 0.61-0.92 (Dovecot
+250-370 ms, ours 350-430: a third of our CPU is page faults for the large ones, and their octets leave the processor's cache
+between file and socket, while Dovecot passes them through one small buffer), SEARCH FROM/SUBJECT/SINCE again 16/31/12, first
+0.44/0.35/2.5, TEXT 42, BODY 31, STORE 4.0, APPEND 0.88, COPY 1.2, MOVE 1.3, EXPUNGE 1.07-1.46, SELECT warm 0.8 (0.5 ms).
 
 POP3 (1,500 of 20 KB): RETR pipelined 1.03, one after the other 1.04 (1). 2,000 idle connections with a mailbox of 10,000
 selected: 6.1 KiB of PSS each plain, 28.9 over implicit TLS (8 and 32).
