@@ -12,6 +12,7 @@ the index next finds them. Power failure: what the index loses of the last secon
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("filterd.store")
 
 BLOCK = 500  # renames, some 6 ms of the writer's lock
+_OF_ONE_FILE = (errno.ENAMETOOLONG, errno.EINVAL, errno.EPERM)  # EPERM: chattr +i
 STEP_SECONDS = 0.015  # at a time: a client that asks meanwhile waits so long
 
 
@@ -89,9 +91,11 @@ def _block(core: Core, note: Note) -> None:
 
 
 def _rename(core: Core, folder: Folder, row: MailboxRow, late: Sequence[tuple[int, str, str]]) -> int:
-    """(UID, old name, new name): how many were not found. Raises what else went wrong once the others are in the index."""
+    """(UID, old name, new name): how many were not found. A file that cannot have the name costs itself only; raises what else went
+    wrong once the others are in the index."""
     done: list[tuple[str, int, int]] = []
     missing = 0
+    odd: list[str] = []
     failed: OSError | None = None
     with core.publishing(row.id):
         times = folder.times()
@@ -102,12 +106,18 @@ def _rename(core: Core, folder: Folder, row: MailboxRow, late: Sequence[tuple[in
             except FileNotFoundError:
                 missing += 1
             except OSError as error:
-                failed = error
-                break
+                if error.errno not in _OF_ONE_FILE:
+                    failed = error
+                    break
+                odd.append(f"{old!r}: {error.strerror}")
         touched(row, times, folder.times())
         with core.index.transaction():
             core.index.execute_many("update hot set name=? where mbox=? and uid=?", done)
             core.index.save(row)
+    if odd:
+        log.warning(
+            "%s: %d files keep names without their flags, the first is %s", folder.cur.path, len(odd), odd[0]
+        )
     if failed is not None:
         raise failed
     return missing

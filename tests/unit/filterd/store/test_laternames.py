@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -242,6 +243,32 @@ def test_a_directory_that_takes_no_names(maildir: World, caplog: pytest.LogCaptu
     assert set(flags(again).values()) == {SEEN | DRAFT}
     work(again)
     assert set(letters(maildir.maildir).values()) == {"DS"}
+
+
+def test_a_file_that_cannot_have_the_name_costs_itself_only(
+    maildir: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Short(durable.RealDisk):
+        def rename(self, source: durable.Dir, name: str, target: durable.Dir, new: str) -> None:
+            if ",U=" in new and uid_of(new) == 5 and "S" in split_name(new)[1]:
+                raise OSError(errno.ENAMETOOLONG, "File name too long")
+            super().rename(source, name, target, new)
+
+    store = MaildirStore(maildir.root, "h", "crlf", lambda name: 0, maildir.clock, maildir.ids, disk=Short())
+    account = filled(store.account("ann@example.org"))
+    uids = list(account.snapshot("INBOX").uids)
+    account.set_flags("INBOX", uids, "add", ("\\Seen",))
+    with caplog.at_level(logging.WARNING):
+        work(account)
+    assert "1 files keep names" in caplog.text
+    found = letters(maildir.maildir)
+    assert found.pop(5) == "D"
+    assert set(found.values()) == {"DS"}
+    assert set(flags(account).values()) == {SEEN | DRAFT}
+    account.set_flags("INBOX", uids, "remove", ("\\Seen",))
+    work(account)
+    assert set(letters(maildir.maildir).values()) == {"D"}
+    store.close()
 
 
 def test_an_export_in_place_waits_for_them(maildir: World) -> None:
