@@ -161,9 +161,8 @@ class GoneRow(NamedTuple):
 
 # What ``_make`` does, without its frame: a third of the time.
 _FLAG_ROW, _GONE_ROW = partial(tuple.__new__, FlagRow), partial(tuple.__new__, GoneRow)
-Cold = tuple[
-    bytes, bytes, bytes, bytes, str, str, bytes
-]  # envelope, body, bodystructure, headers, trace, decision, preview
+# envelope, body, bodystructure, headers, trace, decision, preview
+Cold = tuple[bytes, bytes, bytes, bytes, str, str, bytes]
 SqlValue = str | bytes | int | float | None
 
 MAILBOX_COLUMNS = ", ".join(field.name for field in fields(MailboxRow))

@@ -327,7 +327,9 @@ class AccountJobs:
                 lane.running = False
                 if not lane.acks:
                     del self._lanes[account]
-            if pause is not None and self._loop is not None and not self._closed:
+            if pause is None:
+                self._busy.pop(account, None)
+            elif self._loop is not None and not self._closed:
                 pause = max(pause, PAUSE_SECONDS)
                 when = self._loop.time() + pause
                 if when < self._wakes.get(account, float("inf")):

@@ -386,8 +386,8 @@ class MaildirAccount(AccountStore):
             self._core.acks.clear()  # need not be durable
         try:
             with self._core.guard():
-                laternames.finish(self._core, seconds)
-                self._snapshots.finish(seconds)
+                laternames.finish(self._core, seconds / 2)  # what is left is noted in the index
+                self._snapshots.finish(seconds / 2)
         except StoreError as error:
             log.warning("snapshots of %s wait for the next time: %s", self._core.account, error)
         self._texts.close()

@@ -195,6 +195,24 @@ def mark_story(root: Path, kind: str = "maildir") -> Story:
     return story
 
 
+def late_story(root: Path, kind: str = "maildir") -> Story:
+    """Names that follow their flags (``latenotes.MANY`` is small), and what happens before they have."""
+    story = Story(root, kind)
+    story.append("INBOX", 5)
+    story.do(lambda account: account.create("b"))
+    story.do(lambda account: account.set_flags("INBOX", [1, 2, 3, 4, 5], "add", ["\\Flagged", "word"]))
+    assert story.account.unfinished == 0.0  # type: ignore[attr-defined]  # names wait
+    story.do(lambda account: account.move("INBOX", [2], "b"))
+    story.do(lambda account: account.set_flags("INBOX", [3], "add", ["\\Deleted"]))
+    story.do(lambda account: account.expunge("INBOX"))
+    story.do(lambda account: account.step(9.0))  # type: ignore[attr-defined]  # Maildir
+    story.deliver()
+    story.do(lambda account: account.set_flags("INBOX", [1, 4, 5], "remove", ["\\Flagged"]))
+    story.do(lambda account: account.copy("INBOX", [1, 4], "b"))
+    story.do(lambda account: account.step(9.0))  # type: ignore[attr-defined]  # Maildir
+    return story
+
+
 def transfer_story(root: Path, kind: str = "maildir") -> Story:
     story = Story(root, kind)
     story.do(lambda account: account.create("b"))

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from filterd.store import folder, tree
+from filterd.store import folder, transfer, tree
 from filterd.store.base import StoreError
 from tests.crash.rig import Crash, Mutation, Node, Step, both, earlier, states, without
 from tests.crash.story import (
     Owed,
     Story,
     check,
+    late_story,
     mark_story,
     short_story,
     state_story,
@@ -202,3 +203,9 @@ def test_the_rig_sees_a_fault(quick_path: Path, name: str) -> None:
 @pytest.mark.parametrize("tell", [mark_story, transfer_story, tree_story, state_story])
 def test_every_prefix_of_a_short_story(quick_path: Path, tell: Callable[[Path], Story]) -> None:
     assert next(run(tell, quick_path, per_prefix=12), None) is None
+
+
+@pytest.mark.slow
+def test_every_prefix_of_names_that_follow(quick_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "MANY", 2)
+    assert next(run(late_story, quick_path, per_prefix=8), None) is None

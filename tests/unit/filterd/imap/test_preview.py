@@ -172,5 +172,11 @@ def test_an_index_of_before_is_taken_over(tmp_path: Path) -> None:
         range(1, 4), uids, [0] * 3, {"preview": kept}, FlagTable(()), lambda uid: account.read("INBOX", uid)
     )
     assert col.PREVIEW.values(block) == [b'"First words"'] * 3  # two of them are read for it
+
+    def unread(uid: int) -> bytes | None:
+        raise AssertionError("what is kept is told without the message")
+
+    new = col.Block(range(3, 4), uids[2:], [0], {"preview": kept[2:]}, FlagTable(()), unread)
+    assert col.PREVIEW.values(new) == [b'"First words"']
     assert col.LAZY_PREVIEW.values(block) == [b"NIL", b"NIL", b'"First words"']
     store.close()
