@@ -5,7 +5,12 @@ A thread is a forest of nodes; a dummy node (number 0) stands for a message that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+
+from rules.mail.header import unescape
+
+_QUOTED = re.compile(r'(?<=[<.])"((?:[^"\\]|\\.)*+)"(?=[.@])', re.DOTALL)
 
 
 class Node:
@@ -25,6 +30,13 @@ class Node:
         self.parents = parents
         self.parent: Node | None = None
         self.children: list[Node] = []
+
+
+def unquoted(message_id: str) -> str:
+    """RFC 5256 3: ids that differ only in how a word is quoted are the same."""
+    if '"' not in message_id:
+        return message_id
+    return _QUOTED.sub(lambda word: unescape(word[1].encode()).decode(), message_id)
 
 
 def ordered_subject(nodes: list[Node]) -> list[Node]:

@@ -11,7 +11,11 @@ from rules.mail import address, charset, date, limits, mime, words
 from rules.mail.findings import Finding
 from rules.mail.header import HeaderBlock, octet_findings, scan, unfold
 
-_MESSAGE_ID: Final = re.compile(rb"<[^<>\s]++>")
+# Blanks and angles only within a quoted word, which stands between "<", dots and "@" (RFC 5322 3.6.4, obs-id-left); line ends
+# and other controls nowhere in one. Each scan for the end of a word ends at the next quote, so all are linear together.
+_MESSAGE_ID: Final = re.compile(
+    rb'<(?:[^<>\s"]++|(?<=[<.])"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]++|\\[\t -~])*+"(?=[.@])|")++>'
+)
 _BROKEN_ID: Final = re.compile(rb"[^\s<>]++")
 
 

@@ -62,7 +62,7 @@ def _nodes(call: Call, places: Sequence[int]) -> Generator[None, None, list[Node
             cached = Cached(call, row)
             message = cached.message
             base, answer = subject.base(message.subject())
-            parents = message.message_ids(b"references") or message.message_ids(b"in-reply-to")[:1]
+            parents = message.message_ids(b"references")[-1000:] or message.message_ids(b"in-reply-to")[:1]
             number = row.uid if by_uid else view.number_of(row.uid)
             nodes.append(
                 Node(
@@ -70,8 +70,8 @@ def _nodes(call: Call, places: Sequence[int]) -> Generator[None, None, list[Node
                     cached.sent(),
                     unicode_casemap(base),
                     answer,
-                    message.message_id(),
-                    parents[-1000:],
+                    threading.unquoted(message.message_id()),
+                    [threading.unquoted(parent) for parent in parents],
                 )
             )
         yield

@@ -220,3 +220,16 @@ def test_a_circle_of_references_does_no_harm(connect: Connect, account: MemoryAc
 )  # fmt: skip
 def test_base_subject(text: str, base: str) -> None:
     assert subject.base(text)[0] == base
+
+
+def test_threads_of_ids_in_different_quotes(connect: Connect, account: MemoryAccount) -> None:
+    """RFC 5256 3: quoted or not, it is the same id; a quoted word may have blanks."""
+    account.append(
+        "INBOX",
+        [
+            NewMessage(b'Message-ID: <"1.a"@c>\r\nSubject: one\r\n\r\n'),
+            NewMessage(b'Message-ID: <"2 b"@c>\r\nReferences: <1.a@c>\r\nSubject: two\r\n\r\n'),
+            NewMessage(b'Message-ID: <3@c>\r\nReferences: <1.a@c> <"2\\ b"@c>\r\nSubject: three\r\n\r\n'),
+        ],
+    )
+    assert connect().ok("THREAD REFERENCES UTF-8 ALL") == ["* THREAD (1 2 3)"]

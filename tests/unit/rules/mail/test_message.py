@@ -7,6 +7,7 @@ import pytest
 from rules.mail import mime
 from rules.mail.findings import Finding
 from rules.mail.message import Message
+from tests.cost import cpu
 
 MAIL = b"""Return-Path: <x@y>
 From: =?utf-8?q?J=C3=B6rg?= <joerg@example.org>, b@example.org
@@ -57,6 +58,29 @@ def test_facts(end: bytes) -> None:
     assert message.date() is not None
     assert message.header is message.root.header
     assert message.size == len(message.data)
+
+
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [
+        (b'<"a b"@c> <d@e>', ['<"a b"@c>', "<d@e>"]),
+        (b'<x."y > z".w@c>', ['<x."y > z".w@c>']),
+        (b'<"a\\" b"@c>', ['<"a\\" b"@c>']),
+        (b'<a"b@c> <d"e@f>', ['<a"b@c>', '<d"e@f>']),  # quotes that quote nothing
+        (b'<"b@c> <"d@e>', ['<"b@c>', '<"d@e>']),
+        (b'<"a\rb"@c> <"\x00 "@d> <e@f>', ["<e@f>"]),  # no line ends or controls in one
+    ],
+)
+def test_message_ids_with_quoted_words(value: bytes, ids: list[str]) -> None:
+    assert Message(b"References: " + value + b"\n\n").message_ids(b"references") == ids
+
+
+@pytest.mark.parametrize("piece", [b'<"', b'<"\\', b'<."\\.', b'."a"', b'<"".', b"<"])
+def test_hostile_message_ids_cost_little(piece: bytes) -> None:
+    value = b"<" + piece * (600_000 // len(piece))
+    message = Message(b"References: " + value + b"\n\n")
+    message.header.get_all(b"references")
+    assert cpu(lambda: message.message_ids(b"references")) < 1.0  # 0.04
 
 
 def test_search_text() -> None:
