@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from filterd.imap.call import AT_ONCE, Call
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, packed_values
 from filterd.imap.search_keys import And, Header, Key, Or, Text, fold
 from rules.mail import words as encoded
 from rules.mail.message import Message
@@ -147,10 +147,9 @@ def _texts(call: Call, key: Header | Text, uids: list[int]) -> list[str]:
 
 
 def _field(call: Call, key: Header, uid: int, headers: bytes) -> str:
-    if headers == NOT_CACHED:
+    if headers in (NOT_CACHED, b""):
         return _text(key, call.store.read(call.view.mailbox, uid) or b"")
-    lines = header_lines(headers)
-    return _joined(field_values(lines, lines.lower(), key.name))
+    return _joined(packed_values(headers, key.name))
 
 
 def _text(key: Header | Text, data: bytes) -> str:

@@ -42,6 +42,7 @@ MAX_CACHED_OCTETS = 16 * 1024
 MAX_CACHED_LINES = 250
 _NUMBERS: Mapping[bytes, int] = MappingProxyType({name: number for number, name in enumerate(FIELDS)})
 _OFFSETS = tuple([struct.Struct(f"<{count + 1}H") for count in range(MAX_CACHED_LINES + 1)])
+_bounds = struct.Struct("<2H").unpack_from  # of one field
 _MAX_ORDERS = 2000
 MAX_QUOTED_OCTETS = 1000
 NOT_CACHED = b"\0"
@@ -275,26 +276,15 @@ class Projection:
         return runs
 
 
-def field_values(headers: bytes, lower: bytes, name: bytes) -> list[bytes]:
-    """The values, folded as they came, of the fields ``name`` in cached header lines; ``lower`` is their lower case.
-
-    Found by ``find`` at the beginnings of lines, which is some ten times faster than splitting the whole block.
-    """
+def packed_values(packed: bytes, name: bytes) -> list[bytes]:
+    """The values, folded as they came, of the fields ``name`` (of CACHED_FIELDS) out of packed headers; not for NOT_CACHED."""
+    number, count = _NUMBERS[name], packed[-1]
+    offsets = len(packed) - 2 * count - 3
+    numbers = offsets - count
     found: list[bytes] = []
-    begin = b"\n" + name
-    at = 0 if lower.startswith(name) else lower.find(begin) + 1
-    while at > 0 or (not found and lower.startswith(name)):
-        colon = at + len(name)
-        while lower[colon : colon + 1] in (b" ", b"\t"):
-            colon += 1
-        end = headers.find(b"\n", colon)
-        while 0 <= end < len(headers) - 1 and headers[end + 1] in b" \t":
-            end = headers.find(b"\n", end + 1)
-        if end < 0:
-            end = len(headers)
-        if lower[colon : colon + 1] == b":":
-            found.append(headers[colon + 1 : end])
-        at = lower.find(begin, colon) + 1
-        if at <= 0:
-            break
+    at = packed.find(number, numbers, offsets)
+    while at >= 0:
+        start, end = _bounds(packed, offsets + 2 * (at - numbers))
+        found.append(packed[packed.index(b":", start) + 1 : end].rstrip(b"\r\n"))
+        at = packed.find(number, at + 1, offsets)
     return found

@@ -20,7 +20,7 @@ from typing import assert_never
 from filterd.imap import fuzzy, numset
 from filterd.imap.call import Call
 from filterd.imap.errors import Bad
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, packed_values
 from filterd.imap.search_keys import (
     Age,
     All,
@@ -238,26 +238,12 @@ class Searcher:
     def _header_test(self, key: Header) -> Callable[[Row], bool]:
         name, needle = key.name, key.text
         cached = name in CACHED_FIELDS
-        # Most rows are told apart by looking at the bare octets: valid when nothing is encoded or folded into the word.
-        simple = needle.isascii() and needle.isprintable() and " " not in needle
-        plain = needle.encode("ascii") if simple else b""
-        begin, skip = b"\n" + name + b":", len(name) + 1
 
         def test(row: Row) -> bool:
             if not cached or row.headers == NOT_CACHED:
                 text = self._call.store.read(self._call.view.mailbox, row.uid)
                 return text is not None and header_matches(header.scan(text), name, needle)
-            headers = header_lines(row.headers)
-            lower = headers.lower()
-            if plain:
-                at = lower.find(begin) + 1
-                if at:
-                    line = lower[at + skip : lower.find(b"\n", at)]
-                    if plain in line and b"=?" not in line:
-                        return True
-                if plain not in lower and b"=?" not in lower and lower.isascii():
-                    return False
-            return any(needle in decoded(value) for value in field_values(headers, lower, name))
+            return any(needle in decoded(value) for value in packed_values(row.headers, name))
 
         return test
 
@@ -265,13 +251,11 @@ class Searcher:
         """RFC 9051 6.4.4: the Date field as written, disregarding time and time zone."""
 
         def test(row: Row) -> bool:
-            headers = row.headers
-            if headers != NOT_CACHED:
-                headers = header_lines(headers)
-                value = next(iter(field_values(headers, headers.lower(), b"date")), None)
+            if row.headers != NOT_CACHED:
+                value = next(iter(packed_values(row.headers, b"date")), None)
             else:
-                headers = self._call.store.read(self._call.view.mailbox, row.uid) or b""
-                value = header.scan(headers).first(b"date")
+                text = self._call.store.read(self._call.view.mailbox, row.uid) or b""
+                value = header.scan(text).first(b"date")
             moment = dates.parse(header.unfold(value).strip()) if value else None
             if moment is None:
                 return False  # no Date field: it was sent neither before nor since (Dovecot says 1970)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, field_values, header_lines
+from filterd.imap.render import CACHED_FIELDS, NOT_CACHED, packed_values
 from filterd.store.base import Facts, HeaderTexts, Snapshot
 from filterd.store.views import changed_since, numbers
 from rules.comparator import search_form
@@ -135,7 +135,6 @@ def _header_texts(
             known.pop(uid, None)
         uids = [uid for uid in uids if uid not in known]
     mailbox = snapshot.info.name
-    pick = Picker(name)
     for at in range(0, len(uids), BLOCK):
         for found, data in core.index.columns(mbox, uids[at : at + BLOCK], ("headers",)):
             assert isinstance(found, int) and isinstance(data, bytes)
@@ -146,7 +145,7 @@ def _header_texts(
                     return None
                 known[uid] = _joined(header.scan(whole).get_all(name))
             else:
-                known[uid] = pick(header_lines(data))
+                known[uid] = _field_text(data, name)
     starts = array("Q", [0])
     pieces: list[bytes] = []
     length = 0
@@ -165,33 +164,14 @@ def _mailbox_id(core: Core, snapshot: Snapshot) -> int | None:
     return row.id if row is not None and row.mid == snapshot.info.id else None
 
 
-class Picker:
-    """The values of one field out of cached header lines, decoded and folded, each begun with LF."""
-
-    __slots__ = ("_begin", "_name")
-
-    def __init__(self, name: bytes) -> None:
-        self._name = name
-        self._begin = b"\n" + name
-
-    def __call__(self, headers: bytes) -> bytes:
-        name, size = self._name, len(self._name)
-        lower = headers.lower()
-        at = 0 if lower.startswith(name) else lower.find(self._begin) + 1
-        if not at and not lower.startswith(name):
-            return b""
-        colon = at + size
-        end = lower.find(b"\n", colon)
-        if (
-            lower[colon : colon + 1] == b":"
-            and end >= 0
-            and lower[end + 1 : end + 2] not in (b" ", b"\t")
-            and lower.find(self._begin, end) < 0
-        ):  # the plain case: one field, one line
-            value = lower[colon + 1 : end]
-            if value.isascii() and b"=?" not in value and b"\r" not in value[:-1] and b"\0" not in value:
-                return b"\n" + value.strip()
-        return _joined(list(field_values(headers, lower, name)))
+def _field_text(packed: bytes, name: bytes) -> bytes:
+    """The values of one field out of packed headers, decoded and folded, each begun with LF."""
+    values = packed_values(packed, name)
+    if len(values) == 1:
+        value = values[0]
+        if value.isascii() and b"=?" not in value and b"\n" not in value and b"\r" not in value:  # most are
+            return b"\n" + value.lower().strip()
+    return _joined(values)
 
 
 def _joined(values: Sequence[bytes]) -> bytes:

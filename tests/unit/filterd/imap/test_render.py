@@ -18,6 +18,7 @@ from filterd.imap.render import (
     cached_headers,
     header_lines,
     nstring,
+    packed_values,
     render_body,
     render_envelope,
 )
@@ -209,6 +210,8 @@ def test_header_cache() -> None:
         b"SUBJECT: a\n folded\nTo: d@e\nsubject: again\n\n"
     )
     assert Projection({b"cc"}).of(headers) == b"\r\n"
+    assert packed_values(headers, b"subject") == [b" a\r\n folded", b" again"]
+    assert packed_values(headers, b"from") == [b" b@c"] and packed_values(headers, b"cc") == []
     assert (
         Projection({b"from", b"received", b"subject", b"to"}).of(headers) == header_lines(headers) + b"\r\n"
     )
