@@ -141,13 +141,13 @@ def _texts(call: Call, key: Header | Text, uids: list[int]) -> list[str]:
     if isinstance(key, Header) and key.name in CACHED_FIELDS:
         block = uids[: call.session.config.limits.rows]
         rows = {row.uid: row.headers for row in call.store.rows(call.view.mailbox, block, True)}
-        return [_field(call, key, uid, rows.get(uid, b"")) for uid in block]
+        return [_field(call, key, uid, rows.get(uid, NOT_CACHED)) for uid in block]
     texts = call.store.read_many(call.view.mailbox, uids[:_BLOCK], _OCTETS)
     return ["" if data is None else _text(key, data) for data in texts] or [""]
 
 
 def _field(call: Call, key: Header, uid: int, headers: bytes) -> str:
-    if headers in (NOT_CACHED, b""):
+    if headers == NOT_CACHED:
         return _text(key, call.store.read(call.view.mailbox, uid) or b"")
     return _joined(packed_values(headers, key.name))
 

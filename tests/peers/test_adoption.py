@@ -55,7 +55,9 @@ class Dovecot:
         if shutil.which("dovecot", path="/usr/sbin:/usr/bin") is None:
             pytest.skip("dovecot is not installed")
         if not Path("/usr/lib/dovecot/pop3").exists():  # without it, it does not start
-            pytest.skip("dovecot-pop3d is not installed")
+            pytest.skip(
+                "Dovecot's POP3 server, /usr/lib/dovecot/pop3, is not installed (Debian: dovecot-pop3d)"
+            )
         self.folder = Path(tempfile.mkdtemp(prefix="filterd-dovecot-"))
         self.folder.chmod(0o755)
         self.imap_port, self.pop3_port = free_ports(2)
